@@ -1,0 +1,31 @@
+//! What may this sandbox do?
+//!
+//! Pure functions from what a client asks for (an OCI spec, an exec's process) and what the node allows (a policy file)
+//! to what the sandbox gets: a hardened spec, the global flags of runsc, and a report of every change and its rule. One
+//! rule holds everywhere: what a sandbox gets is what was asked for, intersected with the node's policy. An empty policy
+//! is the strictest one.
+//!
+//! [`HardenedSpec`] and [`HardenedProcess`] can only be made here, and the shim writes nothing else into a bundle.
+
+#![forbid(unsafe_code)]
+
+mod exec;
+mod features;
+mod flags;
+mod json;
+mod linux;
+mod mounts;
+mod policy;
+mod process;
+mod report;
+mod seccomp;
+mod spec;
+
+pub use exec::{Capabilities, ExecCeiling, HardenedProcess, harden_exec};
+pub use features::{Features, FeaturesError};
+pub use flags::RunscFlags;
+pub use policy::{
+    Backend, Hooks, Limits, Network, Platform, Policy, PolicyError, Rootfs, RunscPolicy, Scratch,
+};
+pub use report::{Change, Refusal, RefusalKind, Report};
+pub use spec::{Caller, ContainerKind, Context, Hardened, HardenedSpec, HostFacts, harden};

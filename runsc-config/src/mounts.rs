@@ -1,0 +1,523 @@
+//! Mounts: what a container may see of the host, and where it may write.
+
+use std::path::{Component, Path, PathBuf};
+
+use serde_json::{Map, Value, json};
+
+use crate::policy::Policy;
+use crate::report::{Refusal, Report};
+use crate::spec::Context;
+
+const MIB: u64 = 1024 * 1024;
+/// Memory that scratch must leave to the programs and the sentry, in MiB.
+const MEMORY_LEFT_MIB: u64 = 48;
+
+/// Folders that are never bound as a whole, by anybody: whoever has one of them has the host.
+const NEVER: [&str; 6] = ["/", "/proc", "/sys", "/dev", "/run", "/var/run"];
+/// Folders of the kernel: nothing below them is bound either.
+const NEVER_BELOW: [&str; 3] = ["/proc", "/sys", "/dev"];
+/// Sockets that own the node, in either spelling of /run.
+const NEVER_SOCKETS: [&str; 8] = [
+    "containerd/containerd.sock",
+    "containerd/containerd.sock.ttrpc",
+    "containerd",
+    "containerd/s",
+    "docker.sock",
+    "docker/containerd/containerd.sock",
+    "crio/crio.sock",
+    "k3s/containerd/containerd.sock",
+];
+
+/// What became of a container's mounts.
+pub(crate) struct Scratch {
+    tmp: u64,
+    run: u64,
+    shm: u64,
+}
+
+impl Scratch {
+    /// Sizes in bytes, shrunk in proportion so that they leave room in the memory they are taken from.
+    fn new(policy: &Policy, memory: u64) -> Self {
+        let asked = [
+            policy.scratch.tmp_mib,
+            policy.scratch.run_mib,
+            policy.scratch.shm_mib,
+        ];
+        let sum = asked.iter().sum::<u64>().max(1).saturating_mul(MIB);
+        let room = memory.saturating_sub(MEMORY_LEFT_MIB * MIB).max(MIB);
+        let sized = |mib: u64| {
+            let bytes = mib.saturating_mul(MIB);
+            if sum <= room {
+                bytes
+            } else {
+                scale(bytes, room, sum).max(64 * 1024)
+            }
+        };
+        let [tmp, run, shm] = asked.map(sized);
+        Self { tmp, run, shm }
+    }
+
+    /// The place's own size, or the largest for any other.
+    fn limit(&self, destination: &Path) -> u64 {
+        match destination.to_str() {
+            Some("/run" | "/var/run") => self.run,
+            Some("/dev/shm") => self.shm,
+            _ => self.tmp,
+        }
+    }
+}
+
+fn scale(value: u64, numerator: u64, denominator: u64) -> u64 {
+    u64::try_from(u128::from(value) * u128::from(numerator) / u128::from(denominator.max(1)))
+        .unwrap_or(value)
+}
+
+/// Replaces the mounts of a spec by what the policy gives of them. `memory` is the sandbox's limit in bytes.
+pub(crate) fn harden(
+    spec: &mut Map<String, Value>,
+    memory: u64,
+    policy: &Policy,
+    context: &Context<'_>,
+    report: &mut Report,
+) -> Result<(), Refusal> {
+    let asked = match spec.get("mounts") {
+        None | Some(Value::Null) => Vec::new(),
+        Some(mounts) => mounts
+            .as_array()
+            .cloned()
+            .ok_or_else(|| Refusal::invalid("mounts", "must be a list"))?,
+    };
+    let scratch = Scratch::new(policy, memory);
+    let mut given = Vec::with_capacity(asked.len() + 3);
+    for (number, mount) in asked.iter().enumerate() {
+        given.push(Mount::read(number, mount)?.harden(policy, context, &scratch, report)?);
+    }
+    add_scratch(&mut given, policy, &scratch);
+    spec.insert("mounts".to_owned(), Value::Array(given));
+    Ok(())
+}
+
+struct Mount {
+    field: String,
+    destination: PathBuf,
+    kind: String,
+    source: String,
+    options: Vec<String>,
+    mapped: bool,
+}
+
+impl Mount {
+    fn read(number: usize, mount: &Value) -> Result<Self, Refusal> {
+        let field = format!("mounts[{number}]");
+        let text = |key: &str| {
+            mount
+                .get(key)
+                .and_then(Value::as_str)
+                .unwrap_or_default()
+                .to_owned()
+        };
+        let destination = normal(Path::new(&text("destination"))).ok_or_else(|| {
+            Refusal::invalid(
+                format!("{field}.destination"),
+                format!("{:?} must be absolute", text("destination")),
+            )
+        })?;
+        let options = mount
+            .get("options")
+            .and_then(Value::as_array)
+            .into_iter()
+            .flatten();
+        Ok(Self {
+            field,
+            destination,
+            kind: text("type"),
+            source: text("source"),
+            options: options
+                .filter_map(Value::as_str)
+                .map(str::to_owned)
+                .collect(),
+            mapped: ["uidMappings", "gidMappings"]
+                .iter()
+                .any(|key| !mount.get(*key).is_none_or(crate::json::is_empty)),
+        })
+    }
+
+    fn harden(
+        mut self,
+        policy: &Policy,
+        context: &Context<'_>,
+        scratch: &Scratch,
+        report: &mut Report,
+    ) -> Result<Value, Refusal> {
+        if self.mapped
+            || self
+                .options
+                .iter()
+                .any(|option| matches!(option.as_str(), "idmap" | "ridmap"))
+        {
+            return Err(Refusal::denied(
+                "mounts",
+                &self.field,
+                "id-mapped mounts are not supported",
+                None,
+            ));
+        }
+        if self
+            .options
+            .iter()
+            .any(|option| option == "bind" || option == "rbind")
+        {
+            self.kind = "bind".to_owned();
+        }
+        match self.kind.as_str() {
+            "bind" => self.bind(policy, context, report)?,
+            "tmpfs" if self.destination == Path::new("/dev") => {
+                // Device nodes still work on a read-only /dev, and nothing can be stored in it.
+                self.require(&["nosuid", "noexec", "ro"]);
+            }
+            "tmpfs" => self.tmpfs(policy, scratch, report),
+            "proc" => self.require(&["nosuid", "nodev", "noexec"]),
+            "devpts" | "mqueue" => self.require(&["nosuid", "noexec"]),
+            "sysfs" | "cgroup" | "cgroup2" => {
+                if self.kind != "sysfs" && self.options.iter().any(|option| option == "rw") {
+                    report.note("cgroup", "a writable cgroup mount", "a read-only one", "");
+                }
+                self.require(&["nosuid", "nodev", "noexec", "ro"]);
+            }
+            other => {
+                let asked = format!(
+                    "{}: type {other:?} at {}",
+                    self.field,
+                    self.destination.display()
+                );
+                let rule =
+                    "only proc, sysfs, tmpfs, devpts, mqueue, cgroup and bind mounts are given";
+                return Err(Refusal::denied("mounts", asked, rule, None));
+            }
+        }
+        Ok(json!({
+            "destination": self.destination, "type": self.kind, "source": self.source, "options": self.options,
+        }))
+    }
+
+    fn bind(
+        &mut self,
+        policy: &Policy,
+        context: &Context<'_>,
+        report: &mut Report,
+    ) -> Result<(), Refusal> {
+        let asked = format!("{}: bind of {:?}", self.field, self.source);
+        let base = if Path::new(&self.source).is_absolute() {
+            Path::new("/")
+        } else {
+            context.bundle
+        };
+        let source = normal(&base.join(&self.source))
+            .ok_or_else(|| Refusal::invalid(format!("{}.source", self.field), "must be a path"))?;
+        // Both names count: the one asked for, and the one that links lead to.
+        let real = (context.host.resolve)(&source);
+        for path in std::iter::once(&source).chain(&real) {
+            if let Some(rule) = never(path, &policy.runsc().root) {
+                return Err(Refusal::denied("binds", asked, rule, None));
+            }
+        }
+        if let Some(real) = real {
+            self.source = real.to_string_lossy().into_owned();
+        }
+        if self
+            .options
+            .iter()
+            .any(|option| matches!(option.as_str(), "shared" | "rshared" | "slave" | "rslave"))
+        {
+            report.note(
+                "propagation",
+                format!("{} shared with the host", self.field),
+                "private",
+                "",
+            );
+        }
+        self.options.retain(|option| {
+            !matches!(
+                option.as_str(),
+                "shared" | "rshared" | "slave" | "rslave" | "unbindable" | "runbindable"
+            )
+        });
+        self.require(&["nosuid", "nodev"]);
+        Ok(())
+    }
+
+    fn tmpfs(&mut self, policy: &Policy, scratch: &Scratch, report: &mut Report) {
+        let most = scratch.limit(&self.destination);
+        let asked = self
+            .options
+            .iter()
+            .rev()
+            .find_map(|option| size(option.strip_prefix("size=")?));
+        let given = asked.unwrap_or(u64::MAX).min(most);
+        if asked.is_none_or(|asked| asked > most) {
+            let asked = asked.map_or("no limit".to_owned(), |asked| format!("{asked} bytes"));
+            let what = format!("{} at {}", asked, self.destination.display());
+            report.note("scratch", what, format!("{given} bytes"), "scratch");
+        }
+        self.options
+            .retain(|option| !option.starts_with("size=") && !option.starts_with("nr_"));
+        self.options.push(format!("size={given}"));
+        self.require(if policy.scratch.exec {
+            &["nosuid", "nodev"]
+        } else {
+            &["nosuid", "nodev", "noexec"]
+        });
+    }
+
+    /// Sets options and removes their opposites.
+    fn require(&mut self, options: &[&str]) {
+        for option in options {
+            let opposite = match *option {
+                "ro" => "rw",
+                "nosuid" => "suid",
+                "nodev" => "dev",
+                _ => "exec",
+            };
+            self.options.retain(|given| given != opposite);
+            if !self.options.iter().any(|given| given == option) {
+                self.options.push((*option).to_owned());
+            }
+        }
+    }
+}
+
+/// Gives the usual places to write where the request has nothing mounted there: runsc's own /tmp has no size.
+fn add_scratch(mounts: &mut Vec<Value>, policy: &Policy, scratch: &Scratch) {
+    let is_at = |mount: &Value, place: &str| {
+        mount.get("destination").and_then(Value::as_str) == Some(place)
+    };
+    for (place, size, mode) in [
+        ("/dev/shm", scratch.shm, "1777"),
+        ("/run", scratch.run, "755"),
+        ("/tmp", scratch.tmp, "1777"),
+    ] {
+        if mounts.iter().any(|mount| is_at(mount, place)) {
+            continue;
+        }
+        let mut options = vec!["nosuid".to_owned(), "nodev".to_owned()];
+        if !policy.scratch.exec {
+            options.push("noexec".to_owned());
+        }
+        options.extend([format!("mode={mode}"), format!("size={size}")]);
+        // Before anything that is mounted below it, and after /dev for what is in there.
+        let after_dev = mounts
+            .iter()
+            .position(|mount| is_at(mount, "/dev"))
+            .map_or(0, |dev| dev + 1);
+        let position = if place.starts_with("/dev/") {
+            after_dev
+        } else {
+            0
+        };
+        let mount =
+            json!({ "destination": place, "type": "tmpfs", "source": "tmpfs", "options": options });
+        mounts.insert(position.min(mounts.len()), mount);
+    }
+}
+
+/// Why a path of the host is never given.
+fn never(path: &Path, runsc_root: &Path) -> Option<String> {
+    let text = path.to_str()?;
+    if NEVER.contains(&text) || NEVER_BELOW.iter().any(|folder| path.starts_with(folder)) {
+        return Some(format!("{text} of the host is never given to a sandbox"));
+    }
+    let socket = ["/run", "/var/run"]
+        .iter()
+        .find_map(|folder| path.strip_prefix(folder).ok()?.to_str());
+    if socket.is_some_and(|socket| NEVER_SOCKETS.contains(&socket)) {
+        return Some(format!(
+            "{text} controls the node and is never given to a sandbox"
+        ));
+    }
+    // The root itself, what is in it, and what it is in.
+    if path.starts_with(runsc_root) || runsc_root.starts_with(path) {
+        return Some(format!(
+            "{text} holds the control sockets of sandboxes and is never given to one"
+        ));
+    }
+    None
+}
+
+/// An absolute path without `.` and `..`.
+fn normal(path: &Path) -> Option<PathBuf> {
+    let mut normal = PathBuf::new();
+    for part in path.components() {
+        match part {
+            Component::RootDir => normal.push("/"),
+            Component::Normal(name) if normal.has_root() => normal.push(name),
+            Component::ParentDir if normal.has_root() => {
+                normal.pop();
+            }
+            Component::CurDir => {}
+            _ => return None,
+        }
+    }
+    normal.has_root().then_some(normal)
+}
+
+/// A size as mount(8) takes it for tmpfs, in bytes; a percentage is not a number of bytes and counts as no limit.
+fn size(text: &str) -> Option<u64> {
+    let (digits, unit) = match text.char_indices().last()? {
+        (end, 'k' | 'K') => (text.get(..end)?, 1024),
+        (end, 'm' | 'M') => (text.get(..end)?, MIB),
+        (end, 'g' | 'G') => (text.get(..end)?, 1024 * MIB),
+        _ => (text, 1),
+    };
+    digits
+        .parse::<u64>()
+        .ok()?
+        .checked_mul(unit)
+        .filter(|size| *size > 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::spec::tests::context;
+
+    fn hardened(mounts: Value) -> Result<(Vec<Value>, Report), Refusal> {
+        let mut spec = Map::from_iter([("mounts".to_owned(), mounts)]);
+        let mut report = Report::default();
+        harden(
+            &mut spec,
+            512 * MIB,
+            &Policy::strict(),
+            &context(),
+            &mut report,
+        )?;
+        Ok((spec["mounts"].as_array().expect("list").clone(), report))
+    }
+
+    fn options_at(mounts: &[Value], place: &str) -> Vec<String> {
+        let mount = mounts
+            .iter()
+            .find(|mount| mount["destination"] == place)
+            .expect(place);
+        serde_json::from_value(mount["options"].clone()).expect("options")
+    }
+
+    #[test]
+    fn the_usual_places_are_writable_and_small() {
+        let (mounts, _) =
+            hardened(json!([{ "destination": "/dev", "type": "tmpfs", "source": "tmpfs" }]))
+                .expect("ok");
+        assert!(options_at(&mounts, "/tmp").contains(&format!("size={}", 64 * MIB)));
+        assert!(options_at(&mounts, "/tmp").contains(&"noexec".to_owned()));
+        assert!(options_at(&mounts, "/dev").contains(&"ro".to_owned()));
+        let order: Vec<_> = mounts
+            .iter()
+            .map(|m| m["destination"].as_str().expect("text"))
+            .collect();
+        let position = |place| order.iter().position(|p| *p == place).expect(place);
+        assert!(position("/dev/shm") > position("/dev"));
+    }
+
+    #[test]
+    fn a_tmpfs_is_cut_to_size_and_stripped_of_rights() {
+        for (asked, given) in [
+            ("size=1g", 64 * MIB),
+            ("size=50%", 64 * MIB),
+            ("size=1m", MIB),
+            ("size=0", 64 * MIB),
+        ] {
+            let mount = json!([{ "destination": "/data", "type": "tmpfs", "options": ["exec", "suid", asked] }]);
+            let (mounts, _) = hardened(mount).expect("ok");
+            let options = options_at(&mounts, "/data");
+            assert!(
+                options.contains(&format!("size={given}")),
+                "{asked}: {options:?}"
+            );
+            assert!(!options.contains(&"exec".to_owned()) && !options.contains(&"suid".to_owned()));
+        }
+    }
+
+    #[test]
+    fn the_hosts_own_folders_are_never_bound() {
+        for source in [
+            "/",
+            "/proc",
+            "/proc/1",
+            "/sys/fs/cgroup",
+            "/dev/sda",
+            "/run",
+            "/var/run",
+            "/run/docker.sock",
+            "/var/run/containerd/containerd.sock",
+            "/run/../run/docker.sock",
+            "/run/bulkhead",
+            "/run/bulkhead/x",
+        ] {
+            let mount = json!([{ "destination": "/x", "type": "bind", "source": source, "options": ["rbind", "ro"] }]);
+            let refusal = hardened(mount).map(|_| ()).expect_err(source);
+            assert!(refusal.to_string().contains("never given"), "{refusal}");
+        }
+    }
+
+    #[test]
+    fn a_link_to_a_forbidden_place_is_followed_before_judging() {
+        let mut context = context();
+        context.host.resolve = |path| {
+            path.ends_with("link")
+                .then(|| PathBuf::from("/run/docker.sock"))
+        };
+        let mount = json!([{ "destination": "/x", "type": "bind", "source": "/home/u/link", "options": ["bind"] }]);
+        let mut spec = Map::from_iter([("mounts".to_owned(), mount)]);
+        let result = harden(
+            &mut spec,
+            MIB,
+            &Policy::strict(),
+            &context,
+            &mut Report::default(),
+        );
+        assert!(
+            result
+                .expect_err("refused")
+                .to_string()
+                .contains("never given")
+        );
+    }
+
+    #[test]
+    fn an_ordinary_bind_keeps_its_mode_and_loses_devices() {
+        for mode in ["ro", "rw"] {
+            let mount = json!([{
+                "destination": "/work", "type": "bind", "source": "/home/u/work", "options": ["rbind", "rshared", mode],
+            }]);
+            let (mounts, report) = hardened(mount).expect("ok");
+            let options = options_at(&mounts, "/work");
+            assert!(
+                options.contains(&mode.to_owned()) && options.contains(&"nodev".to_owned()),
+                "{options:?}"
+            );
+            assert!(!options.contains(&"rshared".to_owned()));
+            assert!(
+                report
+                    .changes
+                    .iter()
+                    .any(|change| change.control == "propagation")
+            );
+        }
+    }
+
+    #[test]
+    fn mounts_of_the_hosts_filesystems_are_refused() {
+        for kind in ["ext4", "overlay", "nfs", "fuse", "debugfs", ""] {
+            let mount = json!([{ "destination": "/x", "type": kind, "source": "/dev/sda1" }]);
+            assert!(hardened(mount).is_err(), "{kind}");
+        }
+        assert!(hardened(json!([{ "destination": "relative", "type": "tmpfs" }])).is_err());
+        assert!(hardened(json!([{ "destination": "/x", "type": "bind", "source": "/h", "options": ["idmap"] }])).is_err());
+    }
+
+    #[test]
+    fn scratch_shrinks_with_the_memory_it_is_made_of() {
+        let scratch = Scratch::new(&Policy::strict(), 92 * MIB);
+        assert!(scratch.tmp + scratch.run + scratch.shm <= 44 * MIB);
+        assert!(scratch.tmp > scratch.shm && scratch.shm > scratch.run);
+    }
+}

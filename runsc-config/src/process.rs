@@ -1,0 +1,325 @@
+//! The process of a container: user, capabilities, privileges, limits. Init and exec go through the same code.
+
+use serde_json::{Map, Value, json};
+
+use crate::json::{object, retain};
+use crate::policy::Policy;
+use crate::report::{Refusal, Report};
+
+/// What a process keeps as it was asked for; all else is decided here or dropped.
+const KEPT: [&str; 7] = [
+    "terminal",
+    "consoleSize",
+    "user",
+    "args",
+    "env",
+    "cwd",
+    "oomScoreAdj",
+];
+/// Sections that the rules below answer for, so that dropping them is not reported twice.
+const DECIDED: [&str; 3] = ["capabilities", "noNewPrivileges", "rlimits"];
+/// The five sets of a spec.
+pub(crate) const SETS: [&str; 5] = [
+    "bounding",
+    "effective",
+    "inheritable",
+    "permitted",
+    "ambient",
+];
+/// Bytes that arguments and environment may have together: Linux itself takes no more than 2 MiB by default.
+const TEXT_MAX: usize = 2 * 1024 * 1024;
+
+/// Capabilities by number (`include/uapi/linux/capability.h`).
+const CAPABILITIES: [&str; 41] = [
+    "CHOWN",
+    "DAC_OVERRIDE",
+    "DAC_READ_SEARCH",
+    "FOWNER",
+    "FSETID",
+    "KILL",
+    "SETGID",
+    "SETUID",
+    "SETPCAP",
+    "LINUX_IMMUTABLE",
+    "NET_BIND_SERVICE",
+    "NET_BROADCAST",
+    "NET_ADMIN",
+    "NET_RAW",
+    "IPC_LOCK",
+    "IPC_OWNER",
+    "SYS_MODULE",
+    "SYS_RAWIO",
+    "SYS_CHROOT",
+    "SYS_PTRACE",
+    "SYS_PACCT",
+    "SYS_ADMIN",
+    "SYS_BOOT",
+    "SYS_NICE",
+    "SYS_RESOURCE",
+    "SYS_TIME",
+    "SYS_TTY_CONFIG",
+    "MKNOD",
+    "LEASE",
+    "AUDIT_WRITE",
+    "AUDIT_CONTROL",
+    "SETFCAP",
+    "MAC_OVERRIDE",
+    "MAC_ADMIN",
+    "SYSLOG",
+    "WAKE_ALARM",
+    "BLOCK_SUSPEND",
+    "AUDIT_READ",
+    "PERFMON",
+    "BPF",
+    "CHECKPOINT_RESTORE",
+];
+
+/// The number of a capability by its name in a spec.
+pub(crate) fn capability(name: &str) -> Option<u32> {
+    let short = name.strip_prefix("CAP_")?;
+    CAPABILITIES
+        .iter()
+        .position(|known| *known == short)
+        .and_then(|number| u32::try_from(number).ok())
+}
+
+/// Checks what a process must have and clamps the rest to the policy. `field` is its place in the request.
+pub(crate) fn harden(
+    process: &mut Map<String, Value>,
+    field: &str,
+    policy: &Policy,
+    report: &mut Report,
+) -> Result<(), Refusal> {
+    check(process, field)?;
+    let asked_uid = process
+        .get("user")
+        .and_then(|user| user.get("uid"))
+        .and_then(Value::as_u64)
+        .unwrap_or(0);
+    if policy.run_as_non_root && asked_uid == 0 {
+        return Err(Refusal::denied(
+            "user",
+            format!("{field}.user.uid: 0"),
+            "processes must not run as uid 0",
+            Some("run_as_non_root"),
+        ));
+    }
+    clamp_capabilities(process, policy, report);
+    if process.get("noNewPrivileges") != Some(&Value::Bool(true)) {
+        report.note("no_new_privs", "false", "true", "");
+    }
+    let kept: Vec<&str> = KEPT.iter().chain(&DECIDED).copied().collect();
+    for dropped in retain(process, &kept) {
+        report.note(
+            "process",
+            format!("{field}.{dropped}"),
+            "dropped: runsc does not apply it",
+            "",
+        );
+    }
+    process.insert("noNewPrivileges".to_owned(), Value::Bool(true));
+    Ok(())
+}
+
+/// What no process can do without, and what makes no sense.
+fn check(process: &Map<String, Value>, field: &str) -> Result<(), Refusal> {
+    let args = process.get("args").and_then(Value::as_array);
+    if args.is_none_or(Vec::is_empty) {
+        return Err(Refusal::invalid(
+            format!("{field}.args"),
+            "must have at least one element",
+        ));
+    }
+    let cwd = process
+        .get("cwd")
+        .and_then(Value::as_str)
+        .unwrap_or_default();
+    if !cwd.starts_with('/') {
+        return Err(Refusal::invalid(
+            format!("{field}.cwd"),
+            format!("{cwd:?} must be an absolute path"),
+        ));
+    }
+    let mut size = cwd.len();
+    for list in ["args", "env"] {
+        for text in process
+            .get(list)
+            .and_then(Value::as_array)
+            .into_iter()
+            .flatten()
+        {
+            let text = text.as_str().unwrap_or_default();
+            if text.contains('\0') {
+                return Err(Refusal::invalid(
+                    format!("{field}.{list}"),
+                    "must not contain a NUL byte",
+                ));
+            }
+            size += text.len() + 1;
+        }
+    }
+    if size > TEXT_MAX {
+        return Err(Refusal::invalid(
+            format!("{field}.args and {field}.env"),
+            format!(
+                "have {size} bytes together, more than the {TEXT_MAX} a program can be started with"
+            ),
+        ));
+    }
+    Ok(())
+}
+
+/// Intersects all five sets with the policy's ceiling. A set that is missing counts as empty: runsc would give root all.
+fn clamp_capabilities(process: &mut Map<String, Value>, policy: &Policy, report: &mut Report) {
+    let asked = process.get("capabilities").cloned().unwrap_or(Value::Null);
+    let ceiling = policy.capabilities();
+    let mut taken: Vec<String> = Vec::new();
+    let mut given = Map::new();
+    for set in SETS {
+        let names = asked
+            .get(set)
+            .and_then(Value::as_array)
+            .into_iter()
+            .flatten()
+            .filter_map(Value::as_str);
+        let (kept, lost): (Vec<&str>, Vec<&str>) =
+            names.partition(|name| ceiling.iter().any(|c| c == name));
+        taken.extend(lost.into_iter().map(str::to_owned));
+        given.insert(set.to_owned(), json!(kept));
+    }
+    taken.sort();
+    taken.dedup();
+    if !taken.is_empty() {
+        report.note(
+            "capabilities",
+            taken.join(" "),
+            "none of them",
+            "capabilities.allow",
+        );
+    }
+    process.insert("capabilities".to_owned(), Value::Object(given));
+}
+
+/// The resource limits of a sandbox. runsc has one set for all of it, so every container gets the same full one.
+pub(crate) fn set_rlimits(
+    process: &mut Map<String, Value>,
+    pids: u64,
+    policy: &Policy,
+    report: &mut Report,
+) {
+    let files = policy.limits.open_files;
+    let asked = process
+        .get("rlimits")
+        .and_then(Value::as_array)
+        .cloned()
+        .unwrap_or_default();
+    for limit in &asked {
+        let kind = limit
+            .get("type")
+            .and_then(Value::as_str)
+            .unwrap_or_default();
+        let hard = limit
+            .get("hard")
+            .and_then(Value::as_u64)
+            .unwrap_or_default();
+        let given = match kind {
+            "RLIMIT_NOFILE" => (hard != files).then(|| files.to_string()),
+            "RLIMIT_NPROC" => (hard != pids).then(|| pids.to_string()),
+            "RLIMIT_CORE" => (hard != 0).then(|| "0".to_owned()),
+            _ => Some("the sandbox's own".to_owned()),
+        };
+        if let Some(given) = given {
+            let key = if kind == "RLIMIT_NOFILE" {
+                "limits.open_files"
+            } else {
+                "limits.pids"
+            };
+            report.note("rlimits", format!("{kind} {hard}"), given, key);
+        }
+    }
+    let limit = |kind: &str, value: u64| json!({ "type": kind, "hard": value, "soft": value });
+    let limits = [
+        limit("RLIMIT_NOFILE", files),
+        limit("RLIMIT_NPROC", pids),
+        limit("RLIMIT_CORE", 0),
+    ];
+    process.insert("rlimits".to_owned(), json!(limits));
+}
+
+/// The process section of a spec.
+pub(crate) fn of_spec(spec: &mut Map<String, Value>) -> Result<&mut Map<String, Value>, Refusal> {
+    if spec.get("process").is_none_or(Value::is_null) {
+        return Err(Refusal::invalid("process", "is missing"));
+    }
+    object(spec, "process")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn capabilities_have_the_kernels_numbers() {
+        for (name, number) in [
+            ("CAP_CHOWN", 0),
+            ("CAP_SYS_ADMIN", 21),
+            ("CAP_CHECKPOINT_RESTORE", 40),
+        ] {
+            assert_eq!(capability(name), Some(number));
+        }
+        assert_eq!(capability("SYS_ADMIN"), None);
+    }
+
+    #[test]
+    fn what_is_asked_is_cut_to_the_ceiling_in_all_sets() {
+        let policy = Policy::parse("[capabilities]\nallow = [\"CAP_CHOWN\"]", "x").expect("policy");
+        let mut process = json!({
+            "args": ["sh"], "cwd": "/",
+            "capabilities": { "bounding": ["CAP_CHOWN", "CAP_SYS_ADMIN"], "ambient": ["CAP_SYS_ADMIN"] },
+        });
+        let mut report = Report::default();
+        harden(
+            process.as_object_mut().expect("object"),
+            "process",
+            &policy,
+            &mut report,
+        )
+        .expect("hardened");
+        let given = json!({
+            "bounding": ["CAP_CHOWN"], "effective": [], "inheritable": [], "permitted": [], "ambient": [],
+        });
+        assert_eq!(process["capabilities"], given);
+        assert_eq!(process["noNewPrivileges"], json!(true));
+        assert!(
+            report
+                .changes
+                .iter()
+                .any(|c| c.control == "capabilities" && c.asked == "CAP_SYS_ADMIN")
+        );
+    }
+
+    #[test]
+    fn a_process_that_cannot_run_is_refused_by_field() {
+        for (process, field) in [
+            (json!({ "cwd": "/" }), "process.args"),
+            (json!({ "args": [], "cwd": "/" }), "process.args"),
+            (json!({ "args": ["a"] }), "process.cwd"),
+            (json!({ "args": ["a"], "cwd": "relative" }), "process.cwd"),
+            (json!({ "args": ["a\0b"], "cwd": "/" }), "process.args"),
+            (
+                json!({ "args": ["x".repeat(TEXT_MAX)], "cwd": "/" }),
+                "process.args",
+            ),
+        ] {
+            let mut process = process;
+            let refusal = harden(
+                process.as_object_mut().expect("object"),
+                "process",
+                &Policy::strict(),
+                &mut Report::default(),
+            )
+            .expect_err(field);
+            assert!(refusal.to_string().starts_with(field), "{refusal}");
+        }
+    }
+}

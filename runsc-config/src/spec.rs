@@ -1,0 +1,460 @@
+//! From the spec that was asked for to the one that runs.
+
+use std::path::{Path, PathBuf};
+
+use serde_json::{Map, Value};
+
+use crate::exec::ExecCeiling;
+use crate::features::Features;
+use crate::flags::RunscFlags;
+use crate::json::{is_empty, object, retain};
+use crate::policy::{Hooks, Policy};
+use crate::report::{Refusal, Report};
+use crate::{linux, mounts, process, seccomp};
+
+/// What is kept of a spec's top level; each part has its rule.
+const KEPT: [&str; 8] = [
+    "ociVersion",
+    "process",
+    "root",
+    "hostname",
+    "domainname",
+    "mounts",
+    "hooks",
+    "linux",
+];
+/// Annotations that configure runsc itself; a client could widen its own sandbox by them.
+const RUNSC_ANNOTATIONS: &str = "dev.gvisor.";
+
+/// Whether a container is a sandbox's root or joins one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ContainerKind {
+    /// The first container of a sandbox.
+    Sandbox,
+    /// A further one.
+    Container,
+}
+
+/// Who asks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Caller {
+    /// A pod's author, by way of the kubelet: untrusted.
+    Kubernetes,
+    /// A client of containerd's socket: root on the node.
+    Node,
+}
+
+/// What must be known of the host.
+#[derive(Debug, Clone)]
+pub struct HostFacts {
+    /// Resolves a path with all its links; `None` where it does not exist.
+    pub resolve: fn(&Path) -> Option<PathBuf>,
+    /// Whether the kernel can limit swap for a cgroup.
+    pub swap_limits: bool,
+}
+
+impl Default for HostFacts {
+    fn default() -> Self {
+        Self {
+            resolve: |_| None,
+            swap_limits: false,
+        }
+    }
+}
+
+/// The container a spec is for.
+#[derive(Debug, Clone)]
+pub struct Context<'a> {
+    /// Its id.
+    pub id: &'a str,
+    /// The sandbox's id.
+    pub sandbox_id: &'a str,
+    /// Whether it is the sandbox's root.
+    pub kind: ContainerKind,
+    /// containerd's namespace.
+    pub namespace: &'a str,
+    /// Its bundle, which relative paths of the spec are in.
+    pub bundle: &'a Path,
+    /// The runsc it will run on.
+    pub features: &'a Features,
+    /// The host.
+    pub host: HostFacts,
+}
+
+impl Context<'_> {
+    /// Kubernetes is known by what only containerd's CRI plugin writes, in the namespace only it uses.
+    fn caller(&self, spec: &Map<String, Value>) -> Caller {
+        let is_cri = spec
+            .get("annotations")
+            .and_then(Value::as_object)
+            .is_some_and(|annotations| {
+                annotations.contains_key("io.kubernetes.cri.container-type")
+            });
+        if self.namespace == "k8s.io" && is_cri {
+            Caller::Kubernetes
+        } else {
+            Caller::Node
+        }
+    }
+}
+
+/// A spec that may be written to a bundle. Made by [`harden`] alone.
+#[derive(Debug, Clone, PartialEq)]
+pub struct HardenedSpec(Map<String, Value>);
+
+impl HardenedSpec {
+    /// As `config.json`.
+    #[must_use]
+    pub fn to_json_bytes(&self) -> Vec<u8> {
+        serde_json::to_vec(&self.0).unwrap_or_default()
+    }
+
+    /// Whether the container's stdio is a terminal.
+    #[must_use]
+    pub fn terminal(&self) -> bool {
+        self.get("/process/terminal")
+            .and_then(Value::as_bool)
+            .unwrap_or(false)
+    }
+
+    /// Where its cgroup was asked for.
+    #[must_use]
+    pub fn cgroups_path(&self) -> Option<&str> {
+        self.get("/linux/cgroupsPath")
+            .and_then(Value::as_str)
+            .filter(|path| !path.is_empty())
+    }
+
+    /// The spec, to read.
+    #[must_use]
+    pub fn as_map(&self) -> &Map<String, Value> {
+        &self.0
+    }
+
+    fn get(&self, pointer: &str) -> Option<&Value> {
+        let (first, rest) = pointer.strip_prefix('/')?.split_once('/')?;
+        self.0.get(first)?.pointer(&format!("/{rest}"))
+    }
+}
+
+/// What a request became.
+#[derive(Debug, Clone)]
+pub struct Hardened {
+    /// What runs.
+    pub spec: HardenedSpec,
+    /// How runsc is run for it.
+    pub flags: RunscFlags,
+    /// What was changed.
+    pub report: Report,
+    /// What an exec in it may have.
+    pub exec: ExecCeiling,
+    /// Tasks of one uid in the sandbox.
+    pub tasks_limit: u64,
+}
+
+/// Intersects what a spec asks for with what the policy allows.
+///
+/// # Errors
+/// For a malformed spec, for a request whose refusal the program would notice (a host namespace, a device), and for
+/// what this runsc cannot enforce.
+pub fn harden(asked: Value, policy: &Policy, context: &Context<'_>) -> Result<Hardened, Refusal> {
+    // Types first: a field of the wrong type is the client's mistake and is named as such.
+    serde_json::from_value::<oci_spec::runtime::Spec>(asked.clone())
+        .map_err(|e| Refusal::invalid("config.json", e))?;
+    let Value::Object(mut spec) = asked else {
+        return Err(Refusal::invalid("config.json", "must be an object"));
+    };
+    let mut report = Report::default();
+    let flags = RunscFlags::new(policy, context.features, &mut report)?;
+    let caller = context.caller(&spec);
+    for other in ["solaris", "windows", "vm", "zos"] {
+        if !spec.get(other).is_none_or(is_empty) {
+            return Err(Refusal::invalid(other, "is not for a Linux container"));
+        }
+    }
+    annotations(&mut spec, &mut report);
+    hooks(&mut spec, policy)?;
+    root(&mut spec, policy, context, &mut report)?;
+    let limits = linux::harden(
+        object(&mut spec, "linux")?,
+        caller,
+        policy,
+        context.host.swap_limits,
+        &mut report,
+    )?;
+    let process = process::of_spec(&mut spec)?;
+    for label in ["selinuxLabel", "apparmorProfile"] {
+        if process.remove(label).is_some_and(|label| !is_empty(&label)) {
+            report.note(
+                "lsm_label",
+                format!("process.{label}"),
+                "none: gVisor has no LSM",
+                "",
+            );
+        }
+    }
+    process::harden(process, "process", policy, &mut report)?;
+    process::set_rlimits(process, limits.pids, policy, &mut report);
+    let user = process
+        .get("user")
+        .cloned()
+        .filter(|_| caller == Caller::Kubernetes);
+    mounts::harden(&mut spec, limits.memory, policy, context, &mut report)?;
+    let linux = object(&mut spec, "linux")?;
+    let profile = seccomp::effective(linux.get("seccomp"), context.features, &mut report)?;
+    linux.insert("seccomp".to_owned(), profile);
+    let kept: Vec<&str> = KEPT.iter().copied().chain(["annotations"]).collect();
+    for dropped in retain(&mut spec, &kept) {
+        report.note("spec", dropped, "dropped: runsc does not apply it", "");
+    }
+    Ok(Hardened {
+        spec: HardenedSpec(spec),
+        flags,
+        report,
+        exec: ExecCeiling::new(policy, user),
+        tasks_limit: limits.pids,
+    })
+}
+
+fn annotations(spec: &mut Map<String, Value>, report: &mut Report) {
+    if let Some(annotations) = spec.get_mut("annotations").and_then(Value::as_object_mut) {
+        annotations.retain(|key, _| {
+            let keep = !key.starts_with(RUNSC_ANNOTATIONS);
+            if !keep {
+                report.note("annotations", key, "removed: it would configure runsc", "");
+            }
+            keep
+        });
+    }
+}
+
+fn hooks(spec: &mut Map<String, Value>, policy: &Policy) -> Result<(), Refusal> {
+    if spec.get("hooks").is_none_or(is_empty) {
+        spec.remove("hooks");
+        return Ok(());
+    }
+    if policy.hooks == Hooks::Refuse {
+        return Err(Refusal::denied(
+            "hooks",
+            "hooks",
+            "this node runs no hooks",
+            Some("hooks = \"allow\""),
+        ));
+    }
+    let lists = spec
+        .get("hooks")
+        .and_then(Value::as_object)
+        .into_iter()
+        .flat_map(Map::iter);
+    for (stage, list) in lists {
+        for hook in list.as_array().into_iter().flatten() {
+            let path = hook.get("path").and_then(Value::as_str).unwrap_or_default();
+            if !path.starts_with('/') {
+                return Err(Refusal::invalid(
+                    format!("hooks.{stage}"),
+                    format!("path {path:?} must be absolute"),
+                ));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn root(
+    spec: &mut Map<String, Value>,
+    policy: &Policy,
+    context: &Context<'_>,
+    report: &mut Report,
+) -> Result<(), Refusal> {
+    let root = match spec.get_mut("root") {
+        Some(Value::Object(root)) => root,
+        _ => return Err(Refusal::invalid("root", "is missing")),
+    };
+    let path = root.get("path").and_then(Value::as_str).unwrap_or_default();
+    if path.is_empty() {
+        return Err(Refusal::invalid("root.path", "is missing"));
+    }
+    let path = context.bundle.join(path);
+    if path == Path::new("/") {
+        return Err(Refusal::denied(
+            "rootfs",
+            "root.path: /",
+            "the host's root is never given to a sandbox",
+            None,
+        ));
+    }
+    root.insert(
+        "path".to_owned(),
+        Value::String(path.to_string_lossy().into_owned()),
+    );
+    let asked_read_only = root
+        .get("readonly")
+        .and_then(Value::as_bool)
+        .unwrap_or(false);
+    let read_only = asked_read_only || !policy.rootfs.writable;
+    if read_only != asked_read_only {
+        report.note("rootfs", "writable", "read-only", "rootfs.writable");
+    }
+    root.insert("readonly".to_owned(), Value::Bool(read_only));
+    Ok(())
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use serde_json::json;
+
+    /// A context for the tests of all rules: an up-to-date runsc and nothing special.
+    pub(crate) fn context() -> Context<'static> {
+        static FEATURES: std::sync::LazyLock<Features> = std::sync::LazyLock::new(|| {
+            let flags = [
+                "root",
+                "network",
+                "oci-seccomp",
+                "directfs",
+                "platform",
+                "host-uds",
+                "host-fifo",
+                "net-raw",
+                "allow-suid",
+                "overlay2",
+                "allow-flag-override",
+            ];
+            let help: String = flags
+                .iter()
+                .map(|flag| format!("  -{flag} value\n"))
+                .collect();
+            let actions = r#"["SCMP_ACT_KILL","SCMP_ACT_TRAP","SCMP_ACT_ERRNO","SCMP_ACT_TRACE","SCMP_ACT_ALLOW"]"#;
+            Features::parse(
+                &help,
+                Some(&format!(
+                    r#"{{"linux":{{"seccomp":{{"actions":{actions}}}}}}}"#
+                )),
+            )
+            .expect("features")
+        });
+        Context {
+            id: "c",
+            sandbox_id: "c",
+            kind: ContainerKind::Sandbox,
+            namespace: "default",
+            bundle: Path::new("/bundle"),
+            features: &FEATURES,
+            host: HostFacts::default(),
+        }
+    }
+
+    /// What `ctr run` asks for, in short.
+    pub(crate) fn ordinary() -> Value {
+        json!({
+            "ociVersion": "1.3.0",
+            "process": {
+                "user": { "uid": 0, "gid": 0 }, "args": ["sh"], "cwd": "/", "env": ["PATH=/bin"],
+                "capabilities": { "bounding": ["CAP_CHOWN"], "effective": ["CAP_CHOWN"], "permitted": ["CAP_CHOWN"] },
+                "rlimits": [{ "type": "RLIMIT_NOFILE", "hard": 1024, "soft": 1024 }],
+            },
+            "root": { "path": "rootfs" },
+            "mounts": [
+                { "destination": "/proc", "type": "proc", "source": "proc", "options": ["nosuid"] },
+                { "destination": "/dev", "type": "tmpfs", "source": "tmpfs", "options": ["nosuid", "mode=755"] },
+            ],
+            "linux": {
+                "cgroupsPath": "/default/c",
+                "namespaces": [
+                    { "type": "pid" }, { "type": "ipc" }, { "type": "uts" }, { "type": "mount" }, { "type": "network" },
+                ],
+            },
+        })
+    }
+
+    fn changed(change: impl FnOnce(&mut Value)) -> Result<Hardened, Refusal> {
+        let mut spec = ordinary();
+        change(&mut spec);
+        harden(spec, &Policy::strict(), &context())
+    }
+
+    #[test]
+    fn an_ordinary_container_becomes_a_strict_one() {
+        let hardened = changed(|_| {}).expect("hardened");
+        let spec = Value::Object(hardened.spec.as_map().clone());
+        assert_eq!(
+            spec["root"],
+            json!({ "path": "/bundle/rootfs", "readonly": true })
+        );
+        assert_eq!(spec["process"]["noNewPrivileges"], json!(true));
+        assert_eq!(spec["process"]["capabilities"]["effective"], json!([]));
+        assert_eq!(
+            spec["linux"]["seccomp"]["defaultAction"],
+            json!("SCMP_ACT_ERRNO")
+        );
+        assert_eq!(hardened.spec.cgroups_path(), Some("/default/c"));
+        assert!(!hardened.spec.terminal());
+        assert!(
+            hardened
+                .report
+                .changes
+                .iter()
+                .any(|change| change.control == "rootfs")
+        );
+        serde_json::from_slice::<oci_spec::runtime::Spec>(&hardened.spec.to_json_bytes())
+            .expect("still a spec");
+    }
+
+    #[test]
+    fn malformed_specs_are_refused_as_such() {
+        let refused = [
+            harden(json!(null), &Policy::strict(), &context()),
+            harden(json!({}), &Policy::strict(), &context()),
+            changed(|spec| spec["process"] = Value::Null),
+            changed(|spec| spec["process"] = json!("sh")),
+            changed(|spec| spec["root"] = Value::Null),
+            changed(|spec| spec["root"]["path"] = json!("")),
+            changed(|spec| spec["mounts"] = json!({})),
+            changed(|spec| spec["windows"] = json!({ "layerFolders": ["x"] })),
+            changed(|spec| spec["hooks"] = json!({ "prestart": [{ "path": "relative" }] })),
+        ];
+        for (number, refused) in refused.into_iter().enumerate() {
+            let refusal = refused.map(|_| ()).expect_err(&number.to_string());
+            assert_eq!(
+                refusal.kind,
+                crate::report::RefusalKind::InvalidArgument,
+                "{number}: {refusal}"
+            );
+        }
+    }
+
+    #[test]
+    fn annotations_that_configure_runsc_are_removed() {
+        let hardened = changed(|spec| {
+            spec["annotations"] =
+                json!({ "dev.gvisor.flag.network": "host", "dev.gvisor.spec.x": "y", "mine": "z" });
+        })
+        .expect("hardened");
+        assert_eq!(
+            hardened.spec.as_map()["annotations"],
+            json!({ "mine": "z" })
+        );
+    }
+
+    #[test]
+    fn hooks_run_unless_the_node_refuses_them() {
+        let with_hook =
+            |spec: &mut Value| spec["hooks"] = json!({ "prestart": [{ "path": "/bin/true" }] });
+        assert!(changed(with_hook).is_ok());
+        let mut spec = ordinary();
+        with_hook(&mut spec);
+        let policy = Policy::parse("hooks = \"refuse\"", "x").expect("policy");
+        assert!(
+            harden(spec, &policy, &context())
+                .map(|_| ())
+                .expect_err("refused")
+                .to_string()
+                .contains("hooks")
+        );
+    }
+
+    #[test]
+    fn the_hosts_root_is_no_root_filesystem() {
+        assert!(changed(|spec| spec["root"]["path"] = json!("/")).is_err());
+    }
+}
