@@ -1,0 +1,223 @@
+//! The sandbox's cgroups: where they are, what they count, and their removal.
+//!
+//! A handful of files, read by hand: the one library for it brings a D-Bus client with it.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+const MOUNT: &str = "/sys/fs/cgroup";
+
+/// The host's cgroup mode, by looking at the host (cgroups(7)).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub(crate) enum Mode {
+    /// One hierarchy per controller, with or without a unified one beside them.
+    V1,
+    /// The unified hierarchy alone.
+    V2,
+}
+
+impl Mode {
+    /// # Errors
+    /// When /sys/fs/cgroup is not there.
+    pub(crate) fn of_host() -> io::Result<Self> {
+        let kind = nix::sys::statfs::statfs(MOUNT)?.filesystem_type();
+        Ok(if kind == nix::sys::statfs::CGROUP2_SUPER_MAGIC {
+            Self::V2
+        } else {
+            Self::V1
+        })
+    }
+}
+
+/// The folders of one sandbox's cgroups. Recorded while the sandbox lives, so that figures can be read and the folders
+/// removed after it has gone.
+#[derive(Debug, Clone, serde::Serialize, serde::Deserialize)]
+pub(crate) struct Cgroups {
+    pub(crate) mode: Mode,
+    /// By controller on v1, under the empty name on v2.
+    folders: BTreeMap<String, PathBuf>,
+}
+
+impl Cgroups {
+    /// The cgroups a sandbox is in, as far as they are its own: those that end in the path its spec asked for. A
+    /// controller that runsc did not move it in leaves it in the cgroup of whoever started it.
+    ///
+    /// # Errors
+    /// When /proc or the cgroup mount cannot be read.
+    pub(crate) fn of_sandbox(pid: i32, path: &str) -> io::Result<Self> {
+        let mode = Mode::of_host()?;
+        let table = fs::read_to_string(format!("/proc/{pid}/cgroup"))?;
+        let own = path.trim_matches('/');
+        let is_own = |folder: &Path| !own.is_empty() && folder.ends_with(own) && folder.is_dir();
+        let folders = folders(mode, &table)
+            .filter(|(_, folder)| is_own(folder))
+            .collect();
+        Ok(Self { mode, folders })
+    }
+
+    /// The cgroups runsc is about to make for this path (absolute, as cgroupfs takes it), so that they can be removed
+    /// even when it is killed half way.
+    ///
+    /// # Errors
+    /// When the cgroup mount cannot be read.
+    pub(crate) fn expected(path: &str) -> io::Result<Self> {
+        let (mode, path) = (Mode::of_host()?, path.trim_matches('/'));
+        let mut folders = BTreeMap::new();
+        if path.is_empty() || path.contains(':') || path.split('/').any(|part| part == "..") {
+            return Ok(Self { mode, folders });
+        }
+        match mode {
+            Mode::V2 => {
+                folders.insert(String::new(), Path::new(MOUNT).join(path));
+            }
+            Mode::V1 => {
+                for entry in fs::read_dir(MOUNT)?.filter_map(Result::ok) {
+                    let name = entry.file_name().to_string_lossy().into_owned();
+                    folders.insert(name, entry.path().join(path));
+                }
+            }
+        }
+        Ok(Self { mode, folders })
+    }
+
+    /// The folder of a controller; on v2 all share one.
+    pub(crate) fn folder(&self, controller: &str) -> Option<&Path> {
+        let key = if self.mode == Mode::V2 {
+            ""
+        } else {
+            controller
+        };
+        self.folders.get(key).map(PathBuf::as_path)
+    }
+
+    /// Reads one file of a controller.
+    pub(crate) fn read(&self, controller: &str, file: &str) -> Option<String> {
+        fs::read_to_string(self.folder(controller)?.join(file)).ok()
+    }
+
+    /// Reads a file that holds one number; `max` is the largest.
+    pub(crate) fn number(&self, controller: &str, file: &str) -> Option<u64> {
+        parse_number(self.read(controller, file)?.trim())
+    }
+
+    /// Reads a file of `key value` lines.
+    pub(crate) fn table(&self, controller: &str, file: &str) -> BTreeMap<String, u64> {
+        self.read(controller, file)
+            .map(|text| parse_table(&text))
+            .unwrap_or_default()
+    }
+
+    /// The pids of all processes in it, as the host counts them.
+    pub(crate) fn pids(&self) -> Vec<i32> {
+        let controller = if self.mode == Mode::V2 { "" } else { "pids" };
+        let text = self.read(controller, "cgroup.procs").unwrap_or_default();
+        text.lines().filter_map(|line| line.parse().ok()).collect()
+    }
+
+    /// Removes the folders, retrying for as long as the kernel still counts a dying process in them.
+    pub(crate) async fn remove(&self) {
+        for folder in self.folders.values() {
+            for _ in 0..20 {
+                match fs::remove_dir(folder) {
+                    Err(error) if error.kind() == io::ErrorKind::ResourceBusy => {
+                        tokio::time::sleep(Duration::from_millis(25)).await;
+                    }
+                    _ => break,
+                }
+            }
+            if folder.exists() {
+                tracing::warn!(folder = %folder.display(), "cgroup not removed: it still has processes");
+            }
+        }
+    }
+}
+
+/// The lines of /proc/PID/cgroup as folders. Roots are left out: they are the host's own.
+fn folders(mode: Mode, table: &str) -> impl Iterator<Item = (String, PathBuf)> {
+    table.lines().flat_map(move |line| {
+        let mut fields = line.splitn(3, ':');
+        let (controllers, path) = (
+            fields.nth(1).unwrap_or_default(),
+            fields.next().unwrap_or_default(),
+        );
+        let path = path.trim_start_matches('/');
+        let wanted = !path.is_empty()
+            && !path.contains("..")
+            && (mode == Mode::V2) == controllers.is_empty();
+        let folder = |controller: &str| match mode {
+            Mode::V2 => Path::new(MOUNT).join(path),
+            Mode::V1 => {
+                // Controllers mounted together share a folder that is linked under each name.
+                let name = controller.trim_start_matches("name=");
+                Path::new(MOUNT).join(name).join(path)
+            }
+        };
+        let found: Vec<_> = if wanted {
+            controllers
+                .split(',')
+                .map(|c| (c.trim_start_matches("name=").to_owned(), folder(c)))
+                .collect()
+        } else {
+            Vec::new()
+        };
+        found
+    })
+}
+
+fn parse_number(text: &str) -> Option<u64> {
+    if text == "max" {
+        Some(u64::MAX)
+    } else {
+        text.parse().ok()
+    }
+}
+
+fn parse_table(text: &str) -> BTreeMap<String, u64> {
+    text.lines()
+        .filter_map(|line| line.split_once(' '))
+        .filter_map(|(key, value)| Some((key.to_owned(), parse_number(value.trim())?)))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn v1_controllers_are_found_and_the_host_root_is_not() {
+        let table = "5:cpu,cpuacct:/default/a\n4:memory:/default/a\n3:pids:/\n9:name=systemd:/default/a\n0::/x\n";
+        let found: BTreeMap<_, _> = folders(Mode::V1, table).collect();
+        assert_eq!(
+            found.get("memory").map(PathBuf::as_path),
+            Some(Path::new("/sys/fs/cgroup/memory/default/a"))
+        );
+        assert_eq!(
+            found.get("cpuacct").map(PathBuf::as_path),
+            Some(Path::new("/sys/fs/cgroup/cpuacct/default/a"))
+        );
+        assert!(
+            found.contains_key("systemd") && !found.contains_key("pids") && !found.contains_key("")
+        );
+    }
+
+    #[test]
+    fn v2_has_one_folder() {
+        let found: BTreeMap<_, _> = folders(Mode::V2, "0::/kubepods/pod1/c\n").collect();
+        assert_eq!(
+            found.get("").map(PathBuf::as_path),
+            Some(Path::new("/sys/fs/cgroup/kubepods/pod1/c"))
+        );
+    }
+
+    #[test]
+    fn numbers_and_tables_are_read() {
+        assert_eq!(parse_number("max"), Some(u64::MAX));
+        assert_eq!(
+            parse_table("cache 4096\nrss 8\nbroken\n").get("cache"),
+            Some(&4096)
+        );
+    }
+}

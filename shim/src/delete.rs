@@ -1,0 +1,134 @@
+//! `delete`: the end of a container whose shim is gone, from nothing but its id.
+//!
+//! containerd runs it when the connection to the shim has broken. What the shim wrote down may be missing, half written
+//! or wrong, so each step stands alone; running it twice does no harm.
+
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use containerd_shim::Flags;
+use containerd_shim_protos::api::DeleteResponse;
+use containerd_shim_protos::protobuf::{Message as _, MessageField};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use runsc_config::Policy;
+
+use crate::bootstrap::Params;
+use crate::error::{Error, Result};
+use crate::layout::{self, Bundle, Record};
+use crate::reaper::{Exit, Reaper};
+use crate::runsc::command::Runsc;
+use crate::{cleanup, clock, id, start};
+
+/// Runs the `delete` action.
+///
+/// # Errors
+/// When the id is malformed or the answer cannot be written; what cannot be cleaned up is logged, not fatal.
+pub(crate) fn run(flags: &Flags) -> Result<()> {
+    id::validate("-id", &flags.id)?;
+    let bundle = if flags.bundle.is_empty() {
+        std::env::current_dir().map_err(|e| Error::io("find the bundle", &e))?
+    } else {
+        PathBuf::from(&flags.bundle)
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|e| Error::io("start the async runtime", &e))?;
+    let pid = runtime.block_on(remove(flags, &Bundle::new(bundle)))?;
+    let response = DeleteResponse {
+        pid: pid
+            .and_then(|pid| u32::try_from(pid).ok())
+            .unwrap_or_default(),
+        // Nobody saw how it ended; it was ended here.
+        exit_status: Exit::Signal(Signal::SIGKILL as i32).status(),
+        exited_at: MessageField::some(clock::timestamp(clock::now())),
+        ..DeleteResponse::default()
+    };
+    let answer = response
+        .write_to_bytes()
+        .map_err(|e| Error::internal(format!("encode the answer: {e}")))?;
+    std::io::stdout()
+        .write_all(&answer)
+        .map_err(|e| Error::io("answer containerd", &e))
+}
+
+/// Returns the pid the sandbox had, if it was written down.
+async fn remove(flags: &Flags, bundle: &Bundle) -> Result<Option<i32>> {
+    let reaper = Reaper::install().map_err(|e| Error::io("become the reaper of sandboxes", &e))?;
+    let sandbox = id::sandbox_of_bundle(bundle.path(), &flags.id);
+    let root = bundle.sandbox_root().unwrap_or_else(|| {
+        let base = Policy::load_default()
+            .unwrap_or_else(|_| Policy::strict())
+            .runsc()
+            .root
+            .clone();
+        layout::sandbox_root(&base, &flags.address, &flags.namespace, &sandbox)
+    });
+    let record = Record::read(&root);
+    if sandbox == flags.id
+        && let Some(record) = &record
+    {
+        end_shim(record, &flags.id).await;
+    }
+    if let Some(record) = &record {
+        let runsc = Runsc::new(
+            record.runsc.clone(),
+            root.clone(),
+            record.flags.clone(),
+            None,
+            Arc::clone(&reaper),
+        );
+        cleanup::remove_container(&runsc, &flags.id, &bundle.rootfs()).await;
+    } else {
+        cleanup::unmount(&bundle.rootfs());
+    }
+    if sandbox == flags.id {
+        let cgroups = record.as_ref().and_then(|record| record.cgroups.as_ref());
+        cleanup::remove_sandbox(&root, &flags.id, cgroups).await;
+        remove_socket(flags, bundle, &sandbox);
+    }
+    Ok(record.and_then(|record| record.sandbox_pid))
+}
+
+/// A shim that has stopped answering but still runs would keep what is removed here in use.
+async fn end_shim(record: &Record, id: &str) {
+    let Ok(pid) = i32::try_from(record.shim_pid) else {
+        return;
+    };
+    let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    let mut arguments = line.split(|byte| *byte == 0);
+    let is_shim = arguments
+        .next()
+        .is_some_and(|program| program.ends_with(b"containerd-shim-bulkhead-v1"))
+        && arguments.any(|argument| argument == id.as_bytes());
+    // A pid of 1 or less is a broken record; the own one can only be a reused number.
+    if is_shim && pid > 1 && record.shim_pid != std::process::id() {
+        let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+    }
+}
+
+/// Removes the socket of the dead shim: where it wrote that it was, and where it would be by default.
+fn remove_socket(flags: &Flags, bundle: &Bundle, sandbox: &str) {
+    let written = std::fs::read_to_string(bundle.path().join("address")).unwrap_or_default();
+    let params = Params {
+        namespace: flags.namespace.clone(),
+        grpc_address: flags.address.clone(),
+        ..Params::default()
+    };
+    for socket in [
+        PathBuf::from(written.trim_start_matches("unix://")),
+        start::socket_path(&params, sandbox),
+    ] {
+        if is_dead_socket(&socket) {
+            let _ = std::fs::remove_file(&socket);
+        }
+    }
+}
+
+fn is_dead_socket(path: &Path) -> bool {
+    use std::os::unix::fs::FileTypeExt as _;
+    std::fs::symlink_metadata(path).is_ok_and(|metadata| metadata.file_type().is_socket())
+        && std::os::unix::net::UnixStream::connect(path).is_err()
+}

@@ -1,0 +1,225 @@
+//! Where things are on the node, and what the shim writes down about a sandbox.
+//!
+//! Each sandbox has a folder of its own below the base (`/run/bulkhead` unless the policy says otherwise). It is runsc's
+//! `--root`, holds the control socket and the shim's record, and is all that `delete` needs. Its name is a hash, for two
+//! reasons: a socket path may be at most 107 bytes long, and two containerds on one node may use the same ids.
+
+use std::fs::{self, DirBuilder};
+use std::io::{self, Read as _, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
+
+use crate::cgroup::Cgroups;
+use crate::error::{Error, Result};
+
+/// Name of the record in a sandbox's folder.
+const RECORD: &str = "bulkhead.json";
+/// What the client asked for, beside the `config.json` that was made of it.
+const ASKED: &str = "config.asked.json";
+/// Name of the file in a bundle that says where its sandbox is.
+const ROOT: &str = "bulkhead-root";
+/// A spec larger than this is not one that a container engine makes.
+const SPEC_MAX: u64 = 8 * 1024 * 1024;
+
+/// The folder of one sandbox: 16 hex digits of what tells it apart on the node.
+pub(crate) fn sandbox_root(
+    base: &Path,
+    containerd: &str,
+    namespace: &str,
+    sandbox: &str,
+) -> PathBuf {
+    let mut hash = Sha256::new();
+    for part in [containerd, namespace, sandbox] {
+        hash.update(part.as_bytes());
+        hash.update([0]);
+    }
+    let name: String = hash
+        .finalize()
+        .iter()
+        .take(8)
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
+    base.join(name)
+}
+
+/// Makes a folder that only root can enter, with its parents. Whoever reaches a control socket owns the sandbox.
+///
+/// # Errors
+/// When it cannot be made or an existing one cannot be locked.
+pub(crate) fn private_dir(path: &Path) -> io::Result<()> {
+    DirBuilder::new().recursive(true).mode(0o700).create(path)?;
+    let metadata = fs::symlink_metadata(path)?;
+    if !metadata.is_dir() {
+        return Err(io::ErrorKind::NotADirectory.into());
+    }
+    if metadata.permissions().mode() & 0o777 != 0o700 {
+        fs::set_permissions(path, fs::Permissions::from_mode(0o700))?;
+    }
+    Ok(())
+}
+
+/// Writes a file that only root can read, whole or not at all.
+///
+/// # Errors
+/// When the disk is full, or the folder cannot be written.
+pub(crate) fn write_private(path: &Path, content: &[u8]) -> io::Result<()> {
+    let staged = path.with_extension("tmp");
+    let write = || {
+        let mut file = fs::File::options()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o600)
+            .open(&staged)?;
+        file.write_all(content)?;
+        fs::rename(&staged, path)
+    };
+    write().inspect_err(|_| {
+        let _ = fs::remove_file(&staged);
+    })
+}
+
+/// What is known of a sandbox, for `delete` and the node tool, when its shim is gone.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Record {
+    /// Version of the shim that wrote it.
+    pub(crate) version: String,
+    pub(crate) id: String,
+    pub(crate) namespace: String,
+    /// The containerd it belongs to, by its gRPC address.
+    pub(crate) containerd: String,
+    pub(crate) bundle: PathBuf,
+    pub(crate) shim_pid: u32,
+    pub(crate) runsc: PathBuf,
+    pub(crate) flags: Vec<String>,
+    pub(crate) sandbox_pid: Option<i32>,
+    pub(crate) cgroups: Option<Cgroups>,
+}
+
+impl Record {
+    /// # Errors
+    /// When it cannot be written.
+    pub(crate) fn write(&self, root: &Path) -> Result<()> {
+        let text = serde_json::to_vec_pretty(self).map_err(|e| Error::internal(e.to_string()))?;
+        write_private(&root.join(RECORD), &text)
+            .map_err(|e| Error::io("write the sandbox's record", &e))
+    }
+
+    pub(crate) fn read(root: &Path) -> Option<Self> {
+        serde_json::from_slice(&fs::read(root.join(RECORD)).ok()?).ok()
+    }
+}
+
+/// The bundle of one container, as containerd made it.
+#[derive(Debug, Clone)]
+pub(crate) struct Bundle(PathBuf);
+
+impl Bundle {
+    pub(crate) fn new(path: impl Into<PathBuf>) -> Self {
+        Self(path.into())
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.0
+    }
+
+    pub(crate) fn rootfs(&self) -> PathBuf {
+        self.0.join("rootfs")
+    }
+
+    /// Where the sandbox of this bundle lives, as written down by [`Bundle::set_sandbox_root`].
+    pub(crate) fn sandbox_root(&self) -> Option<PathBuf> {
+        let text = fs::read_to_string(self.0.join(ROOT)).ok()?;
+        let root = PathBuf::from(text.trim());
+        (root.is_absolute() && root.components().count() > 2).then_some(root)
+    }
+
+    /// Writes down where the sandbox lives: a policy may put it anywhere, and `delete` is told no policy.
+    ///
+    /// # Errors
+    /// When the bundle cannot be written.
+    pub(crate) fn set_sandbox_root(&self, root: &Path) -> Result<()> {
+        let text = root.to_string_lossy();
+        write_private(&self.0.join(ROOT), text.as_bytes())
+            .map_err(|e| Error::io(format!("write {ROOT}"), &e))
+    }
+
+    /// Reads the spec the client asked for.
+    ///
+    /// # Errors
+    /// `InvalidArgument` when it is missing, too large, or no JSON.
+    pub(crate) fn read_spec(&self) -> Result<serde_json::Value> {
+        let path = self.0.join("config.json");
+        let read = || -> io::Result<Vec<u8>> {
+            let mut text = Vec::new();
+            fs::File::open(&path)?
+                .take(SPEC_MAX + 1)
+                .read_to_end(&mut text)?;
+            Ok(text)
+        };
+        let text = read().map_err(|e| Error::invalid(format!("read {}: {e}", path.display())))?;
+        if text.len() as u64 > SPEC_MAX {
+            return Err(Error::invalid(format!(
+                "{}: larger than {SPEC_MAX} bytes",
+                path.display()
+            )));
+        }
+        serde_json::from_slice(&text)
+            .map_err(|e| Error::invalid(format!("parse {}: {e}", path.display())))
+    }
+
+    /// Puts the hardened spec in the place of the one asked for, which is kept beside it. Only a spec that
+    /// `runsc-config` made can be written.
+    ///
+    /// # Errors
+    /// When the bundle cannot be written.
+    pub(crate) fn write_spec(&self, spec: &runsc_config::HardenedSpec) -> Result<()> {
+        let config = self.0.join("config.json");
+        let write = || {
+            fs::copy(&config, self.0.join(ASKED))?;
+            write_private(&config, &spec.to_json_bytes())
+        };
+        write().map_err(|e| Error::io(format!("write {}", config.display()), &e))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_control_socket_fits_into_an_address_for_the_ids_of_kubernetes() {
+        let id = "a".repeat(64);
+        let root = sandbox_root(
+            Path::new("/run/bulkhead"),
+            "/run/containerd/containerd.sock",
+            "k8s.io",
+            &id,
+        );
+        assert!(root.join(format!("runsc-{id}.sock")).as_os_str().len() < 108);
+    }
+
+    #[test]
+    fn sandboxes_of_two_containerds_never_meet() {
+        let base = Path::new("/run/bulkhead");
+        let one = sandbox_root(base, "/run/a.sock", "default", "x");
+        assert_ne!(one, sandbox_root(base, "/run/b.sock", "default", "x"));
+        assert_ne!(one, sandbox_root(base, "/run/a.sock", "defaultx", ""));
+    }
+
+    #[test]
+    fn a_private_dir_is_locked_even_when_it_was_open() {
+        let folder = tempfile::tempdir().expect("tempdir");
+        let path = folder.path().join("a/b");
+        fs::create_dir_all(&path).expect("mkdir");
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("chmod");
+        private_dir(&path).expect("private");
+        assert_eq!(
+            fs::metadata(&path).expect("stat").permissions().mode() & 0o777,
+            0o700
+        );
+    }
+}

@@ -1,0 +1,66 @@
+//! `containerd-shim-bulkhead-v1`: runs containerd's tasks in gVisor, under the node's policy.
+//!
+//! containerd runs this binary to start a shim for a pod (`start`), and to clean up after one that died (`delete`). The
+//! started shim is this binary again, with no action: it serves the Task API until its last container is gone.
+
+mod bootstrap;
+mod cgroup;
+mod cleanup;
+mod clock;
+mod container;
+mod delete;
+mod error;
+mod events;
+mod host;
+mod id;
+mod info;
+mod io;
+mod layout;
+mod logging;
+mod mount;
+mod oom_score;
+mod options;
+mod pod;
+mod poll;
+mod process;
+mod reaper;
+mod runsc;
+mod sandbox;
+mod serve;
+mod service;
+mod start;
+mod stats;
+
+use std::process::ExitCode;
+
+use error::{Error, Result};
+
+fn main() -> ExitCode {
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{}: {error}", env!("CARGO_BIN_NAME"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> Result<()> {
+    let args: Vec<_> = std::env::args_os().skip(1).collect();
+    let flags = containerd_shim::parse(&args).map_err(|e| Error::invalid(e.to_string()))?;
+    if flags.version {
+        println!("{} {}", env!("CARGO_BIN_NAME"), env!("CARGO_PKG_VERSION"));
+        return Ok(());
+    }
+    if flags.info {
+        return info::run();
+    }
+    match flags.action.as_str() {
+        "start" => start::run(&flags),
+        "delete" => delete::run(&flags),
+        "" => serve::run(&flags),
+        other => Err(Error::invalid(format!(
+            "unknown action {other:?}: expected start or delete"
+        ))),
+    }
+}

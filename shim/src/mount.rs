@@ -1,0 +1,278 @@
+//! The root filesystem's mounts, as containerd's snapshotter describes them.
+//!
+//! `containerd-shim` has a `mount_rootfs`, in two forms: one forks and waits with a reaper of its own, which would steal
+//! exits from ours, the other exits the whole process when it cannot change its folder. Neither fits a shim that must
+//! answer every failure, so this is our own, on nix.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use containerd_shim_protos::types::mount::Mount;
+use nix::errno::Errno;
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::sched::{CloneFlags, unshare};
+
+use crate::error::{Error, Result};
+
+/// The kernel copies mount data from one page (`copy_mount_options`).
+const DATA_MAX: usize = 4096 - 1;
+
+/// Mount options that are flags of mount(2), and whether they set or clear it (mount(8)).
+const FLAGS: &[(&str, MsFlags, bool)] = &[
+    ("async", MsFlags::MS_SYNCHRONOUS, false),
+    ("atime", MsFlags::MS_NOATIME, false),
+    ("bind", MsFlags::MS_BIND, true),
+    ("defaults", MsFlags::empty(), true),
+    ("dev", MsFlags::MS_NODEV, false),
+    ("diratime", MsFlags::MS_NODIRATIME, false),
+    ("dirsync", MsFlags::MS_DIRSYNC, true),
+    ("exec", MsFlags::MS_NOEXEC, false),
+    ("mand", MsFlags::MS_MANDLOCK, true),
+    ("noatime", MsFlags::MS_NOATIME, true),
+    ("nodev", MsFlags::MS_NODEV, true),
+    ("nodiratime", MsFlags::MS_NODIRATIME, true),
+    ("noexec", MsFlags::MS_NOEXEC, true),
+    ("nomand", MsFlags::MS_MANDLOCK, false),
+    ("norelatime", MsFlags::MS_RELATIME, false),
+    ("nostrictatime", MsFlags::MS_STRICTATIME, false),
+    ("nosuid", MsFlags::MS_NOSUID, true),
+    ("rbind", MsFlags::MS_BIND.union(MsFlags::MS_REC), true),
+    ("relatime", MsFlags::MS_RELATIME, true),
+    ("remount", MsFlags::MS_REMOUNT, true),
+    ("ro", MsFlags::MS_RDONLY, true),
+    ("rw", MsFlags::MS_RDONLY, false),
+    ("strictatime", MsFlags::MS_STRICTATIME, true),
+    ("suid", MsFlags::MS_NOSUID, false),
+    ("sync", MsFlags::MS_SYNCHRONOUS, true),
+];
+
+#[derive(Debug)]
+struct Plan {
+    kind: String,
+    source: String,
+    flags: MsFlags,
+    data: String,
+}
+
+/// Mounts the rootfs on `target`, all of it or nothing.
+///
+/// Each mount runs on a thread of its own: it can block on a slow disk, and a long overlay needs a working folder of its
+/// own.
+///
+/// # Errors
+/// `InvalidArgument` for options that mount(2) cannot take, else what the kernel said, naming the mount.
+pub(crate) async fn mount_rootfs(mounts: &[Mount], target: &Path) -> Result<()> {
+    let plans = mounts.iter().map(Plan::new).collect::<Result<Vec<_>>>()?;
+    let target = target.to_owned();
+    let (sender, receiver) = tokio::sync::oneshot::channel();
+    std::thread::spawn(move || {
+        let result = plans.iter().try_for_each(|plan| plan.mount(&target));
+        if result.is_err() {
+            let _ = unmount_all(&target);
+        }
+        let _ = sender.send(result);
+    });
+    receiver.await.unwrap_or_else(|_| {
+        Err(Error::internal(
+            "mount the rootfs: the mounting thread died",
+        ))
+    })
+}
+
+impl Plan {
+    fn new(spec: &Mount) -> Result<Self> {
+        let mut flags = MsFlags::empty();
+        let mut data = Vec::new();
+        for option in &spec.options {
+            match FLAGS.iter().find(|(name, ..)| name == option) {
+                Some((_, flag, true)) => flags |= *flag,
+                Some((_, flag, false)) => flags &= !*flag,
+                None => data.push(option.as_str()),
+            }
+        }
+        let plan = Self {
+            kind: spec.type_.clone(),
+            source: spec.source.clone(),
+            flags,
+            data: data.join(","),
+        };
+        if plan.data.contains("loop") && data.contains(&"loop") {
+            return Err(Error::invalid(format!(
+                "rootfs mount {plan}: option \"loop\" is not supported"
+            )));
+        }
+        Ok(plan)
+    }
+
+    fn mount(&self, target: &Path) -> Result<()> {
+        let failed =
+            |e: Errno| Error::internal(format!("mount rootfs {self} on {}: {e}", target.display()));
+        let mut data = self.data.clone();
+        if data.len() > DATA_MAX {
+            // Many layers: name them relative to the folder they share. The folder belongs to this thread alone.
+            let Some((folder, short)) = shorten_lower_dirs(&data) else {
+                return Err(Error::invalid(format!(
+                    "rootfs mount {self}: options exceed {DATA_MAX} bytes"
+                )));
+            };
+            unshare(CloneFlags::CLONE_FS).map_err(failed)?;
+            nix::unistd::chdir(&folder).map_err(failed)?;
+            data = short;
+        }
+        let data = (!data.is_empty()).then_some(data.as_str());
+        mount(
+            Some(self.source.as_str()),
+            target,
+            Some(self.kind.as_str()),
+            self.flags,
+            data,
+        )
+        .map_err(failed)?;
+        if self.flags.contains(MsFlags::MS_BIND | MsFlags::MS_RDONLY) {
+            // A bind takes its read-only flag only when mounted again.
+            mount(
+                None::<&str>,
+                target,
+                None::<&str>,
+                self.flags | MsFlags::MS_REMOUNT,
+                None::<&str>,
+            )
+            .map_err(failed)?;
+        }
+        Ok(())
+    }
+}
+
+impl std::fmt::Display for Plan {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} {:?}", self.kind, self.source)
+    }
+}
+
+/// Rewrites `lowerdir=a:b:c` relative to the longest folder that all layers share.
+fn shorten_lower_dirs(data: &str) -> Option<(PathBuf, String)> {
+    let mut options: Vec<String> = data.split(',').map(str::to_owned).collect();
+    let lower = options
+        .iter_mut()
+        .find(|option| option.starts_with("lowerdir="))?;
+    let layers: Vec<&Path> = lower
+        .trim_start_matches("lowerdir=")
+        .split(':')
+        .map(Path::new)
+        .collect();
+    let mut shared = layers.first()?.parent()?.to_owned();
+    while !layers.iter().all(|layer| layer.starts_with(&shared)) {
+        shared = shared.parent()?.to_owned();
+    }
+    let relative: Option<Vec<&str>> = layers
+        .iter()
+        .map(|l| l.strip_prefix(&shared).ok()?.to_str())
+        .collect();
+    *lower = format!("lowerdir={}", relative?.join(":"));
+    let short = options.join(",");
+    (short.len() <= DATA_MAX).then_some((shared, short))
+}
+
+/// Unmounts everything at and below a path, the deepest first. Nothing mounted is no error.
+///
+/// # Errors
+/// The first failure; what was not reached stays mounted.
+pub(crate) fn unmount_all(target: &Path) -> io::Result<()> {
+    // Mounts may be stacked; the bound is for a mount table that something else keeps filling.
+    for _ in 0..64 {
+        let points = mounts_below(target)?;
+        if points.is_empty() {
+            break;
+        }
+        for point in points.iter().rev() {
+            match umount2(point, MntFlags::UMOUNT_NOFOLLOW) {
+                Ok(()) | Err(Errno::EINVAL | Errno::ENOENT) => {}
+                // A process that is about to die still holds it: let go of the name now, of the rest when it has.
+                Err(Errno::EBUSY) => {
+                    umount2(point, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW)?
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+    Ok(())
+}
+
+fn mounts_below(target: &Path) -> io::Result<Vec<PathBuf>> {
+    let table = std::fs::read_to_string("/proc/self/mountinfo")?;
+    Ok(mount_points(&table)
+        .filter(|point| point.starts_with(target))
+        .collect())
+}
+
+/// The mount points of a mountinfo table, in mount order (proc_pid_mountinfo(5), field 5).
+fn mount_points(table: &str) -> impl Iterator<Item = PathBuf> {
+    table
+        .lines()
+        .filter_map(|line| line.split(' ').nth(4))
+        .map(|field| PathBuf::from(unescape(field)))
+}
+
+/// Undoes the octal escapes of mountinfo.
+fn unescape(field: &str) -> String {
+    let escapes = [
+        ("\\040", " "),
+        ("\\011", "\t"),
+        ("\\012", "\n"),
+        ("\\134", "\\"),
+    ];
+    escapes
+        .iter()
+        .fold(field.to_owned(), |text, (escape, plain)| {
+            text.replace(escape, plain)
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn long_overlays_are_named_relative_to_their_folder() {
+        let layers: Vec<String> = (0..120)
+            .map(|n| format!("/var/lib/containerd/snapshots/overlayfs/{n}/fs"))
+            .collect();
+        let data = format!(
+            "index=off,lowerdir={},upperdir=/u,workdir=/w",
+            layers.join(":")
+        );
+        assert!(data.len() > DATA_MAX);
+        let (folder, short) = shorten_lower_dirs(&data).expect("fits");
+        assert_eq!(folder, Path::new("/var/lib/containerd/snapshots/overlayfs"));
+        assert!(
+            short.starts_with("index=off,lowerdir=0/fs:1/fs:")
+                && short.ends_with("upperdir=/u,workdir=/w")
+        );
+    }
+
+    #[test]
+    fn options_become_flags_and_data() {
+        let options = ["ro", "nosuid", "rbind", "size=1m"]
+            .map(str::to_owned)
+            .to_vec();
+        let plan = Plan::new(&Mount {
+            type_: "bind".into(),
+            options,
+            ..Mount::default()
+        })
+        .expect("plan");
+        assert!(plan.flags.contains(
+            MsFlags::MS_RDONLY | MsFlags::MS_NOSUID | MsFlags::MS_BIND | MsFlags::MS_REC
+        ));
+        assert_eq!(plan.data, "size=1m");
+    }
+
+    #[test]
+    fn mount_points_with_spaces_are_read() {
+        let table = "36 35 98:0 / /mnt\\040a rw,noatime master:1 - ext3 /dev/root rw\n";
+        assert_eq!(
+            mount_points(table).collect::<Vec<_>>(),
+            [PathBuf::from("/mnt a")]
+        );
+    }
+}

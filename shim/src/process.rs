@@ -1,0 +1,349 @@
+//! One process of a container, init or exec: its state, its streams, its exit.
+
+use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicI32, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use runsc_config::HardenedProcess;
+use tokio::sync::watch;
+
+use crate::error::{Code, Error, Result};
+use crate::io::{ProcessIo, Stdio, console};
+use crate::reaper::Exit;
+
+/// How a process ended, and when.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Exited {
+    /// The code, or 128 and the signal.
+    pub(crate) status: u32,
+    pub(crate) at: SystemTime,
+}
+
+impl Exited {
+    pub(crate) fn now(exit: Exit) -> Self {
+        Self {
+            status: exit.status(),
+            at: SystemTime::now(),
+        }
+    }
+}
+
+/// Where a process is in its life. It only ever moves forward, except between running and paused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Phase {
+    Created,
+    Starting,
+    Running,
+    Paused,
+    Stopped(Exited),
+}
+
+#[derive(Debug)]
+struct State {
+    phase: Phase,
+    deleting: bool,
+}
+
+/// What both kinds of process have in common.
+#[derive(Debug)]
+pub(crate) struct Process {
+    /// The exec id; empty for init.
+    pub(crate) exec_id: String,
+    pub(crate) stdio: Stdio,
+    /// What to run, for an exec; init's is in the spec.
+    pub(crate) spec: Option<HardenedProcess>,
+    state: Mutex<State>,
+    exit: watch::Sender<Option<Exited>>,
+    start_answered: watch::Sender<bool>,
+    guest_pid: AtomicI32,
+    io: Mutex<Option<Arc<ProcessIo>>>,
+    terminal: Mutex<Option<OwnedFd>>,
+}
+
+/// Held until the reply to `Start` is on its way: TaskExit must not overtake it.
+#[derive(Debug)]
+pub(crate) struct StartReply(Arc<Process>);
+
+impl Drop for StartReply {
+    fn drop(&mut self) {
+        self.0.start_answered.send_replace(true);
+    }
+}
+
+impl Process {
+    pub(crate) fn new(exec_id: String, stdio: Stdio, spec: Option<HardenedProcess>) -> Self {
+        Self {
+            exec_id,
+            stdio,
+            spec,
+            state: Mutex::new(State {
+                phase: Phase::Created,
+                deleting: false,
+            }),
+            exit: watch::channel(None).0,
+            start_answered: watch::channel(false).0,
+            guest_pid: AtomicI32::new(0),
+            io: Mutex::default(),
+            terminal: Mutex::default(),
+        }
+    }
+
+    pub(crate) fn phase(&self) -> Phase {
+        self.lock().phase
+    }
+
+    fn name(&self) -> String {
+        if self.exec_id.is_empty() {
+            "the container".to_owned()
+        } else {
+            format!("exec {:?}", self.exec_id)
+        }
+    }
+
+    /// Claims the start: only a created process can be started, and only once.
+    ///
+    /// # Errors
+    /// `FailedPrecondition` in any other phase.
+    pub(crate) fn begin_start(self: &Arc<Self>) -> Result<StartReply> {
+        let mut state = self.lock();
+        match state.phase {
+            Phase::Created if !state.deleting => {
+                state.phase = Phase::Starting;
+                Ok(StartReply(Arc::clone(self)))
+            }
+            Phase::Stopped(_) => Err(Error::precondition(format!(
+                "start: {} has exited already",
+                self.name()
+            ))),
+            _ => Err(Error::precondition(format!(
+                "start: {} has been started already",
+                self.name()
+            ))),
+        }
+    }
+
+    /// It runs now, unless its exit has been seen already.
+    pub(crate) fn set_running(&self) {
+        let mut state = self.lock();
+        if state.phase == Phase::Starting {
+            state.phase = Phase::Running;
+        }
+    }
+
+    /// Moves between running and paused.
+    pub(crate) fn set_paused(&self, paused: bool) {
+        let mut state = self.lock();
+        match (state.phase, paused) {
+            (Phase::Running, true) => state.phase = Phase::Paused,
+            (Phase::Paused, false) => state.phase = Phase::Running,
+            _ => {}
+        }
+    }
+
+    /// Records the exit. Returns whether this call did: there is one exit, and one event for it.
+    pub(crate) fn set_exited(&self, exited: Exited) -> bool {
+        {
+            let mut state = self.lock();
+            if matches!(state.phase, Phase::Stopped(_)) {
+                return false;
+            }
+            state.phase = Phase::Stopped(exited);
+        }
+        if let Some(io) = self.io() {
+            io.process_exited();
+        }
+        self.exit.send_replace(Some(exited));
+        true
+    }
+
+    /// Waits until it has exited, for as long as it takes.
+    pub(crate) async fn wait(&self) -> Exited {
+        let mut exit = self.exit.subscribe();
+        match exit
+            .wait_for(Option::is_some)
+            .await
+            .ok()
+            .and_then(|exited| *exited)
+        {
+            Some(exited) => exited,
+            // The sender is a field of this process: it cannot be gone while the process is borrowed.
+            None => Exited::now(Exit::Signal(9)),
+        }
+    }
+
+    /// Waits until the reply to `Start`, if one is being made, has been handed to the client.
+    pub(crate) async fn wait_start_answered(&self, was_started: bool) {
+        if was_started {
+            let mut answered = self.start_answered.subscribe();
+            let _ = tokio::time::timeout(
+                Duration::from_secs(5),
+                answered.wait_for(|answered| *answered),
+            )
+            .await;
+        }
+    }
+
+    /// Claims the delete of a process that does not run.
+    ///
+    /// # Errors
+    /// `FailedPrecondition` while it runs, `NotFound` when another delete is at work.
+    pub(crate) fn begin_delete(&self) -> Result<Phase> {
+        let mut state = self.lock();
+        if state.deleting {
+            return Err(Error::not_found(format!(
+                "delete: {} is being deleted already",
+                self.name()
+            )));
+        }
+        match state.phase {
+            Phase::Starting | Phase::Running | Phase::Paused => Err(Error::precondition(format!(
+                "delete: {} is running: a task must be stopped before it is deleted",
+                self.name()
+            ))),
+            phase => {
+                state.deleting = true;
+                Ok(phase)
+            }
+        }
+    }
+
+    /// Whether a signal can be delivered.
+    ///
+    /// # Errors
+    /// `NotFound` once it has exited: that is what a client takes for "already gone".
+    pub(crate) fn check_alive(&self) -> Result<Phase> {
+        match self.phase() {
+            Phase::Stopped(_) => Err(Error::new(
+                Code::NotFound,
+                format!("{}: process already finished", self.name()),
+            )),
+            phase => Ok(phase),
+        }
+    }
+
+    pub(crate) fn guest_pid(&self) -> i32 {
+        self.guest_pid.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn set_guest_pid(&self, pid: i32) {
+        self.guest_pid.store(pid, Ordering::Relaxed);
+    }
+
+    pub(crate) fn io(&self) -> Option<Arc<ProcessIo>> {
+        self.io
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    pub(crate) fn set_io(&self, io: ProcessIo) {
+        *self.io.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(io));
+    }
+
+    /// Lets go of the streams, once what is in flight has been delivered.
+    pub(crate) async fn close_io(&self) {
+        let io = self
+            .io
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        self.terminal
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        if let Some(io) = io {
+            io.process_exited();
+            io.drain().await;
+        }
+    }
+
+    /// Connects the streams to a terminal's master, which stays with the process for its size.
+    ///
+    /// # Errors
+    /// When a FIFO cannot be opened.
+    pub(crate) fn set_terminal(&self, master: OwnedFd) -> Result<()> {
+        self.set_io(ProcessIo::terminal(&self.stdio, &master)?);
+        *self.terminal.lock().unwrap_or_else(PoisonError::into_inner) = Some(master);
+        Ok(())
+    }
+
+    /// # Errors
+    /// `FailedPrecondition` where there is no terminal, `InvalidArgument` for an impossible size.
+    pub(crate) fn resize(&self, width: u32, height: u32) -> Result<()> {
+        match &*self.terminal.lock().unwrap_or_else(PoisonError::into_inner) {
+            Some(master) => console::resize(master, width, height),
+            None => Err(Error::precondition(format!(
+                "resize: {} has no terminal",
+                self.name()
+            ))),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn process() -> Arc<Process> {
+        Arc::new(Process::new(String::new(), Stdio::default(), None))
+    }
+
+    #[test]
+    fn a_process_starts_once() {
+        let process = process();
+        let _reply = process.begin_start().expect("first start");
+        assert_eq!(
+            process.begin_start().expect_err("second start").code(),
+            Code::FailedPrecondition
+        );
+    }
+
+    #[test]
+    fn the_first_exit_counts() {
+        let process = process();
+        assert!(process.set_exited(Exited::now(Exit::Code(3))));
+        assert!(!process.set_exited(Exited::now(Exit::Signal(9))));
+        assert!(matches!(
+            process.phase(),
+            Phase::Stopped(Exited { status: 3, .. })
+        ));
+        process.set_running();
+        assert!(
+            matches!(process.phase(), Phase::Stopped(_)),
+            "an exit seen during start stays"
+        );
+    }
+
+    #[test]
+    fn delete_is_refused_while_running_and_happens_once() {
+        let process = process();
+        let reply = process.begin_start().expect("start");
+        process.set_running();
+        assert_eq!(
+            process.begin_delete().expect_err("running").code(),
+            Code::FailedPrecondition
+        );
+        process.set_exited(Exited::now(Exit::Code(0)));
+        process.begin_delete().expect("delete");
+        assert_eq!(
+            process.begin_delete().expect_err("twice").code(),
+            Code::NotFound
+        );
+        drop(reply);
+    }
+
+    #[test]
+    fn a_signal_to_a_finished_process_finds_nothing() {
+        let process = process();
+        process.set_exited(Exited::now(Exit::Code(0)));
+        assert_eq!(
+            process.check_alive().expect_err("gone").code(),
+            Code::NotFound
+        );
+    }
+}

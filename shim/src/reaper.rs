@@ -1,0 +1,250 @@
+//! One reaper for every child: runsc commands, and the sandboxes and gofers that outlive them.
+//!
+//! `runsc create` starts the sandbox and the gofer and exits; both are then re-parented to the nearest subreaper. The
+//! shim is that subreaper, so the exit of a sandbox is an exit of a child and its status is never lost. Because one loop
+//! reaps everything with `waitpid(-1)`, nothing else in this process may wait for a child: `tokio::process` would lose
+//! the race. A pid stays valid (a zombie at worst) until this loop has recorded its exit, so a signal sent to a child
+//! whose [`ExitWatch`] is still open can never reach a stranger.
+
+use std::collections::{HashMap, VecDeque};
+use std::io;
+use std::process::Command;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::Pid;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+
+/// How many exits of not yet claimed children are remembered.
+///
+/// A sandbox can die between the moment `runsc create` exits and the moment its pid has been read; more than a few such
+/// at once means a fork storm in a hook, where forgetting the oldest is right.
+const UNCLAIMED_MAX: usize = 256;
+
+/// How a process ended, in the terms of `wait(2)`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Exit {
+    /// It called exit with this code.
+    Code(i32),
+    /// This signal killed it.
+    Signal(i32),
+}
+
+impl Exit {
+    /// Decodes a raw wait status, as the sentry reports it (`pkg/abi/linux/wait.go`: the kernel's own layout).
+    pub(crate) fn from_raw(raw: u32) -> Self {
+        match raw & 0x7f {
+            0 => Self::Code(i32::try_from((raw >> 8) & 0xff).unwrap_or(255)),
+            signal => Self::Signal(i32::try_from(signal).unwrap_or(9)),
+        }
+    }
+
+    /// The exit status containerd's clients expect: the code itself, or 128 and the signal.
+    pub(crate) fn status(self) -> u32 {
+        match self {
+            Self::Code(code) => u32::try_from(code).unwrap_or(255),
+            Self::Signal(signal) => u32::try_from(signal).unwrap_or(127) + 128,
+        }
+    }
+
+    pub(crate) fn success(self) -> bool {
+        self == Self::Code(0)
+    }
+}
+
+/// Tells when one child has exited; cheap to clone, any number may wait.
+#[derive(Debug, Clone)]
+pub(crate) struct ExitWatch {
+    pid: i32,
+    exit: watch::Receiver<Option<Exit>>,
+}
+
+impl ExitWatch {
+    pub(crate) fn pid(&self) -> i32 {
+        self.pid
+    }
+
+    /// The exit, if it has happened.
+    pub(crate) fn get(&self) -> Option<Exit> {
+        *self.exit.borrow()
+    }
+
+    /// Waits for the exit, for as long as it takes.
+    pub(crate) async fn wait(&mut self) -> Exit {
+        match self.exit.wait_for(Option::is_some).await {
+            Ok(exit) => exit.unwrap_or(Exit::Signal(9)),
+            // The reaper lives as long as the process; should it ever be gone, the child counts as killed.
+            Err(_) => Exit::Signal(9),
+        }
+    }
+
+    /// Waits for the exit until the deadline; `None` when the child is still there.
+    pub(crate) async fn wait_for(&mut self, limit: Duration) -> Option<Exit> {
+        tokio::time::timeout(limit, self.wait()).await.ok()
+    }
+
+    /// Sends a signal, unless the child has been reaped already.
+    pub(crate) fn signal(&self, signal: Signal) {
+        if self.get().is_none() {
+            // ESRCH is the child that exited just now; its exit is about to be recorded.
+            let _ = kill(Pid::from_raw(self.pid), signal);
+        }
+    }
+}
+
+#[derive(Debug, Default)]
+struct Children {
+    watched: HashMap<i32, watch::Sender<Option<Exit>>>,
+    unclaimed: VecDeque<(i32, Exit)>,
+}
+
+/// Reaps all children of the shim and hands each exit to whoever watches for it.
+#[derive(Debug, Default)]
+pub(crate) struct Reaper {
+    children: Mutex<Children>,
+}
+
+impl Reaper {
+    /// Makes this process the subreaper of its descendants and starts reaping.
+    ///
+    /// # Errors
+    /// When the kernel refuses the subreaper attribute or the SIGCHLD handler.
+    pub(crate) fn install() -> io::Result<Arc<Self>> {
+        nix::sys::prctl::set_child_subreaper(true)?;
+        let mut child_exited = signal(SignalKind::child())?;
+        let reaper = Arc::new(Self::default());
+        let this = Arc::clone(&reaper);
+        tokio::spawn(async move {
+            while child_exited.recv().await.is_some() {
+                this.reap();
+            }
+        });
+        Ok(reaper)
+    }
+
+    /// Starts a command as a watched child.
+    ///
+    /// # Errors
+    /// What `Command::spawn` fails with.
+    pub(crate) fn spawn(&self, command: &mut Command) -> io::Result<ExitWatch> {
+        // The lock is held across the spawn, so the reaper cannot see the exit before the watch exists.
+        let mut children = self.lock();
+        let child = command.spawn()?;
+        let pid = i32::try_from(child.id()).unwrap_or_default();
+        let (sender, exit) = watch::channel(None);
+        children
+            .unclaimed
+            .retain(|(unclaimed, _)| *unclaimed != pid);
+        children.watched.insert(pid, sender);
+        Ok(ExitWatch { pid, exit })
+    }
+
+    /// Watches a process that became, or is about to become, a child of the shim: a sandbox or a gofer.
+    pub(crate) fn adopt(&self, pid: i32) -> ExitWatch {
+        let mut children = self.lock();
+        if let Some(sender) = children.watched.get(&pid) {
+            return ExitWatch {
+                pid,
+                exit: sender.subscribe(),
+            };
+        }
+        let known = children
+            .unclaimed
+            .iter()
+            .find(|(p, _)| *p == pid)
+            .map(|(_, exit)| *exit);
+        let gone = matches!(kill(Pid::from_raw(pid), None), Err(Errno::ESRCH));
+        let (sender, exit) = watch::channel(known.or(gone.then_some(Exit::Signal(9))));
+        if known.is_none() && !gone {
+            children.watched.insert(pid, sender);
+        }
+        ExitWatch { pid, exit }
+    }
+
+    fn reap(&self) {
+        loop {
+            let (pid, exit) = match waitpid(Pid::from_raw(-1), Some(WaitPidFlag::WNOHANG)) {
+                Ok(WaitStatus::Exited(pid, code)) => (pid.as_raw(), Exit::Code(code)),
+                Ok(WaitStatus::Signaled(pid, signal, _)) => {
+                    (pid.as_raw(), Exit::Signal(signal as i32))
+                }
+                Ok(WaitStatus::StillAlive) | Err(Errno::ECHILD) => return,
+                Ok(_) | Err(Errno::EINTR) => continue,
+                Err(error) => {
+                    tracing::warn!(%error, "waitpid failed");
+                    return;
+                }
+            };
+            let mut children = self.lock();
+            match children.watched.remove(&pid) {
+                Some(sender) => {
+                    sender.send_replace(Some(exit));
+                }
+                None => {
+                    if children.unclaimed.len() >= UNCLAIMED_MAX {
+                        children.unclaimed.pop_front();
+                    }
+                    children.unclaimed.push_back((pid, exit));
+                }
+            }
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Children> {
+        self.children.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Held by every test that has children: a reaper takes those of the whole process.
+#[cfg(test)]
+pub(crate) static CHILDREN: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn raw_statuses_decode_as_wait_does() {
+        assert_eq!(Exit::from_raw(9), Exit::Signal(9));
+        assert_eq!(Exit::from_raw(1792), Exit::Code(7));
+        assert_eq!(Exit::from_raw(0), Exit::Code(0));
+        assert_eq!(Exit::from_raw(255 << 8), Exit::Code(255));
+        assert_eq!(Exit::Signal(15).status(), 143);
+        assert_eq!(Exit::Code(255).status(), 255);
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn an_adopted_grandchild_reports_its_exit() {
+        grandchild(false).await;
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn a_grandchild_adopted_after_its_exit_still_reports_it() {
+        grandchild(true).await;
+    }
+
+    async fn grandchild(late: bool) {
+        let _alone = CHILDREN.lock().await;
+        let reaper = Reaper::install().expect("reaper");
+        // The shell leaves a grandchild behind and prints its pid, as `runsc create` leaves the sandbox.
+        let (reader, writer) = std::io::pipe().expect("pipe");
+        let mut command = Command::new("/bin/sh");
+        command
+            .args(["-c", "(sleep 0.2; exit 7) & echo $!"])
+            .stdout(writer);
+        let mut shell = reaper.spawn(&mut command).expect("spawn");
+        drop(command);
+        assert_eq!(shell.wait().await, Exit::Code(0));
+        let mut line = String::new();
+        std::io::Read::read_to_string(&mut &reader, &mut line).ok();
+        let pid = line.trim().parse().expect("pid");
+        if late {
+            tokio::time::sleep(Duration::from_millis(400)).await;
+        }
+        assert_eq!(reaper.adopt(pid).wait().await, Exit::Code(7));
+    }
+}

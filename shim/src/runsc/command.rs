@@ -1,0 +1,305 @@
+//! The `runsc` command: how it is run, bounded in time and output, and what its failure means.
+
+use std::ffi::{OsStr, OsString};
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+use tokio::task::JoinHandle;
+
+use crate::error::{Code, Error, Result};
+use crate::poll;
+use crate::reaper::{Exit, ExitWatch, Reaper};
+use crate::runsc::log::{LogPipe, one_line};
+use crate::runsc::state_file::StateFile;
+
+/// The only variable runsc and its hooks start with. Nothing of containerd's environment (registry credentials,
+/// proxies) may reach them: see `docs/policy.md`.
+const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+/// How much of a command's output is kept, in bytes; the rest is read and dropped.
+const OUTPUT_MAX: usize = 4 * 1024 * 1024;
+const STDERR_MAX: usize = 16 * 1024;
+/// How long a killed command may take to be reaped.
+const KILL_GRACE: Duration = Duration::from_secs(5);
+
+/// The descriptors a command starts with; `None` is /dev/null.
+#[derive(Debug, Default)]
+pub(crate) struct Stdio3 {
+    pub(crate) stdin: Option<OwnedFd>,
+    pub(crate) stdout: Option<OwnedFd>,
+    pub(crate) stderr: Option<OwnedFd>,
+}
+
+/// Runs runsc for one sandbox.
+///
+/// Every sandbox has a `--root` of its own: runsc's commands match ids by prefix within a root, and so could hit the
+/// wrong container where two ids share a beginning.
+#[derive(Debug)]
+pub(crate) struct Runsc {
+    binary: PathBuf,
+    root: PathBuf,
+    flags: Vec<String>,
+    oom_score_adj: Option<i32>,
+    reaper: Arc<Reaper>,
+    sequence: AtomicU32,
+}
+
+impl Runsc {
+    /// `flags` are the global flags the policy decided on; `oom_score_adj` is what the children get back when the shim
+    /// itself runs with a lower score than it was started with.
+    pub(crate) fn new(
+        binary: PathBuf,
+        root: PathBuf,
+        flags: Vec<String>,
+        oom_score_adj: Option<i32>,
+        reaper: Arc<Reaper>,
+    ) -> Self {
+        Self {
+            binary,
+            root,
+            flags,
+            oom_score_adj,
+            reaper,
+            sequence: AtomicU32::new(0),
+        }
+    }
+
+    pub(crate) fn root(&self) -> &Path {
+        &self.root
+    }
+
+    pub(crate) fn reaper(&self) -> &Arc<Reaper> {
+        &self.reaper
+    }
+
+    /// A path inside the sandbox's root that nothing uses yet. No part of it comes from a client: `runsc exec
+    /// --detach` drops any argument that contains "detach", and ids may be long.
+    pub(crate) fn scratch_path(&self, kind: &str) -> PathBuf {
+        let number = self.sequence.fetch_add(1, Ordering::Relaxed);
+        self.root.join(format!("{kind}-{number}"))
+    }
+
+    /// Runs `runsc SUBCOMMAND ARGS` with the given stdio and waits for it.
+    ///
+    /// # Errors
+    /// `Internal` with runsc's own last error when it fails, `DeadlineExceeded` when it was killed for taking too long.
+    pub(crate) async fn run(
+        &self,
+        subcommand: &str,
+        args: &[&OsStr],
+        stdio: Stdio3,
+        limit: Duration,
+    ) -> Result<()> {
+        let log = self.log_pipe(subcommand)?;
+        let mut command = self.command(subcommand, args, &log);
+        command.stdin(stdio.stdin.map_or_else(Stdio::null, Stdio::from));
+        command.stdout(stdio.stdout.map_or_else(Stdio::null, Stdio::from));
+        command.stderr(stdio.stderr.map_or_else(Stdio::null, Stdio::from));
+        let mut child = self.spawn(subcommand, command)?;
+        self.finish(subcommand, &mut child, &log, None, limit).await
+    }
+
+    /// Runs a command that answers on stdout; at most [`OUTPUT_MAX`] bytes of it are kept.
+    ///
+    /// # Errors
+    /// As [`Runsc::run`].
+    pub(crate) async fn output(
+        &self,
+        subcommand: &str,
+        args: &[&OsStr],
+        limit: Duration,
+    ) -> Result<Vec<u8>> {
+        let log = self.log_pipe(subcommand)?;
+        let mut command = self.command(subcommand, args, &log);
+        let pipes = || -> io::Result<_> { Ok((io::pipe()?, io::pipe()?)) };
+        let ((out, out_writer), (err, err_writer)) =
+            pipes().map_err(|e| Error::io(format!("runsc {subcommand}: pipe"), &e))?;
+        command
+            .stdin(Stdio::null())
+            .stdout(out_writer)
+            .stderr(err_writer);
+        let mut child = self.spawn(subcommand, command)?;
+        let collect = |pipe: io::PipeReader, max| collect(OwnedFd::from(pipe), max);
+        let stdout = collect(out, OUTPUT_MAX).map_err(|e| Error::io("read runsc's output", &e))?;
+        let stderr = collect(err, STDERR_MAX).map_err(|e| Error::io("read runsc's output", &e))?;
+        self.finish(subcommand, &mut child, &log, Some(stderr), limit)
+            .await?;
+        Ok(finished(stdout).await)
+    }
+
+    /// Runs a subcommand that acts on one container and has nothing to say.
+    ///
+    /// # Errors
+    /// `NotFound` when runsc has no such container, else as [`Runsc::run`].
+    pub(crate) async fn act(
+        &self,
+        subcommand: &str,
+        options: &[&str],
+        id: &str,
+        limit: Duration,
+    ) -> Result<()> {
+        // runsc takes any id that begins with the one given: make sure that the exact one exists.
+        if StateFile::find(&self.root, id).is_none() {
+            return Err(Error::not_found(format!(
+                "runsc {subcommand}: container {id:?} has no state file"
+            )));
+        }
+        let mut args: Vec<&OsStr> = options.iter().map(OsStr::new).collect();
+        args.push(OsStr::new(id));
+        self.output(subcommand, &args, limit).await.map(|_| ())
+    }
+
+    /// Starts a command that stays: the caller owns the wait for it.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub(crate) fn start(
+        &self,
+        subcommand: &str,
+        args: &[&OsStr],
+        stdio: Stdio3,
+    ) -> Result<(ExitWatch, LogPipe)> {
+        let log = self.log_pipe(subcommand)?;
+        let mut command = self.command(subcommand, args, &log);
+        command.stdin(stdio.stdin.map_or_else(Stdio::null, Stdio::from));
+        command.stdout(stdio.stdout.map_or_else(Stdio::null, Stdio::from));
+        command.stderr(stdio.stderr.map_or_else(Stdio::null, Stdio::from));
+        Ok((self.spawn(subcommand, command)?, log))
+    }
+
+    fn log_pipe(&self, subcommand: &str) -> Result<LogPipe> {
+        LogPipe::create(self.scratch_path("log"))
+            .map_err(|e| Error::io(format!("runsc {subcommand}: log pipe"), &e))
+    }
+
+    fn command(&self, subcommand: &str, args: &[&OsStr], log: &LogPipe) -> Command {
+        let option = |name: &str, value: &Path| {
+            let mut option = OsString::from(name);
+            option.push(value);
+            option
+        };
+        let mut command = Command::new(&self.binary);
+        command.env_clear().env("PATH", PATH).current_dir("/");
+        command
+            .arg(option("--root=", &self.root))
+            .arg(option("--log=", log.path()))
+            .arg("--log-format=json");
+        command.args(&self.flags).arg(subcommand).args(args);
+        if let Some(score) = self.oom_score_adj {
+            let score = score.to_string();
+            // SAFETY: between fork and exec only open, write and close of a prepared string happen, all of them
+            // async-signal-safe; the allocation of the path is a constant.
+            unsafe {
+                command.pre_exec(move || {
+                    // Raising the score needs no privilege; where it fails the sandbox merely keeps the shim's.
+                    let _ = nix::fcntl::open(
+                        c"/proc/self/oom_score_adj",
+                        nix::fcntl::OFlag::O_WRONLY,
+                        nix::sys::stat::Mode::empty(),
+                    )
+                    .map(|fd| nix::unistd::write(fd, score.as_bytes()));
+                    Ok(())
+                });
+            }
+        }
+        command
+    }
+
+    fn spawn(&self, subcommand: &str, mut command: Command) -> Result<ExitWatch> {
+        self.reaper.spawn(&mut command).map_err(|error| {
+            let path = self.binary.display();
+            let message = format!("runsc {subcommand}: cannot run {path}: {error}");
+            match error.kind() {
+                io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied => Error::precondition(format!(
+                    "{message}; install runsc or set runsc.path in the policy file to an executable file"
+                )),
+                _ => Error::internal(message),
+            }
+        })
+    }
+
+    async fn finish(
+        &self,
+        subcommand: &str,
+        child: &mut ExitWatch,
+        log: &LogPipe,
+        stderr: Option<JoinHandle<Vec<u8>>>,
+        limit: Duration,
+    ) -> Result<()> {
+        let Some(exit) = child.wait_for(limit).await else {
+            child.signal(Signal::SIGKILL);
+            child.wait_for(KILL_GRACE).await;
+            let limit = limit.as_secs_f32();
+            return Err(Error::new(
+                Code::DeadlineExceeded,
+                format!("runsc {subcommand} did not finish within {limit} s and was killed"),
+            ));
+        };
+        if exit.success() {
+            return Ok(());
+        }
+        let reason = match log.last_error().await {
+            Some(reason) => reason,
+            None => match stderr {
+                Some(stderr) => one_line(&String::from_utf8_lossy(&finished(stderr).await)),
+                None => String::new(),
+            },
+        };
+        Err(Error::internal(failure(subcommand, exit, &reason)))
+    }
+}
+
+/// One line that says what failed, how it ended and what runsc said about it.
+pub(crate) fn failure(subcommand: &str, exit: Exit, reason: &str) -> String {
+    let how = match exit {
+        Exit::Code(code) => format!("exit code {code}"),
+        Exit::Signal(signal) => format!("killed by signal {signal}"),
+    };
+    if reason.is_empty() {
+        format!("runsc {subcommand} failed ({how}) and gave no reason")
+    } else {
+        format!("runsc {subcommand} failed ({how}): {reason}")
+    }
+}
+
+/// Finds an executable the way a shell does, in the PATH the shim was started with.
+pub(crate) fn look_up(program: &Path) -> Option<PathBuf> {
+    if program.components().count() > 1 {
+        return Some(program.to_owned());
+    }
+    let path = std::env::var_os("PATH").unwrap_or_else(|| OsString::from(PATH));
+    std::env::split_paths(&path)
+        .map(|folder| folder.join(program))
+        .find(|candidate| candidate.is_file())
+}
+
+/// Reads a pipe to its end in the background, keeping the first `max` bytes.
+fn collect(fd: OwnedFd, max: usize) -> io::Result<JoinHandle<Vec<u8>>> {
+    let fd = poll::pollable(fd)?;
+    Ok(tokio::spawn(async move {
+        let (mut kept, mut chunk) = (Vec::new(), [0_u8; 8192]);
+        while let Ok(read @ 1..) = poll::read(&fd, &mut chunk).await {
+            let room = max.saturating_sub(kept.len()).min(read);
+            kept.extend_from_slice(chunk.get(..room).unwrap_or_default());
+        }
+        kept
+    }))
+}
+
+/// What a finished command left in its pipe. A process it left behind may hold the pipe open, so the wait is short.
+async fn finished(output: JoinHandle<Vec<u8>>) -> Vec<u8> {
+    let abort = output.abort_handle();
+    match tokio::time::timeout(Duration::from_secs(1), output).await {
+        Ok(output) => output.unwrap_or_default(),
+        Err(_) => {
+            abort.abort();
+            Vec::new()
+        }
+    }
+}

@@ -1,0 +1,456 @@
+//! One way to control a sandbox, two ways to reach it: the control socket (0.1 to 1 ms) and the `runsc` command (17 ms
+//! and more, most of it Go's start-up).
+//!
+//! Upstream promises nothing about the socket, so each method falls back on its own: when the sentry cannot be reached
+//! at it, does not know it, or answers something else, that is logged once and the command serves it for the rest of the
+//! sandbox's life. An ordinary error is an answer, not a reason to fall back. Methods and argument shapes are those of
+//! `runsc/boot/controller.go` and `pkg/sentry/control/proc.go`.
+
+use std::ffi::OsStr;
+use std::fs;
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use runsc_config::HardenedProcess;
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+
+use crate::error::{Code, Error, Result};
+use crate::reaper::{Exit, ExitWatch};
+use crate::runsc::command::{Runsc, Stdio3, failure};
+use crate::runsc::log::one_line;
+use crate::runsc::socket::{self, CallError};
+
+/// How long the sentry may take to answer anything but a wait.
+const CALL_LIMIT: Duration = Duration::from_secs(10);
+/// How long a runsc command may take to do the same.
+const COMMAND_LIMIT: Duration = Duration::from_secs(30);
+/// No limit, for the one kind of wait that has none: for a container to exit.
+const FOREVER: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
+
+/// The methods that have a socket side, each falling back for itself.
+#[derive(Debug, Clone, Copy)]
+enum Method {
+    Wait,
+    WaitPid,
+    Signal,
+    State,
+    Processes,
+    Execute,
+}
+
+impl Method {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Wait => "containerManager.Wait",
+            Self::WaitPid => "containerManager.WaitPID",
+            Self::Signal => "containerManager.Signal",
+            Self::State => "containerManager.ContainerRuntimeState",
+            Self::Processes => "containerManager.Processes",
+            Self::Execute => "containerManager.ExecuteAsync",
+        }
+    }
+
+    fn bit(self) -> u32 {
+        1 << (self as u32)
+    }
+}
+
+/// Whom a signal is for; the numbers are the sentry's own (`boot.SignalDeliveryMode`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Target {
+    /// The container's init process.
+    Init,
+    /// One process that was exec'd, by its pid inside the sandbox.
+    Process(i32),
+    /// Every process of the container.
+    All,
+}
+
+/// What the sentry says of a container (`boot.ContainerRuntimeState`; it says stopped for unknown ids too).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum RuntimeState {
+    Creating,
+    Running,
+    Stopped,
+}
+
+/// One process of the guest, as far as the shim uses it.
+#[derive(Debug, Clone, Deserialize)]
+pub(crate) struct GuestProcess {
+    /// Its threads; each counts as one task against RLIMIT_NPROC.
+    #[serde(default)]
+    pub(crate) threads: Option<Vec<i64>>,
+}
+
+/// An exec'd process: its pid inside the sandbox and, on the command backend, the runsc process that waits for it.
+#[derive(Debug)]
+pub(crate) struct Executed {
+    pub(crate) guest_pid: i32,
+    pub(crate) keeper: Option<ExitWatch>,
+}
+
+/// Controls one sandbox.
+#[derive(Debug)]
+pub(crate) struct Control {
+    runsc: Arc<Runsc>,
+    socket: PathBuf,
+    sandbox: ExitWatch,
+    fallen_back: AtomicU32,
+}
+
+impl Control {
+    /// `use_socket` off makes every method use the command from the start.
+    pub(crate) fn new(
+        runsc: Arc<Runsc>,
+        socket: PathBuf,
+        sandbox: ExitWatch,
+        use_socket: bool,
+    ) -> Self {
+        let fallen_back = AtomicU32::new(if use_socket { 0 } else { u32::MAX });
+        Self {
+            runsc,
+            socket,
+            sandbox,
+            fallen_back,
+        }
+    }
+
+    /// Waits until the container's init has exited. Before `start` the sentry answers with an error.
+    ///
+    /// # Errors
+    /// When neither backend can tell; the sandbox may just have gone.
+    pub(crate) async fn wait(&self, id: &str) -> Result<Exit> {
+        match self.call_forever::<u32>(Method::Wait, &json!(id)).await? {
+            Some(raw) => Ok(Exit::from_raw(raw)),
+            None => self.wait_command(&[], id).await,
+        }
+    }
+
+    /// Waits until an exec'd process has exited. Its status is given out once.
+    ///
+    /// # Errors
+    /// As [`Control::wait`].
+    pub(crate) async fn wait_pid(&self, id: &str, pid: i32) -> Result<Exit> {
+        match self
+            .call_forever::<u32>(Method::WaitPid, &json!({ "CID": id, "PID": pid }))
+            .await?
+        {
+            Some(raw) => Ok(Exit::from_raw(raw)),
+            None => self.wait_command(&["--pid", &pid.to_string()], id).await,
+        }
+    }
+
+    /// Sends a signal.
+    ///
+    /// # Errors
+    /// `NotFound` when the process has gone, `DeadlineExceeded` when the sentry does not answer.
+    pub(crate) async fn signal(&self, id: &str, target: Target, signal: i32) -> Result<()> {
+        let (pid, mode) = match target {
+            Target::Init => (0, 0),
+            Target::Process(pid) => (pid, 0),
+            Target::All => (0, 1),
+        };
+        let arg = json!({ "CID": id, "Signo": signal, "PID": pid, "Mode": mode });
+        let sent = match self.call::<Value>(Method::Signal, &arg, &[]).await {
+            Ok(Some(_)) => Ok(()),
+            Ok(None) => {
+                let (number, pid) = (signal.to_string(), pid.to_string());
+                let options = match target {
+                    Target::Init => vec![],
+                    Target::Process(_) => vec!["--pid", &pid],
+                    Target::All => vec!["--all"],
+                };
+                let mut args: Vec<&OsStr> = options.iter().map(OsStr::new).collect();
+                args.extend([OsStr::new(id), OsStr::new(&number)]);
+                self.runsc
+                    .output("kill", &args, COMMAND_LIMIT)
+                    .await
+                    .map(|_| ())
+            }
+            Err(error) => Err(error),
+        };
+        sent.map_err(|error| {
+            // `kernel.SendExternalSignalThreadGroup` and `signalProcess` say it in these words.
+            let text = error.to_string();
+            if text.contains("no such process") || text.contains("not running") {
+                Error::not_found(text)
+            } else {
+                error
+            }
+        })
+    }
+
+    /// Asks the sentry for the container's state.
+    ///
+    /// # Errors
+    /// When neither backend answers.
+    pub(crate) async fn state(&self, id: &str) -> Result<RuntimeState> {
+        #[derive(Deserialize)]
+        struct State {
+            status: String,
+        }
+        if let Some(state) = self.call::<u32>(Method::State, &json!(id), &[]).await? {
+            return Ok(match state {
+                1 => RuntimeState::Creating,
+                2 => RuntimeState::Running,
+                _ => RuntimeState::Stopped,
+            });
+        }
+        let text = self
+            .runsc
+            .output("state", &[OsStr::new(id)], COMMAND_LIMIT)
+            .await?;
+        let state: State = parse("state", &text)?;
+        Ok(match state.status.as_str() {
+            "creating" | "created" => RuntimeState::Creating,
+            "running" | "paused" => RuntimeState::Running,
+            _ => RuntimeState::Stopped,
+        })
+    }
+
+    /// Lists the guest's processes.
+    ///
+    /// # Errors
+    /// When neither backend answers.
+    pub(crate) async fn processes(&self, id: &str) -> Result<Vec<GuestProcess>> {
+        if let Some(list) = self
+            .call::<Option<Vec<GuestProcess>>>(Method::Processes, &json!(id), &[])
+            .await?
+        {
+            return Ok(list.unwrap_or_default());
+        }
+        let args = [OsStr::new("--format=json"), OsStr::new(id)];
+        parse("ps", &self.runsc.output("ps", &args, COMMAND_LIMIT).await?)
+    }
+
+    /// Starts a process in a running container with the given stdio; with a terminal all three are its replica.
+    ///
+    /// # Errors
+    /// `InvalidArgument` with the sentry's words when the program cannot be run, `ResourceExhausted` at the task limit.
+    pub(crate) async fn execute(
+        &self,
+        id: &str,
+        process: &HardenedProcess,
+        stdio: [OwnedFd; 3],
+    ) -> Result<Executed> {
+        let fds: Vec<BorrowedFd<'_>> = stdio.iter().map(OwnedFd::as_fd).collect();
+        let started = match self
+            .call::<i32>(Method::Execute, &exec_args(id, process), &fds)
+            .await
+        {
+            Ok(Some(guest_pid)) => Ok(Executed {
+                guest_pid,
+                keeper: None,
+            }),
+            Ok(None) => self.execute_command(id, process, stdio).await,
+            Err(error) => Err(error),
+        };
+        started.map_err(|error| {
+            let text = error.to_string();
+            if text.contains("resource temporarily unavailable") {
+                let limit = "the tasks of one uid share a limit in the whole sandbox (limits.pids in the policy file)";
+                Error::new(Code::ResourceExhausted, format!("{text}: {limit}"))
+            } else if error.code() == Code::Internal {
+                Error::invalid(text)
+            } else {
+                error
+            }
+        })
+    }
+
+    /// The command's way to exec: a `runsc exec` that stays as the process's waiter. It is the fallback because each
+    /// such helper costs some 22 MB of resident memory.
+    async fn execute_command(
+        &self,
+        id: &str,
+        process: &HardenedProcess,
+        stdio: [OwnedFd; 3],
+    ) -> Result<Executed> {
+        let [stdin, stdout, stderr] = stdio;
+        let (spec, pid_file) = (
+            self.runsc.scratch_path("process"),
+            self.runsc.scratch_path("pid"),
+        );
+        let files = Scratch(vec![spec.clone(), pid_file.clone()]);
+        fs::write(&spec, process.to_json_bytes())
+            .map_err(|e| Error::io("write the process for runsc exec", &e))?;
+        let args = [
+            OsStr::new("--process"),
+            spec.as_os_str(),
+            OsStr::new("--internal-pid-file"),
+            pid_file.as_os_str(),
+            OsStr::new(id),
+        ];
+        let stdio = Stdio3 {
+            stdin: Some(stdin),
+            stdout: Some(stdout),
+            stderr: Some(stderr),
+        };
+        let (mut keeper, log) = self.runsc.start("exec", &args, stdio)?;
+        let deadline = tokio::time::Instant::now() + COMMAND_LIMIT;
+        loop {
+            if let Some(guest_pid) = fs::read_to_string(&pid_file)
+                .ok()
+                .and_then(|text| text.trim().parse().ok())
+            {
+                drop(files);
+                return Ok(Executed {
+                    guest_pid,
+                    keeper: Some(keeper),
+                });
+            }
+            if let Some(exit) = keeper.wait_for(Duration::from_millis(5)).await {
+                // It may have written the pid, seen a short process out, and gone.
+                if let Some(guest_pid) = fs::read_to_string(&pid_file)
+                    .ok()
+                    .and_then(|t| t.trim().parse().ok())
+                {
+                    return Ok(Executed {
+                        guest_pid,
+                        keeper: Some(keeper),
+                    });
+                }
+                let reason = log.last_error().await.unwrap_or_default();
+                return Err(Error::internal(failure("exec", exit, &reason)));
+            }
+            if tokio::time::Instant::now() >= deadline {
+                keeper.signal(nix::sys::signal::Signal::SIGKILL);
+                let limit = COMMAND_LIMIT.as_secs();
+                return Err(Error::new(
+                    Code::DeadlineExceeded,
+                    format!("runsc exec: no pid within {limit} s"),
+                ));
+            }
+        }
+    }
+
+    async fn wait_command(&self, options: &[&str], id: &str) -> Result<Exit> {
+        #[derive(Deserialize)]
+        struct Waited {
+            #[serde(rename = "exitStatus")]
+            exit_status: i32,
+        }
+        let mut args: Vec<&OsStr> = options.iter().map(OsStr::new).collect();
+        args.push(OsStr::new(id));
+        let waited: Waited = parse("wait", &self.runsc.output("wait", &args, FOREVER).await?)?;
+        Ok(Exit::Code(waited.exit_status))
+    }
+
+    /// `Ok(None)` means: use the command.
+    async fn call<R: DeserializeOwned>(
+        &self,
+        method: Method,
+        arg: &Value,
+        fds: &[BorrowedFd<'_>],
+    ) -> Result<Option<R>> {
+        if self.has_fallen_back(method) {
+            return Ok(None);
+        }
+        let reply = socket::call(&self.socket, method.name(), arg, fds, CALL_LIMIT).await;
+        self.judge(method, reply).await
+    }
+
+    async fn call_forever<R: DeserializeOwned>(
+        &self,
+        method: Method,
+        arg: &Value,
+    ) -> Result<Option<R>> {
+        if self.has_fallen_back(method) {
+            return Ok(None);
+        }
+        let reply = socket::call_unbounded(&self.socket, method.name(), arg, &[]).await;
+        self.judge(method, reply).await
+    }
+
+    async fn judge<R>(
+        &self,
+        method: Method,
+        reply: std::result::Result<R, CallError>,
+    ) -> Result<Option<R>> {
+        let error = match reply {
+            Ok(result) => return Ok(Some(result)),
+            Err(error) => error,
+        };
+        let message = || {
+            format!(
+                "sandbox: {}: {}",
+                method.name(),
+                one_line(&error.to_string())
+            )
+        };
+        match error {
+            CallError::Answer(ref text) => Err(Error::internal(one_line(text))),
+            CallError::Timeout(_) => Err(Error::new(Code::DeadlineExceeded, message())),
+            CallError::Connect(_)
+            | CallError::Broken(_)
+            | CallError::Decode(_)
+            | CallError::UnknownMethod => {
+                // A sandbox that is going away closes its socket first: that is no reason to distrust the method.
+                if self
+                    .sandbox
+                    .clone()
+                    .wait_for(Duration::from_millis(300))
+                    .await
+                    .is_some()
+                {
+                    return Err(Error::not_found("the sandbox has exited"));
+                }
+                if self.fallen_back.fetch_or(method.bit(), Ordering::Relaxed) & method.bit() == 0 {
+                    tracing::warn!("{}; the runsc command serves it from here on", message());
+                }
+                Ok(None)
+            }
+        }
+    }
+
+    fn has_fallen_back(&self, method: Method) -> bool {
+        self.fallen_back.load(Ordering::Relaxed) & method.bit() != 0
+    }
+}
+
+/// Files that a fallback exec needs until it has started.
+struct Scratch(Vec<PathBuf>);
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        for file in &self.0 {
+            let _ = fs::remove_file(file);
+        }
+    }
+}
+
+/// The argument of `ExecuteAsync` (`control.ExecArgs`). All five capability sets are always sent: without them the
+/// sentry would give uid 0 every capability there is.
+fn exec_args(id: &str, process: &HardenedProcess) -> Value {
+    let caps = process.capabilities();
+    json!({
+        "argv": process.args(),
+        "envv": process.env(),
+        "wd": process.cwd(),
+        "KUID": process.uid(),
+        "KGID": process.gid(),
+        "ExtraKGIDs": process.additional_gids(),
+        "NoNewPrivileges": process.no_new_privileges(),
+        "Capabilities": {
+            "PermittedCaps": caps.permitted,
+            "InheritableCaps": caps.inheritable,
+            "EffectiveCaps": caps.effective,
+            "BoundingCaps": caps.bounding,
+            "AmbientCaps": caps.ambient,
+        },
+        "StdioIsPty": process.terminal(),
+        "SupportTTYs": true,
+        "GuestFDs": [0, 1, 2],
+        "ContainerID": id,
+    })
+}
+
+fn parse<T: DeserializeOwned>(command: &str, text: &[u8]) -> Result<T> {
+    serde_json::from_slice(text)
+        .map_err(|e| Error::internal(format!("runsc {command}: answer not understood: {e}")))
+}

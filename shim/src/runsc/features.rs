@@ -1,0 +1,148 @@
+//! What a runsc binary can do: asked of the binary itself, once for each one.
+//!
+//! A version says little (`--version` may print VERSION_MISSING), so flags and features are read from `runsc flags` and
+//! `runsc features`. Asking costs 30 ms, so the answers are kept in the base folder under what identifies the file.
+
+use std::io::{self, Read as _};
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+use runsc_config::Features;
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Code, Error, Result};
+use crate::layout;
+use crate::reaper::Reaper;
+
+/// How long one question may take.
+const LIMIT: Duration = Duration::from_secs(10);
+/// How much of an answer is read, in bytes; `runsc flags` prints some 20 KiB.
+const ANSWER_MAX: u64 = 1024 * 1024;
+const CACHE: &str = "runsc-features.json";
+
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Identity {
+    device: u64,
+    inode: u64,
+    size: u64,
+    changed: (i64, i64),
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Answers {
+    identity: Identity,
+    flags: String,
+    features: Option<String>,
+}
+
+/// The features of the binary at `binary`, from the cache in `base` where it still holds.
+///
+/// # Errors
+/// `FailedPrecondition` when the binary is missing or cannot be run.
+pub(crate) async fn of(binary: &Path, base: &Path, reaper: &Arc<Reaper>) -> Result<Features> {
+    let metadata = std::fs::metadata(binary)
+        .map_err(|e| Error::precondition(format!("runsc: cannot use {}: {e}", binary.display())))?;
+    let identity = Identity {
+        device: metadata.dev(),
+        inode: metadata.ino(),
+        size: metadata.size(),
+        changed: (metadata.ctime(), metadata.ctime_nsec()),
+    };
+    let cache = base.join(CACHE);
+    let cached = std::fs::read(&cache)
+        .ok()
+        .and_then(|text| serde_json::from_slice::<Answers>(&text).ok());
+    let answers = match cached.filter(|answers| answers.identity == identity) {
+        Some(answers) => answers,
+        None => {
+            let answers = ask(binary, identity, reaper).await?;
+            let kept = layout::private_dir(base)
+                .and_then(|()| Ok(serde_json::to_vec(&answers)?))
+                .and_then(|text| layout::write_private(&cache, &text));
+            if let Err(error) = kept {
+                tracing::warn!(%error, "runsc's features could not be kept; they are asked for again next time");
+            }
+            answers
+        }
+    };
+    Features::parse(&answers.flags, answers.features.as_deref())
+        .map_err(|e| Error::precondition(format!("runsc: {} is not usable: {e}", binary.display())))
+}
+
+async fn ask(binary: &Path, identity: Identity, reaper: &Arc<Reaper>) -> Result<Answers> {
+    let (code, flags) = answer(binary, "flags", true, reaper).await?;
+    if code != 0 {
+        let first = flags
+            .lines()
+            .find(|line| !line.trim().is_empty())
+            .unwrap_or("no output")
+            .trim();
+        return Err(Error::precondition(format!(
+            "runsc: {} does not answer `flags` (exit code {code}): {}",
+            binary.display(),
+            crate::runsc::log::one_line(first)
+        )));
+    }
+    let (code, features) = answer(binary, "features", false, reaper).await?;
+    Ok(Answers {
+        identity,
+        flags,
+        features: (code == 0).then_some(features),
+    })
+}
+
+/// Runs one question; `runsc flags` answers on stderr.
+async fn answer(
+    binary: &Path,
+    question: &str,
+    with_stderr: bool,
+    reaper: &Arc<Reaper>,
+) -> Result<(u32, String)> {
+    let cannot = |e: &io::Error| {
+        let message = format!("runsc {question}: cannot run {}: {e}", binary.display());
+        Error::precondition(format!(
+            "{message}; install runsc or set runsc.path in the policy file"
+        ))
+    };
+    let (reader, writer) = io::pipe().map_err(|e| cannot(&e))?;
+    let stderr = if with_stderr {
+        writer.try_clone().map_err(|e| cannot(&e))?.into()
+    } else {
+        Stdio::null()
+    };
+    let mut command = Command::new(binary);
+    command
+        .env_clear()
+        .arg(question)
+        .stdin(Stdio::null())
+        .stdout(writer)
+        .stderr(stderr);
+    let mut child = reaper.spawn(&mut command).map_err(|e| cannot(&e))?;
+    drop(command);
+    // The pipe is read on a thread: the answer is larger than a pipe holds, and this happens once a binary.
+    let read = tokio::task::spawn_blocking(move || {
+        let mut text = Vec::new();
+        let read = reader.take(ANSWER_MAX).read_to_end(&mut text);
+        read.map(|_| String::from_utf8_lossy(&text).into_owned())
+    });
+    let Some(exit) = child.wait_for(LIMIT).await else {
+        child.signal(Signal::SIGKILL);
+        child.wait().await;
+        let limit = LIMIT.as_secs();
+        return Err(Error::new(
+            Code::DeadlineExceeded,
+            format!("runsc {question}: no answer within {limit} s"),
+        ));
+    };
+    let text = tokio::time::timeout(Duration::from_secs(1), read).await;
+    let text = text
+        .ok()
+        .and_then(std::result::Result::ok)
+        .and_then(io::Result::ok)
+        .unwrap_or_default();
+    Ok((exit.status(), text))
+}

@@ -1,0 +1,241 @@
+//! runsc's own log, read back.
+//!
+//! Each command gets a FIFO as its `--log`, so that the reason of a failure reaches the client. The sandbox and the
+//! gofer inherit the writing end and keep it for life: what they write is the word of an untrusted peer, so it is read
+//! for as long as they live (a full pipe would stop the sentry), bounded in size, and only counted beyond a rate.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use nix::fcntl::OFlag;
+use nix::sys::stat::Mode;
+use tokio::io::unix::AsyncFd;
+
+use crate::poll;
+
+/// The longest message that is passed on, in bytes.
+const MESSAGE_MAX: usize = 2048;
+/// How much may wait for the end of its JSON object, in bytes.
+const PENDING_MAX: usize = 64 * 1024;
+/// How many lines of one sandbox reach the shim's log in one second; the rest is counted.
+const LINES_PER_SECOND: u32 = 20;
+
+#[derive(Debug, serde::Deserialize)]
+struct Entry {
+    #[serde(default)]
+    msg: String,
+    #[serde(default)]
+    level: String,
+}
+
+/// The reading end of one `--log` FIFO.
+#[derive(Debug)]
+pub(crate) struct LogPipe {
+    path: PathBuf,
+    last_error: Arc<Mutex<Option<String>>>,
+}
+
+impl LogPipe {
+    /// Makes the FIFO and starts reading it.
+    ///
+    /// # Errors
+    /// When the FIFO cannot be made or opened.
+    pub(crate) fn create(path: PathBuf) -> io::Result<Self> {
+        nix::unistd::mkfifo(&path, Mode::from_bits_truncate(0o600))?;
+        let file = File::options()
+            .read(true)
+            .custom_flags(OFlag::O_NONBLOCK.bits())
+            .open(&path)
+            .inspect_err(|_| {
+                let _ = std::fs::remove_file(&path);
+            })?;
+        let last_error = Arc::default();
+        tokio::spawn(Reader::new(Arc::clone(&last_error)).run(poll::pollable(file.into())?));
+        Ok(Self { path, last_error })
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The last error that runsc logged, as one readable line.
+    pub(crate) async fn last_error(&self) -> Option<String> {
+        // The command has exited, so all that it wrote is in the pipe: let the reader run once.
+        for _ in 0..3 {
+            tokio::task::yield_now().await;
+        }
+        tokio::time::sleep(Duration::from_millis(2)).await;
+        self.last_error
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+}
+
+impl Drop for LogPipe {
+    fn drop(&mut self) {
+        // The name has done its work once the command has run: those that hold the pipe open keep it.
+        let _ = std::fs::remove_file(&self.path);
+    }
+}
+
+struct Reader {
+    pending: Vec<u8>,
+    last_error: Arc<Mutex<Option<String>>>,
+    second: Instant,
+    lines: u32,
+    suppressed: u64,
+}
+
+impl Reader {
+    fn new(last_error: Arc<Mutex<Option<String>>>) -> Self {
+        Self {
+            pending: Vec::new(),
+            last_error,
+            second: Instant::now(),
+            lines: 0,
+            suppressed: 0,
+        }
+    }
+
+    async fn run(mut self, fd: AsyncFd<File>) {
+        let mut chunk = [0_u8; 4096];
+        while let Ok(read @ 1..) = poll::read(&fd, &mut chunk).await {
+            self.pending
+                .extend_from_slice(chunk.get(..read).unwrap_or_default());
+            self.take_entries();
+        }
+    }
+
+    /// Takes whole JSON objects off the front: runsc puts nothing between them.
+    fn take_entries(&mut self) {
+        let pending = std::mem::take(&mut self.pending);
+        let mut stream = serde_json::Deserializer::from_slice(&pending).into_iter::<Entry>();
+        let mut malformed = false;
+        loop {
+            match stream.next() {
+                Some(Ok(entry)) => self.note(&entry),
+                Some(Err(error)) if error.is_eof() => break,
+                Some(Err(_)) => {
+                    malformed = true;
+                    break;
+                }
+                None => break,
+            }
+        }
+        let rest = pending.get(stream.byte_offset()..).unwrap_or_default();
+        if malformed {
+            // Not a JSON log: a Go panic, or a runsc that was told otherwise. Its text is the best there is.
+            let text = String::from_utf8_lossy(
+                rest.get(..MESSAGE_MAX.min(rest.len())).unwrap_or_default(),
+            );
+            let text = text
+                .lines()
+                .find(|line| !line.trim().is_empty())
+                .unwrap_or_default()
+                .to_owned();
+            self.note(&Entry {
+                msg: text,
+                level: "error".to_owned(),
+            });
+        } else if rest.len() <= PENDING_MAX {
+            self.pending = rest.to_vec();
+        }
+    }
+
+    fn note(&mut self, entry: &Entry) {
+        let message = one_line(&entry.msg);
+        if message.is_empty() {
+            return;
+        }
+        if self.second.elapsed() >= Duration::from_secs(1) {
+            if self.suppressed > 0 {
+                tracing::warn!(lines = self.suppressed, "runsc log lines left out");
+            }
+            (self.second, self.lines, self.suppressed) = (Instant::now(), 0, 0);
+        }
+        self.lines += 1;
+        if self.lines > LINES_PER_SECOND {
+            self.suppressed += 1;
+        } else {
+            tracing::warn!(level = %one_line(&entry.level), "runsc: {message}");
+        }
+        if matches!(entry.level.as_str(), "error" | "fatal" | "panic") {
+            *self
+                .last_error
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner) = Some(message);
+        }
+    }
+}
+
+/// One printable line of bounded length: control characters could rewrite a terminal or forge a log line.
+pub(crate) fn one_line(text: &str) -> String {
+    let mut line = String::with_capacity(text.len().min(MESSAGE_MAX));
+    for c in text.trim().chars() {
+        if line.len() >= MESSAGE_MAX {
+            line.push('…');
+            break;
+        }
+        line.push(if c.is_control() { ' ' } else { c });
+    }
+    line
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn last_error_of(chunks: &[&[u8]]) -> Option<String> {
+        let last = Arc::default();
+        let mut reader = Reader::new(Arc::clone(&last));
+        for chunk in chunks {
+            reader.pending.extend_from_slice(chunk);
+            reader.take_entries();
+        }
+        last.lock().expect("lock").clone()
+    }
+
+    #[test]
+    fn the_last_error_is_found_among_entries_without_separators() {
+        let log = br#"{"msg":"first","level":"error"}{"msg":"note","level":"info"}{"msg":"second\nline","level":"error"}"#;
+        assert_eq!(last_error_of(&[log]).as_deref(), Some("second line"));
+    }
+
+    #[test]
+    fn an_entry_cut_by_the_pipe_is_put_together() {
+        assert_eq!(
+            last_error_of(&[br#"{"msg":"wh"#, br#"ole","level":"error"}"#]).as_deref(),
+            Some("whole")
+        );
+    }
+
+    #[test]
+    fn text_that_is_not_json_is_kept_as_it_is() {
+        assert_eq!(
+            last_error_of(&[b"panic: oh no\ngoroutine 1\n"]).as_deref(),
+            Some("panic: oh no")
+        );
+    }
+
+    #[test]
+    fn an_endless_entry_is_dropped_and_bounded() {
+        let mut reader = Reader::new(Arc::default());
+        for _ in 0..1000 {
+            reader.pending.extend_from_slice(&[b'"'; 1]);
+            reader.pending.extend_from_slice(&[b'a'; 1024]);
+            reader.take_entries();
+            assert!(reader.pending.len() <= PENDING_MAX + 2048);
+        }
+    }
+
+    #[test]
+    fn control_characters_never_reach_a_log() {
+        assert_eq!(one_line("a\x1b[31mb\r\nc"), "a [31mb  c");
+        assert!(one_line(&"x".repeat(1 << 20)).len() <= MESSAGE_MAX + 4);
+    }
+}

@@ -1,0 +1,8 @@
+//! Everything that talks to runsc: the command, its log, its state file, and the sandbox's control socket.
+
+pub(crate) mod command;
+pub(crate) mod control;
+pub(crate) mod features;
+pub(crate) mod log;
+pub(crate) mod socket;
+pub(crate) mod state_file;

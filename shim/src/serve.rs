@@ -1,0 +1,184 @@
+//! The serving shim: one process for one pod, one thread, until its last container is gone.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixListener as StdListener;
+use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use containerd_shim::Flags;
+use containerd_shim_protos::shim_async::create_task;
+use containerd_shim_protos::ttrpc::asynchronous::Server;
+use containerd_shim_protos::ttrpc::asynchronous::transport::Listener;
+use futures_core::Stream;
+use tokio::net::{UnixListener, UnixStream};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::Notify;
+
+use crate::error::{Error, Result};
+use crate::events::Events;
+use crate::pod::Pod;
+use crate::reaper::Reaper;
+use crate::sandbox::Owner;
+use crate::service::Service;
+use crate::{logging, oom_score, start};
+
+const TASK_V3: &str = "containerd.task.v3.Task";
+const TASK_V2: &str = "containerd.task.v2.Task";
+/// How long containerd may take to accept the last events.
+const FLUSH_LIMIT: Duration = Duration::from_secs(5);
+
+/// Serves on the listener that `start` passed as stdin.
+///
+/// # Errors
+/// When stdin is no listening socket or the runtime cannot be set up.
+pub(crate) fn run(flags: &Flags) -> Result<()> {
+    let listener = take_listener().map_err(|e| {
+        Error::invalid(format!(
+            "no action given and stdin is no socket ({e}): this binary is run by containerd"
+        ))
+    })?;
+    let bundle = std::env::current_dir().map_err(|e| Error::io("find the bundle", &e))?;
+    logging::init(flags.debug, &bundle);
+    let score = oom_score::protect();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .thread_keep_alive(Duration::from_secs(1))
+        .build()
+        .map_err(|e| Error::io("start the async runtime", &e))?;
+    runtime.block_on(serve(flags, listener, score))
+}
+
+async fn serve(flags: &Flags, listener: StdListener, oom_score_adj: Option<i32>) -> Result<()> {
+    let reaper = Reaper::install().map_err(|e| Error::io("become the reaper of sandboxes", &e))?;
+    let ttrpc_address = std::env::var("TTRPC_ADDRESS").unwrap_or_default();
+    let events = Events::new(flags.namespace.clone(), ttrpc_address);
+    let owner = Owner {
+        namespace: flags.namespace.clone(),
+        containerd: flags.address.clone(),
+    };
+    let pod = Arc::new(Pod::new(owner, oom_score_adj, reaper, events));
+    let shutdown = Arc::new(Notify::new());
+    let mut server = server(listener, &pod, &shutdown)?;
+    server
+        .start()
+        .await
+        .map_err(|e| Error::internal(format!("serve: {e}")))?;
+    tracing::info!(
+        id = flags.id,
+        namespace = flags.namespace,
+        version = env!("CARGO_PKG_VERSION"),
+        "serving"
+    );
+    let socket = PathBuf::from(&flags.socket);
+    loop {
+        wait_for_end(&pod, &shutdown).await?;
+        if leave(&socket, &pod) {
+            break;
+        }
+    }
+    pod.events().flush(FLUSH_LIMIT).await;
+    // The reply to Shutdown is queued behind this task: let it out before the connections close.
+    tokio::time::sleep(Duration::from_millis(10)).await;
+    let _ = tokio::time::timeout(Duration::from_secs(1), server.shutdown()).await;
+    Ok(())
+}
+
+/// Returns when the shim has been asked to end. A signal ends one that has no containers and is logged otherwise: the
+/// containers would lose their only keeper.
+async fn wait_for_end(pod: &Pod, shutdown: &Notify) -> Result<()> {
+    let handler = |kind| signal(kind).map_err(|e| Error::io("handle signals", &e));
+    let (mut term, mut int) = (
+        handler(SignalKind::terminate())?,
+        handler(SignalKind::interrupt())?,
+    );
+    loop {
+        let name = tokio::select! {
+            () = shutdown.notified() => return Ok(()),
+            _ = term.recv() => "SIGTERM",
+            _ = int.recv() => "SIGINT",
+        };
+        if pod.is_empty() {
+            return Ok(());
+        }
+        tracing::warn!(
+            "{name} ignored: this shim still has containers; delete them, or kill it with SIGKILL"
+        );
+    }
+}
+
+/// Takes the socket away, unless a container has come in between: `start` looks for it under the same lock.
+fn leave(socket: &Path, pod: &Pod) -> bool {
+    let folder = socket.parent().unwrap_or(Path::new("/"));
+    let lock = start::lock(folder);
+    if let Err(error) = &lock {
+        tracing::warn!(%error, "leaving without the lock");
+    }
+    if !pod.is_empty() {
+        return false;
+    }
+    if let Err(error) = std::fs::remove_file(socket) {
+        tracing::debug!(%error, socket = %socket.display(), "socket already gone");
+    }
+    true
+}
+
+/// One service under both names: the messages of v2 and v3 are the same.
+fn server(listener: StdListener, pod: &Arc<Pod>, shutdown: &Arc<Notify>) -> Result<Server> {
+    let failed = |e: io::Error| Error::io("listen", &e);
+    listener.set_nonblocking(true).map_err(failed)?;
+    let listener = UnixListener::from_std(listener).map_err(failed)?;
+    let service = || {
+        create_task(Arc::new(Service::new(
+            Arc::clone(pod),
+            Arc::clone(shutdown),
+        )))
+    };
+    let mut v2 = service();
+    if let Some(methods) = v2.remove(TASK_V3) {
+        v2.insert(TASK_V2.to_owned(), methods);
+    }
+    Ok(Server::new()
+        .add_listener(Listener::new(RootOnly(listener)))
+        .register_service(service())
+        .register_service(v2))
+}
+
+/// Accepts connections of root and drops all others, whatever the socket's mode has become.
+struct RootOnly(UnixListener);
+
+impl Stream for RootOnly {
+    type Item = io::Result<UnixStream>;
+
+    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        loop {
+            let accepted = match self.0.poll_accept(cx) {
+                Poll::Ready(accepted) => accepted.map(|(stream, _)| stream),
+                Poll::Pending => return Poll::Pending,
+            };
+            match accepted.and_then(|stream| Ok((stream.peer_cred()?.uid(), stream))) {
+                Ok((0, stream)) => return Poll::Ready(Some(Ok(stream))),
+                Ok((uid, _)) => {
+                    tracing::warn!(uid, "connection refused: only root may control a sandbox")
+                }
+                Err(error) => return Poll::Ready(Some(Err(error))),
+            }
+        }
+    }
+}
+
+/// Takes the listener from stdin and leaves /dev/null there, so that no child inherits it.
+fn take_listener() -> io::Result<StdListener> {
+    use std::os::fd::AsFd as _;
+    let stdin = io::stdin().as_fd().try_clone_to_owned()?;
+    let listening = nix::sys::socket::getsockopt(&stdin, nix::sys::socket::sockopt::AcceptConn)?;
+    if !listening {
+        return Err(io::Error::other("not listening"));
+    }
+    let null = OwnedFd::from(std::fs::File::open("/dev/null")?);
+    nix::unistd::dup2_stdin(&null)?;
+    Ok(StdListener::from(stdin))
+}

@@ -1,0 +1,79 @@
+//! From the shim's own types to the messages of the Task API, and back.
+
+use containerd_shim_protos::api::PidsResponse;
+use containerd_shim_protos::api::{ProcessInfo, StateResponse, Status};
+use containerd_shim_protos::protobuf::well_known_types::any::Any;
+use containerd_shim_protos::protobuf::{EnumOrUnknown, MessageField};
+use serde_json::Value;
+
+use crate::clock;
+use crate::container::Container;
+use crate::error::{Error, Result};
+use crate::process::{Phase, Process};
+
+/// The end of the type URL under which containerd sends an OCI process (`client/task.go`, registered by typeurl).
+const PROCESS_TYPE: &str = "opencontainers/runtime-spec/1/Process";
+
+/// The state of init or of an exec.
+pub(super) fn state(container: &Container, process: &Process) -> StateResponse {
+    let mut state = StateResponse::new();
+    state.id.clone_from(&container.id);
+    state.bundle = container.bundle.path().display().to_string();
+    state.pid = container.sandbox().pid();
+    state.exec_id.clone_from(&process.exec_id);
+    state.stdin.clone_from(&process.stdio.stdin);
+    state.stdout.clone_from(&process.stdio.stdout);
+    state.stderr.clone_from(&process.stdio.stderr);
+    state.terminal = process.stdio.terminal;
+    state.status = EnumOrUnknown::new(match process.phase() {
+        // A start that has not been answered yet has not happened for the client.
+        Phase::Created | Phase::Starting => Status::CREATED,
+        Phase::Running => Status::RUNNING,
+        Phase::Paused => Status::PAUSED,
+        Phase::Stopped(exited) => {
+            state.exit_status = exited.status;
+            state.exited_at = MessageField::some(clock::timestamp(exited.at));
+            Status::STOPPED
+        }
+    });
+    state
+}
+
+/// The host's processes of the sandbox. The guest's own pids mean nothing outside, and a client that acts on what it is
+/// told (`kill`, `ps -p`) must never hit a stranger.
+pub(super) fn pids(container: &Container) -> PidsResponse {
+    let sandbox = container.sandbox();
+    let mut pids: Vec<u32> = sandbox
+        .cgroups
+        .pids()
+        .iter()
+        .filter_map(|pid| u32::try_from(*pid).ok())
+        .collect();
+    if sandbox.exit.get().is_none() && !pids.contains(&sandbox.pid()) {
+        pids.push(sandbox.pid());
+    }
+    let info = |pid| ProcessInfo {
+        pid,
+        ..ProcessInfo::default()
+    };
+    PidsResponse {
+        processes: pids.into_iter().map(info).collect(),
+        ..PidsResponse::default()
+    }
+}
+
+/// The process an exec asks for.
+///
+/// # Errors
+/// `InvalidArgument` when it is missing, of another type, or no JSON.
+pub(super) fn process_spec(spec: Option<&Any>) -> Result<Value> {
+    let spec = spec.ok_or_else(|| Error::invalid("exec: the request has no process spec"))?;
+    if !spec.type_url.ends_with(PROCESS_TYPE) {
+        return Err(Error::invalid(format!(
+            "exec: spec of type {:?} is not an OCI process",
+            spec.type_url
+        )));
+    }
+    serde_json::from_slice(&spec.value)
+        .map_err(|e| Error::invalid(format!("exec: the process spec does not parse: {e}")))
+}
