@@ -28,4 +28,6 @@ pub use policy::{
     Backend, Hooks, Limits, Network, Platform, Policy, PolicyError, Rootfs, RunscPolicy, Scratch,
 };
 pub use report::{Change, Refusal, RefusalKind, Report};
-pub use spec::{Caller, ContainerKind, Context, Hardened, HardenedSpec, HostFacts, harden};
+pub use spec::{
+    Caller, ContainerKind, Context, Hardened, HardenedSpec, HostFacts, harden, validate,
+};

@@ -152,15 +152,27 @@ pub struct Hardened {
     pub tasks_limit: u64,
 }
 
+/// Checks that a spec is one: an object whose fields have the types of the specification. A field of the wrong type is
+/// the client's mistake, whatever the node could do with it.
+///
+/// # Errors
+/// `InvalidArgument`, naming the field as far as the parser can.
+pub fn validate(asked: &Value) -> Result<(), Refusal> {
+    if !asked.is_object() {
+        return Err(Refusal::invalid("config.json", "must be an object"));
+    }
+    serde_json::from_value::<oci_spec::runtime::Spec>(asked.clone())
+        .map(|_| ())
+        .map_err(|e| Refusal::invalid("config.json", e))
+}
+
 /// Intersects what a spec asks for with what the policy allows.
 ///
 /// # Errors
 /// For a malformed spec, for a request whose refusal the program would notice (a host namespace, a device), and for
 /// what this runsc cannot enforce.
 pub fn harden(asked: Value, policy: &Policy, context: &Context<'_>) -> Result<Hardened, Refusal> {
-    // Types first: a field of the wrong type is the client's mistake and is named as such.
-    serde_json::from_value::<oci_spec::runtime::Spec>(asked.clone())
-        .map_err(|e| Refusal::invalid("config.json", e))?;
+    validate(&asked)?;
     let Value::Object(mut spec) = asked else {
         return Err(Refusal::invalid("config.json", "must be an object"));
     };
@@ -404,6 +416,9 @@ pub(crate) mod tests {
     fn malformed_specs_are_refused_as_such() {
         let refused = [
             harden(json!(null), &Policy::strict(), &context()),
+            harden(json!([]), &Policy::strict(), &context()),
+            harden(json!(7), &Policy::strict(), &context()),
+            harden(json!("text"), &Policy::strict(), &context()),
             harden(json!({}), &Policy::strict(), &context()),
             changed(|spec| spec["process"] = Value::Null),
             changed(|spec| spec["process"] = json!("sh")),

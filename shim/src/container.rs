@@ -22,7 +22,7 @@ use crate::io::{ProcessIo, Stdio, console};
 use crate::layout::Bundle;
 use crate::process::{Exited, Phase, Process, StartReply};
 use crate::reaper::Exit;
-use crate::runsc::control::{RuntimeState, Target};
+use crate::runsc::control::{Executed, RuntimeState, Target};
 use crate::sandbox::Sandbox;
 use crate::stats::GuestCounts;
 
@@ -225,33 +225,42 @@ impl Container {
         let (container, exec) = (Arc::clone(self), Arc::clone(exec));
         tokio::spawn(async move {
             let mut sandbox_exit = container.sandbox.exit.clone();
-            let waited = async {
-                match executed.keeper {
-                    Some(mut keeper) => Ok(keeper.wait().await),
-                    None => {
-                        container
-                            .sandbox
-                            .control
-                            .wait_pid(&container.id, executed.guest_pid)
-                            .await
-                    }
-                }
-            };
             let exit = tokio::select! {
                 biased;
-                exit = waited => match exit {
-                    Ok(exit) => exit,
-                    Err(error) => {
-                        tracing::debug!(%error, exec = exec.exec_id, "wait failed; the sandbox's end decides");
-                        sandbox_exit.wait().await;
-                        Exit::Signal(libc::SIGKILL)
-                    }
-                },
+                exit = container.exec_exit(&exec, executed) => exit,
                 _ = sandbox_exit.wait() => Exit::Signal(libc::SIGKILL),
             };
             container.finish(&exec, Exited::now(exit), true).await;
         });
         Ok(())
+    }
+
+    /// Waits for an exec's exit. A wait that fails while the sandbox lives is tried again: giving up would leave a client
+    /// waiting for ever.
+    async fn exec_exit(&self, exec: &Process, executed: Executed) -> Exit {
+        if let Some(mut keeper) = executed.keeper {
+            return keeper.wait().await;
+        }
+        let mut pause = Duration::from_millis(20);
+        loop {
+            match self
+                .sandbox
+                .control
+                .wait_pid(&self.id, executed.guest_pid)
+                .await
+            {
+                Ok(exit) => return exit,
+                Err(error) if error.to_string().contains("no such process") => {
+                    tracing::error!(%error, exec = exec.exec_id, "exit status lost: reported as 255");
+                    return Exit::Code(255);
+                }
+                Err(error) => {
+                    tracing::warn!(%error, exec = exec.exec_id, "wait failed, trying again");
+                    tokio::time::sleep(pause).await;
+                    pause = (pause * 2).min(Duration::from_secs(2));
+                }
+            }
+        }
     }
 
     /// Sends a signal to init, to an exec, or to everything in the container.

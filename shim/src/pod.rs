@@ -10,6 +10,7 @@ use containerd_shim_protos::events::task::{TaskCreate, TaskIO};
 use containerd_shim_protos::protobuf::MessageField;
 use runsc_config::{Backend, ContainerKind, Context, Policy, harden};
 use serde_json::Value;
+use tokio::sync::Notify;
 
 use crate::container::{Container, Parts};
 use crate::error::{Code, Error, Result};
@@ -42,6 +43,7 @@ pub(crate) struct Pod {
     reaper: Arc<Reaper>,
     events: Events,
     slots: Mutex<HashMap<String, Slot>>,
+    removed: Notify,
 }
 
 impl Pod {
@@ -57,6 +59,7 @@ impl Pod {
             reaper,
             events,
             slots: Mutex::default(),
+            removed: Notify::new(),
         }
     }
 
@@ -74,6 +77,11 @@ impl Pod {
             ))),
             None => Err(Error::not_found(format!("container {id:?} does not exist"))),
         }
+    }
+
+    /// Returns once a container has been removed, or one could not be created.
+    pub(crate) async fn removed(&self) {
+        self.removed.notified().await;
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -112,6 +120,7 @@ impl Pod {
             }
             Err(error) => {
                 slots.remove(&request.id);
+                self.removed.notify_one();
                 Err(error.context(format!("create container {:?}", request.id)))
             }
         }
@@ -133,6 +142,7 @@ impl Pod {
         }
         let exited = container.delete().await?;
         self.lock().remove(id);
+        self.removed.notify_one();
         Ok((pid, exited))
     }
 
@@ -158,6 +168,7 @@ impl Pod {
         stdio.validate()?;
         let bundle = Bundle::new(&request.bundle);
         let asked = bundle.read_spec()?;
+        runsc_config::validate(&asked).map_err(Error::from)?;
         self.check_is_root(&request.id, &asked)?;
         let policy = options::load_policy(request.options.as_ref())?;
         let binary = find_runsc(&policy)?;

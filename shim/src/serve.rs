@@ -6,6 +6,7 @@ use std::os::unix::net::UnixListener as StdListener;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -14,6 +15,7 @@ use containerd_shim_protos::shim_async::create_task;
 use containerd_shim_protos::ttrpc::asynchronous::Server;
 use containerd_shim_protos::ttrpc::asynchronous::transport::Listener;
 use futures_core::Stream;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Notify;
@@ -30,6 +32,11 @@ const TASK_V3: &str = "containerd.task.v3.Task";
 const TASK_V2: &str = "containerd.task.v2.Task";
 /// How long containerd may take to accept the last events.
 const FLUSH_LIMIT: Duration = Duration::from_secs(5);
+
+/// How long a shim without containers stays when no client is connected: containerd died between starting it and
+/// creating a task, or between deleting one and shutting it down, and will not find it again.
+const IDLE_LIMIT: Duration = Duration::from_secs(4);
+const IDLE_STEP: Duration = Duration::from_secs(1);
 
 /// Serves on the listener that `start` passed as stdin.
 ///
@@ -62,7 +69,8 @@ async fn serve(flags: &Flags, listener: StdListener, oom_score_adj: Option<i32>)
     };
     let pod = Arc::new(Pod::new(owner, oom_score_adj, reaper, events));
     let shutdown = Arc::new(Notify::new());
-    let mut server = server(listener, &pod, &shutdown)?;
+    let clients = Arc::<Clients>::default();
+    let mut server = server(listener, &pod, &shutdown, &clients)?;
     server
         .start()
         .await
@@ -75,7 +83,7 @@ async fn serve(flags: &Flags, listener: StdListener, oom_score_adj: Option<i32>)
     );
     let socket = PathBuf::from(&flags.socket);
     loop {
-        wait_for_end(&pod, &shutdown).await?;
+        wait_for_end(&pod, &shutdown, &clients).await?;
         if leave(&socket, &pod) {
             break;
         }
@@ -87,19 +95,31 @@ async fn serve(flags: &Flags, listener: StdListener, oom_score_adj: Option<i32>)
     Ok(())
 }
 
-/// Returns when the shim has been asked to end. A signal ends one that has no containers and is logged otherwise: the
+/// Returns when the shim has been asked to end, or has nothing and nobody to serve. A signal ends one that has no containers and is logged otherwise: the
 /// containers would lose their only keeper.
-async fn wait_for_end(pod: &Pod, shutdown: &Notify) -> Result<()> {
+async fn wait_for_end(pod: &Pod, shutdown: &Notify, clients: &Clients) -> Result<()> {
     let handler = |kind| signal(kind).map_err(|e| Error::io("handle signals", &e));
     let (mut term, mut int) = (
         handler(SignalKind::terminate())?,
         handler(SignalKind::interrupt())?,
     );
+    let mut idle = Duration::ZERO;
     loop {
         let name = tokio::select! {
             () = shutdown.notified() => return Ok(()),
+            // The last container may have gone: look at the conditions below again.
+            () = pod.removed() => continue,
             _ = term.recv() => "SIGTERM",
             _ = int.recv() => "SIGINT",
+            // Only while there is nothing to serve: a shim with containers wakes for nobody but them.
+            () = tokio::time::sleep(IDLE_STEP), if pod.is_empty() => {
+                idle = if clients.is_empty() { idle + IDLE_STEP } else { Duration::ZERO };
+                if idle >= IDLE_LIMIT {
+                    tracing::warn!("containerd has left and there is no container: ending");
+                    return Ok(());
+                }
+                continue;
+            }
         };
         if pod.is_empty() {
             return Ok(());
@@ -127,7 +147,12 @@ fn leave(socket: &Path, pod: &Pod) -> bool {
 }
 
 /// One service under both names: the messages of v2 and v3 are the same.
-fn server(listener: StdListener, pod: &Arc<Pod>, shutdown: &Arc<Notify>) -> Result<Server> {
+fn server(
+    listener: StdListener,
+    pod: &Arc<Pod>,
+    shutdown: &Arc<Notify>,
+    clients: &Arc<Clients>,
+) -> Result<Server> {
     let failed = |e: io::Error| Error::io("listen", &e);
     listener.set_nonblocking(true).map_err(failed)?;
     let listener = UnixListener::from_std(listener).map_err(failed)?;
@@ -142,31 +167,99 @@ fn server(listener: StdListener, pod: &Arc<Pod>, shutdown: &Arc<Notify>) -> Resu
         v2.insert(TASK_V2.to_owned(), methods);
     }
     Ok(Server::new()
-        .add_listener(Listener::new(RootOnly(listener)))
+        .add_listener(Listener::new(RootOnly {
+            listener,
+            clients: Arc::clone(clients),
+        }))
         .register_service(service())
         .register_service(v2))
 }
 
+/// Counts the connections that are open.
+#[derive(Debug, Default)]
+struct Clients(AtomicUsize);
+
+impl Clients {
+    fn is_empty(&self) -> bool {
+        self.0.load(Ordering::Relaxed) == 0
+    }
+}
+
 /// Accepts connections of root and drops all others, whatever the socket's mode has become.
-struct RootOnly(UnixListener);
+struct RootOnly {
+    listener: UnixListener,
+    clients: Arc<Clients>,
+}
 
 impl Stream for RootOnly {
-    type Item = io::Result<UnixStream>;
+    type Item = io::Result<Connection>;
 
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         loop {
-            let accepted = match self.0.poll_accept(cx) {
+            let accepted = match self.listener.poll_accept(cx) {
                 Poll::Ready(accepted) => accepted.map(|(stream, _)| stream),
                 Poll::Pending => return Poll::Pending,
             };
             match accepted.and_then(|stream| Ok((stream.peer_cred()?.uid(), stream))) {
-                Ok((0, stream)) => return Poll::Ready(Some(Ok(stream))),
+                Ok((0, stream)) => {
+                    return Poll::Ready(Some(Ok(Connection::new(stream, &self.clients))));
+                }
                 Ok((uid, _)) => {
-                    tracing::warn!(uid, "connection refused: only root may control a sandbox")
+                    tracing::warn!(uid, "connection refused: only root may control a sandbox");
                 }
                 Err(error) => return Poll::Ready(Some(Err(error))),
             }
         }
+    }
+}
+
+/// A connection that is counted for as long as it is open.
+struct Connection {
+    stream: UnixStream,
+    clients: Arc<Clients>,
+}
+
+impl Connection {
+    fn new(stream: UnixStream, clients: &Arc<Clients>) -> Self {
+        clients.0.fetch_add(1, Ordering::Relaxed);
+        Self {
+            stream,
+            clients: Arc::clone(clients),
+        }
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.clients.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl AsyncRead for Connection {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, buffer)
+    }
+}
+
+impl AsyncWrite for Connection {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        data: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, data)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
     }
 }
 

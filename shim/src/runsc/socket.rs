@@ -21,6 +21,9 @@ use tokio::net::UnixStream;
 /// The largest reply that is read, in bytes. A process list of a few thousand tasks stays below one MiB.
 const REPLY_MAX: usize = 4 * 1024 * 1024;
 
+/// How long the sentry's queue of connections may stay full.
+const CONNECT_LIMIT: Duration = Duration::from_secs(10);
+
 /// Why a call got no answer.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum CallError {
@@ -99,13 +102,28 @@ pub(crate) async fn call_unbounded<R: DeserializeOwned>(
 }
 
 /// Connects through an `O_PATH` descriptor: a socket path may be longer than the 108 bytes of an address.
+///
+/// The sentry's queue of waiting connections is short, and a full one is told as EAGAIN at once: that is a crowd, not a
+/// fault, so it is waited out.
 async fn connect(path: &Path) -> io::Result<UnixStream> {
     let socket = nix::fcntl::open(
         path,
         OFlag::O_PATH | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW,
         Mode::empty(),
     )?;
-    UnixStream::connect(format!("/proc/self/fd/{}", socket.as_raw_fd())).await
+    let address = format!("/proc/self/fd/{}", socket.as_raw_fd());
+    let deadline = tokio::time::Instant::now() + CONNECT_LIMIT;
+    loop {
+        match UnixStream::connect(&address).await {
+            Err(error)
+                if error.kind() == io::ErrorKind::WouldBlock
+                    && tokio::time::Instant::now() < deadline =>
+            {
+                tokio::time::sleep(Duration::from_millis(3)).await;
+            }
+            connected => return connected,
+        }
+    }
 }
 
 async fn send(stream: &mut UnixStream, request: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<()> {
@@ -265,6 +283,32 @@ mod tests {
         assert!(
             matches!(ask(Some(&reply)).await, Err(CallError::Decode(text)) if text.contains("larger"))
         );
+    }
+
+    #[tokio::test]
+    async fn a_full_queue_of_connections_is_waited_out() {
+        use nix::sys::socket::{
+            AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, listen, socket,
+        };
+        let folder = tempfile::tempdir().expect("tempdir");
+        let path = folder.path().join("s");
+        let flags = SockFlag::SOCK_NONBLOCK;
+        let crowded = socket(AddressFamily::Unix, SockType::Stream, flags, None).expect("socket");
+        bind(crowded.as_raw_fd(), &UnixAddr::new(&path).expect("address")).expect("bind");
+        listen(&crowded, Backlog::new(0).expect("backlog")).expect("listen");
+        let crowd = UnixStream::connect(&path).await.expect("first");
+        assert_eq!(
+            UnixStream::connect(&path).await.expect_err("full").kind(),
+            io::ErrorKind::WouldBlock
+        );
+        let listener = std::os::unix::net::UnixListener::from(crowded);
+        tokio::spawn(async move {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            drop(listener.accept());
+            tokio::time::sleep(Duration::from_millis(500)).await;
+        });
+        connect(&path).await.expect("the queue empties");
+        drop(crowd);
     }
 
     #[tokio::test]

@@ -49,7 +49,9 @@ pub(super) fn pids(container: &Container) -> PidsResponse {
         .iter()
         .filter_map(|pid| u32::try_from(*pid).ok())
         .collect();
-    if sandbox.exit.get().is_none() && !pids.contains(&sandbox.pid()) {
+    // A stopped task answers with the pid it had: containerd takes a task without pids for a leaked shim when it comes
+    // back after a restart, and the exit code would be lost with it (`core/runtime/v2/shim_load.go`).
+    if !pids.contains(&sandbox.pid()) {
         pids.push(sandbox.pid());
     }
     let info = |pid| ProcessInfo {
