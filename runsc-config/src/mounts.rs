@@ -221,9 +221,8 @@ impl Mount {
                 return Err(Refusal::denied("binds", asked, rule, None));
             }
         }
-        if let Some(real) = real {
-            self.source = real.to_string_lossy().into_owned();
-        }
+        // What was judged is what is mounted: no relative path and no link is left to be followed again.
+        self.source = real.unwrap_or(source).to_string_lossy().into_owned();
         if self
             .options
             .iter()
