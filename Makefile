@@ -1,0 +1,44 @@
+# Every target installs what it needs, says so, and does nothing again that is done. The scripts
+# behind them are in integration/testbed; a testbed needs root.
+
+SCRIPTS := integration/testbed
+
+# Each step says what it does; two at once would talk over each other.
+.NOTPARALLEL:
+.PHONY: help build tools images testbed testbed-down demo test bench lint packages clean
+
+help: ## this list
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
+
+build: packages ## the shim and the node tool, stripped, in target/dist
+	@$(SCRIPTS)/rust.sh build
+
+tools: packages ## containerd, runsc and CNI plugins, pinned, in target/tools/bin
+	@$(SCRIPTS)/tools.sh
+
+images: packages ## OCI archives from Debian packages, in target/images
+	@$(SCRIPTS)/images.sh
+
+testbed: build tools images ## a private containerd to try things on; prints how
+	@$(SCRIPTS)/up.sh
+
+testbed-down: ## ends it and leaves nothing
+	@$(SCRIPTS)/down.sh
+
+demo: build tools images ## one attack: as a plain process, on runc, on Bulkhead
+	@integration/demo/run.sh
+
+test: build tools images ## all tests, on real containerd and runsc
+	@$(SCRIPTS)/rust.sh test
+
+bench: build tools images ## the figures, side by side; gates nothing
+	@$(SCRIPTS)/rust.sh bench
+
+lint: packages ## formatting, clippy, documentation, scripts, dependencies
+	@$(SCRIPTS)/rust.sh lint
+
+packages: # Debian packages; named when installed
+	@$(SCRIPTS)/packages.sh
+
+clean: testbed-down ## removes target/
+	rm -rf target

@@ -1,0 +1,373 @@
+//! The testbed: a private containerd, and the folders that containerd, runtimes and tests use. Every path is short, since
+//! an address of a unix socket ends at 108 bytes.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use crate::client::{Client, NAMESPACE};
+use crate::container::{self, Builder};
+use crate::fifo::Streams;
+use crate::processes;
+use crate::runtime::Runtime;
+
+/// Where the root filesystem of all containers is mounted.
+pub const IMAGE: &str = "/run/b/image";
+/// Name of the image for `ctr run`.
+pub const IMAGE_NAME: &str = "bulkhead.test/busybox:latest";
+/// containerd's socket.
+pub const SOCKET: &str = "/run/b/c.sock";
+/// Searched before every other folder: `runsc` is here, and faults are put in its place.
+pub const PATH_FOLDER: &str = "/run/b/path";
+const STATE: &str = "/run/b/state";
+const LOG: &str = "/run/b/log";
+
+/// containerd and its surroundings; there is one for all tests.
+#[derive(Debug)]
+pub struct Bed {
+    /// The runtime under test.
+    pub runtime: Runtime,
+    /// On disk, for what is large.
+    pub folder: PathBuf,
+    /// What runs the async calls.
+    tokio: tokio::runtime::Runtime,
+    daemon: Mutex<Child>,
+    client: Client,
+    /// The real `runsc`, if there is one.
+    pub runsc: Option<PathBuf>,
+    count: AtomicU32,
+}
+
+/// Where tools are looked for: `BULKHEAD_TEST_PATH`, what `make` builds, then `PATH`.
+fn search_path() -> Vec<PathBuf> {
+    let target = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target");
+    let mut path: Vec<PathBuf> = Vec::new();
+    if let Some(first) = std::env::var_os("BULKHEAD_TEST_PATH") {
+        path.extend(std::env::split_paths(&first));
+    }
+    path.extend([target.join("dist"), target.join("tools/bin")]);
+    path.extend(std::env::split_paths(
+        &std::env::var_os("PATH").unwrap_or_default(),
+    ));
+    path.into_iter()
+        .map(|folder| folder.canonicalize().unwrap_or(folder))
+        .collect()
+}
+
+/// Finds a tool.
+#[must_use]
+pub fn tool(name: &str) -> Option<PathBuf> {
+    search_path()
+        .into_iter()
+        .map(|folder| folder.join(name))
+        .find(|file| file.is_file())
+}
+
+impl Bed {
+    /// Starts containerd for `runtime` and imports the image.
+    ///
+    /// # Panics
+    /// When a tool is missing or containerd does not come up.
+    #[must_use]
+    pub fn start(folder: PathBuf, runtime: Runtime) -> Self {
+        for path in [PATH_FOLDER, STATE, LOG, IMAGE, "/run/lock"] {
+            fs::create_dir_all(path).expect("make the testbed's folders");
+        }
+        fs::write("/run/b/log/config.toml", configuration(&folder)).expect("configure containerd");
+        // Only by this link is runsc found, so that a test can take it away.
+        let runsc = tool("runsc");
+        for name in ["containerd", "ctr", &runtime.binary(), "runsc"] {
+            let Some(path) = tool(name) else {
+                assert!(
+                    name == "runsc" && !runtime.is_gvisor(),
+                    "{name} is missing: make build tools"
+                );
+                continue;
+            };
+            symlink(path, Path::new(PATH_FOLDER).join(name)).expect("link the tools");
+        }
+        for helper in ["containerd-shim-runc-v2", "containerd-shim-bulkhead-v1"] {
+            if let (Some(path), false) = (tool(helper), runtime.binary() == helper) {
+                symlink(path, Path::new(PATH_FOLDER).join(helper)).expect("link the tools");
+            }
+        }
+        let tokio = tokio::runtime::Runtime::new().expect("start the async runtime");
+        let daemon = Mutex::new(spawn_containerd());
+        let client = tokio.block_on(connect());
+        let bed = Self {
+            runtime,
+            folder,
+            tokio,
+            daemon,
+            client,
+            runsc,
+            count: AtomicU32::new(0),
+        };
+        bed.import();
+        bed
+    }
+
+    fn import(&self) {
+        let archive = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/images/busybox.tar");
+        assert!(
+            archive.is_file(),
+            "{} is missing: make images",
+            archive.display()
+        );
+        self.ctr_ok(&[
+            "image",
+            "import",
+            "--digests=false",
+            &archive.display().to_string(),
+        ]);
+        self.ctr_ok(&["image", "mount", IMAGE_NAME, IMAGE]);
+    }
+
+    /// Runs to its end what a test does.
+    pub fn block_on<T>(&self, work: impl Future<Output = T>) -> T {
+        self.tokio.block_on(work)
+    }
+
+    /// A connection to containerd.
+    #[must_use]
+    pub fn client(&self) -> Client {
+        self.client.clone()
+    }
+
+    /// A new connection, for after a restart of containerd.
+    pub async fn new_client(&self) -> Client {
+        connect().await
+    }
+
+    /// An id that no other test has.
+    #[must_use]
+    pub fn id(&self, name: &str) -> String {
+        format!("{name}-{}", self.count.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// A container that runs `args`.
+    #[must_use]
+    pub fn container(&self, args: &[&str]) -> Builder<'_> {
+        Builder::new(self, self.id("c"), args)
+    }
+
+    /// A container that runs a shell script.
+    #[must_use]
+    pub fn shell(&self, script: &str) -> Builder<'_> {
+        self.container(&["sh", "-c", script])
+    }
+
+    /// A container of a given id.
+    #[must_use]
+    pub fn named(&self, id: &str, args: &[&str]) -> Builder<'_> {
+        Builder::new(self, id.to_owned(), args)
+    }
+
+    /// New streams.
+    #[must_use]
+    pub fn streams(&self, name: &str) -> Streams {
+        Streams::new(Path::new("/run/b/io").join(format!(
+            "{name}@{}",
+            self.count.fetch_add(1, Ordering::Relaxed)
+        )))
+    }
+
+    /// The bundle of a container.
+    #[must_use]
+    pub fn bundle(&self, id: &str) -> PathBuf {
+        Path::new(STATE)
+            .join("io.containerd.runtime.v2.task")
+            .join(NAMESPACE)
+            .join(id)
+    }
+
+    /// Runs `ctr` in the tests' namespace.
+    #[must_use]
+    pub fn ctr(&self, args: &[&str]) -> Output {
+        let mut command = Command::new(tool("ctr").expect("ctr"));
+        command
+            .args(["--address", SOCKET, "--namespace", NAMESPACE])
+            .args(args)
+            .stdin(Stdio::null());
+        command
+            .env("CONTAINERD_SUPPRESS_DEPRECATION_WARNINGS", "true")
+            .output()
+            .expect("run ctr")
+    }
+
+    /// Runs `ctr` and returns what it printed.
+    ///
+    /// # Panics
+    /// When it fails.
+    pub fn ctr_ok(&self, args: &[&str]) -> String {
+        let output = self.ctr(args);
+        let (stdout, stderr) = (
+            String::from_utf8_lossy(&output.stdout),
+            String::from_utf8_lossy(&output.stderr),
+        );
+        assert!(
+            output.status.success(),
+            "ctr {args:?}: {}: {stderr}{stdout}",
+            output.status
+        );
+        stdout.into_owned()
+    }
+
+    /// `ctr run` of the runtime under test, with what it needs.
+    #[must_use]
+    pub fn ctr_run<'a>(&'a self, flags: &[&'a str], id: &'a str, args: &[&'a str]) -> Output {
+        let annotations: Vec<String> = self
+            .runtime
+            .annotations()
+            .iter()
+            .map(|(key, value)| format!("--annotation={key}={value}"))
+            .collect();
+        let mut all = vec!["run", "--runtime", &self.runtime.name];
+        all.extend(annotations.iter().map(String::as_str));
+        all.extend(flags);
+        all.extend([IMAGE_NAME, id]);
+        all.extend(args);
+        self.ctr(&all)
+    }
+
+    /// Processes that are the testbed's own.
+    #[must_use]
+    pub fn known_processes(&self) -> Vec<u32> {
+        vec![
+            1,
+            std::process::id(),
+            self.daemon.lock().expect("unpoisoned").id(),
+        ]
+    }
+
+    /// SIGKILL to containerd.
+    ///
+    /// # Panics
+    /// When it is not there.
+    pub fn kill_containerd(&self) {
+        let mut daemon = self.daemon.lock().expect("unpoisoned");
+        daemon.kill().expect("kill containerd");
+        daemon.wait().expect("wait for containerd");
+    }
+
+    /// Starts containerd again and waits until it answers.
+    pub async fn start_containerd(&self) {
+        *self.daemon.lock().expect("unpoisoned") = spawn_containerd();
+        connect().await;
+    }
+
+    /// Deletes a container whatever its state, as `ctr task rm -f` does.
+    ///
+    /// # Panics
+    /// When that fails.
+    pub async fn remove(&self, id: &str) {
+        container::remove(&self.client, id)
+            .await
+            .unwrap_or_else(|error| panic!("remove {id}: {error}"));
+    }
+
+    /// After a failed test: deletes all containers, then kills what is left and unmounts it, so that the next test begins
+    /// well.
+    pub fn sweep(&self, left: &[String]) {
+        self.block_on(async {
+            for id in self.client.list_containers().await.unwrap_or_default() {
+                let _ = tokio::time::timeout(
+                    Duration::from_secs(20),
+                    container::remove(&self.client, &id),
+                )
+                .await;
+            }
+        });
+        let known = self.known_processes();
+        for process in processes::all() {
+            if !known
+                .iter()
+                .any(|pid| i64::from(*pid) == i64::from(process.pid))
+            {
+                processes::sigkill(process.pid);
+            }
+        }
+        std::thread::sleep(Duration::from_millis(200));
+        for place in left
+            .iter()
+            .rev()
+            .filter_map(|line| line.strip_prefix("mount ")?.split(' ').next())
+        {
+            let _ = nix::mount::umount2(place, nix::mount::MntFlags::MNT_DETACH);
+        }
+    }
+}
+
+impl Drop for Bed {
+    fn drop(&mut self) {
+        self.kill_containerd();
+    }
+}
+
+fn configuration(folder: &Path) -> String {
+    // Nothing but what tasks, `ctr run` and the image need.
+    let unused = [
+        "io.containerd.cri.v1.images",
+        "io.containerd.cri.v1.runtime",
+        "io.containerd.grpc.v1.cri",
+        "io.containerd.internal.v1.opt",
+        "io.containerd.internal.v1.restart",
+        "io.containerd.internal.v1.tracing",
+        "io.containerd.nri.v1.nri",
+        "io.containerd.podsandbox.controller.v1",
+        "io.containerd.snapshotter.v1.blockfile",
+        "io.containerd.snapshotter.v1.btrfs",
+        "io.containerd.snapshotter.v1.devmapper",
+        "io.containerd.snapshotter.v1.erofs",
+        "io.containerd.snapshotter.v1.zfs",
+        "io.containerd.tracing.processor.v1.otlp",
+    ];
+    format!(
+        "version = 3\nroot = {:?}\nstate = {STATE:?}\noom_score = 0\ndisabled_plugins = {unused:?}\n\
+         [grpc]\naddress = {SOCKET:?}\n",
+        folder.join("root").display().to_string(),
+    )
+}
+
+fn spawn_containerd() -> Child {
+    let log = fs::File::options()
+        .create(true)
+        .append(true)
+        .open("/run/b/log/containerd.log")
+        .expect("open the log");
+    let path = std::env::var("PATH").unwrap_or_default();
+    Command::new(Path::new(PATH_FOLDER).join("containerd"))
+        .args(["--config", "/run/b/log/config.toml"])
+        .env("PATH", format!("{PATH_FOLDER}:{path}"))
+        // A shim that lets its libraries log to stderr spoils its answer to containerd.
+        .envs([
+            ("RUST_LOG", "trace"),
+            ("RUST_BACKTRACE", "1"),
+            ("GODEBUG", "inittrace=0"),
+        ])
+        .stdin(Stdio::null())
+        .stdout(log.try_clone().expect("share the log"))
+        .stderr(log)
+        .spawn()
+        .expect("start containerd")
+}
+
+async fn connect() -> Client {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    loop {
+        if let Ok(client) = Client::connect(Path::new(SOCKET)).await
+            && client.list_containers().await.is_ok()
+        {
+            return client;
+        }
+        assert!(
+            Instant::now() < deadline,
+            "containerd does not answer within 20 s: see its log"
+        );
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}

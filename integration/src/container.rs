@@ -1,0 +1,273 @@
+//! Containers and execs, as a client of containerd handles them.
+
+use std::time::Duration;
+
+use containerd_client::services::v1::container::Runtime as ContainerRuntime;
+use containerd_client::services::v1::{Container as Registered, CreateTaskRequest};
+use containerd_client::tonic::{Code, Status};
+use containerd_client::types::Mount;
+use prost_types::Any;
+use serde_json::Value;
+
+use crate::bed::{Bed, IMAGE};
+use crate::client::{Client, Exit, NAMESPACE};
+use crate::exec::ExecBuilder;
+use crate::fifo::Streams;
+use crate::spec;
+
+const SPEC: &str = "types.containerd.io/opencontainers/runtime-spec/1/Spec";
+
+/// A container to be.
+#[derive(Debug, Clone)]
+pub struct Builder<'a> {
+    bed: &'a Bed,
+    /// Its id.
+    pub id: String,
+    /// What it is to run; tests change it as they like.
+    pub spec: Value,
+    /// How the root filesystem is mounted.
+    pub rootfs: Vec<Mount>,
+    /// Runtime options, as `ctr run --runtime-config-path` and containerd's configuration give them.
+    pub options: Option<Any>,
+    /// Whether stdin is connected.
+    pub stdin: bool,
+    /// Whether stdout and stderr are.
+    pub output: bool,
+}
+
+impl<'a> Builder<'a> {
+    pub(crate) fn new(bed: &'a Bed, id: String, args: &[&str]) -> Self {
+        let mut spec = spec::container(NAMESPACE, &id, args);
+        for (key, value) in bed.runtime.annotations() {
+            spec["annotations"][key] = value.into();
+        }
+        let options = vec!["rbind".to_owned(), "ro".to_owned()];
+        let rootfs = Mount {
+            r#type: "bind".into(),
+            source: IMAGE.into(),
+            target: String::new(),
+            options,
+        };
+        Self {
+            bed,
+            id,
+            spec,
+            rootfs: vec![rootfs],
+            options: None,
+            stdin: false,
+            output: true,
+        }
+    }
+
+    /// With stdin connected.
+    #[must_use]
+    pub fn stdin(mut self) -> Self {
+        self.stdin = true;
+        self
+    }
+
+    /// Without any stream.
+    #[must_use]
+    pub fn null_streams(mut self) -> Self {
+        self.output = false;
+        self
+    }
+
+    /// With a change to its spec.
+    #[must_use]
+    pub fn with(mut self, change: impl FnOnce(&mut Value)) -> Self {
+        change(&mut self.spec);
+        self
+    }
+
+    /// With runtime options.
+    #[must_use]
+    pub fn options(mut self, type_url: &str, value: Vec<u8>) -> Self {
+        self.options = Some(Any {
+            type_url: type_url.into(),
+            value,
+        });
+        self
+    }
+
+    /// Registers the container and creates its task. After an error nothing is registered.
+    ///
+    /// # Errors
+    /// containerd's answer.
+    pub async fn create(self) -> Result<Container<'a>, Status> {
+        let client = self.bed.client();
+        let runtime = ContainerRuntime {
+            name: self.bed.runtime.name.clone(),
+            options: self.options,
+        };
+        let spec = Any {
+            type_url: SPEC.into(),
+            value: self.spec.to_string().into_bytes(),
+        };
+        let registered = Registered {
+            id: self.id.clone(),
+            runtime: Some(runtime),
+            spec: Some(spec),
+            ..Registered::default()
+        };
+        client.create_container(registered).await?;
+        let streams = self.bed.streams(&self.id);
+        let path = |name, wanted| {
+            if wanted {
+                streams.path(name)
+            } else {
+                String::new()
+            }
+        };
+        let task = CreateTaskRequest {
+            container_id: self.id.clone(),
+            rootfs: self.rootfs,
+            stdin: path("stdin", self.stdin),
+            stdout: path("stdout", self.output),
+            stderr: path("stderr", self.output),
+            ..CreateTaskRequest::default()
+        };
+        match client.create(task).await {
+            Ok(pid) => Ok(Container {
+                bed: self.bed,
+                client,
+                id: self.id,
+                streams,
+                pid,
+            }),
+            Err(error) => {
+                // A task of the same id may be running: then the container is its own.
+                let _ = client.delete_container(&self.id).await;
+                Err(error)
+            }
+        }
+    }
+
+    /// Creates and starts it.
+    ///
+    /// # Errors
+    /// containerd's answer; nothing stays.
+    pub async fn run(self) -> Result<Container<'a>, Status> {
+        let container = self.create().await?;
+        match container.start().await {
+            Ok(_) => Ok(container),
+            Err(error) => {
+                container.remove().await;
+                Err(error)
+            }
+        }
+    }
+}
+
+/// A container with a task.
+#[derive(Debug)]
+pub struct Container<'a> {
+    pub(crate) bed: &'a Bed,
+    pub(crate) client: Client,
+    /// Its id.
+    pub id: String,
+    /// Its streams.
+    pub streams: Streams,
+    /// What create said its pid is.
+    pub pid: u32,
+}
+
+/// How a container or an exec went.
+#[derive(Debug, Clone)]
+pub struct Finished {
+    /// Its exit status.
+    pub status: u32,
+    /// What it wrote to stdout.
+    pub stdout: String,
+    /// What it wrote to stderr.
+    pub stderr: String,
+}
+
+#[allow(
+    clippy::missing_errors_doc,
+    reason = "every error is containerd's answer"
+)]
+impl<'a> Container<'a> {
+    /// Starts the task.
+    pub async fn start(&self) -> Result<u32, Status> {
+        self.client.start(&self.id, "").await
+    }
+
+    /// Waits for its end.
+    pub async fn wait(&self) -> Result<Exit, Status> {
+        self.client.wait(&self.id, "").await
+    }
+
+    /// Signals its first process.
+    pub async fn kill(&self, signal: u32) -> Result<(), Status> {
+        self.client.kill(&self.id, "", signal, false).await
+    }
+
+    /// Its status, as containerd numbers it.
+    pub async fn status(&self) -> Result<containerd_client::types::v1::Status, Status> {
+        Ok(self.client.get(&self.id, "").await?.status())
+    }
+
+    /// Deletes the task and then the container.
+    pub async fn delete(&self) -> Result<Exit, Status> {
+        let exit = self.client.delete(&self.id).await?;
+        self.client.delete_container(&self.id).await?;
+        Ok(exit)
+    }
+
+    /// Deletes it whatever its state, as `ctr task rm -f` does.
+    ///
+    /// # Panics
+    /// When it cannot be deleted.
+    pub async fn remove(&self) {
+        self.bed.remove(&self.id).await;
+    }
+
+    /// Waits for the end, reads what came, and deletes.
+    ///
+    /// # Panics
+    /// When one of these fails.
+    pub async fn finish(mut self) -> Finished {
+        let exit = self.wait().await.expect("wait");
+        let (stdout, stderr) = (
+            self.streams.stdout().await.text(),
+            self.streams.stderr().await.text(),
+        );
+        let deleted = self.delete().await.expect("delete");
+        assert_eq!(deleted.status, exit.status, "wait and delete tell the same");
+        Finished {
+            status: exit.status,
+            stdout,
+            stderr,
+        }
+    }
+
+    /// An exec to be, with stdout and stderr.
+    #[must_use]
+    pub fn exec(&self, exec: &str, args: &[&str]) -> ExecBuilder<'_, 'a> {
+        ExecBuilder::new(self, exec, args)
+    }
+}
+
+/// Deletes a task whatever its state: kills it until it is gone.
+pub(crate) async fn remove(client: &Client, id: &str) -> Result<(), Status> {
+    let mut last = Status::internal("never tried");
+    for _ in 0..100 {
+        let _ = client.kill(id, "", 9, true).await;
+        match client.delete(id).await {
+            Ok(_) => last = Status::not_found("deleted"),
+            Err(error) => last = error,
+        }
+        if last.code() == Code::NotFound {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    if last.code() != Code::NotFound {
+        return Err(last);
+    }
+    match client.delete_container(id).await {
+        Err(error) if error.code() != Code::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}

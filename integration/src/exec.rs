@@ -1,0 +1,174 @@
+//! Execs: further processes of a container.
+
+use containerd_client::services::v1::ExecProcessRequest;
+use containerd_client::tonic::Status;
+use prost_types::Any;
+use serde_json::Value;
+
+use crate::client::Exit;
+use crate::container::{Container, Finished};
+use crate::fifo::{Output, Streams};
+use crate::spec;
+
+const PROCESS: &str = "types.containerd.io/opencontainers/runtime-spec/1/Process";
+
+/// An exec to be.
+#[derive(Debug)]
+pub struct ExecBuilder<'c, 'a> {
+    container: &'c Container<'a>,
+    id: String,
+    /// The process; tests change it as they like.
+    pub spec: Value,
+    stdin: bool,
+}
+
+#[allow(
+    clippy::missing_errors_doc,
+    reason = "every error is containerd's answer"
+)]
+impl<'c, 'a> ExecBuilder<'c, 'a> {
+    pub(crate) fn new(container: &'c Container<'a>, id: &str, args: &[&str]) -> Self {
+        Self {
+            container,
+            id: id.to_owned(),
+            spec: spec::process(args),
+            stdin: false,
+        }
+    }
+
+    /// With a change to its process.
+    #[must_use]
+    pub fn with(mut self, change: impl FnOnce(&mut Value)) -> Self {
+        change(&mut self.spec);
+        self
+    }
+
+    /// With stdin connected.
+    #[must_use]
+    pub fn stdin(mut self) -> Self {
+        self.stdin = true;
+        self
+    }
+
+    /// Adds it to the container.
+    pub async fn add(self) -> Result<Exec<'c, 'a>, Status> {
+        let streams = self
+            .container
+            .bed
+            .streams(&format!("{}+{}", self.container.id, self.id));
+        let body = ExecProcessRequest {
+            container_id: self.container.id.clone(),
+            exec_id: self.id.clone(),
+            stdin: if self.stdin {
+                streams.path("stdin")
+            } else {
+                String::new()
+            },
+            stdout: streams.path("stdout"),
+            stderr: streams.path("stderr"),
+            spec: Some(Any {
+                type_url: PROCESS.into(),
+                value: self.spec.to_string().into_bytes(),
+            }),
+            ..ExecProcessRequest::default()
+        };
+        self.container.client.exec(body).await?;
+        Ok(Exec {
+            container: self.container,
+            id: self.id,
+            streams,
+        })
+    }
+
+    /// Adds and starts it; a failed start is followed by a delete.
+    pub async fn run(self) -> Result<Exec<'c, 'a>, Status> {
+        let exec = self.add().await?;
+        match exec.start().await {
+            Ok(_) => Ok(exec),
+            Err(error) => {
+                let _ = exec.delete().await;
+                Err(error)
+            }
+        }
+    }
+
+    /// Runs it to its end.
+    ///
+    /// # Panics
+    /// When that is not possible.
+    pub async fn finish(self) -> Finished {
+        self.run().await.expect("start the exec").finish().await
+    }
+}
+
+/// An added exec.
+#[derive(Debug)]
+pub struct Exec<'c, 'a> {
+    container: &'c Container<'a>,
+    /// Its id.
+    pub id: String,
+    /// Its streams.
+    pub streams: Streams,
+}
+
+#[allow(
+    clippy::missing_errors_doc,
+    reason = "every error is containerd's answer"
+)]
+impl Exec<'_, '_> {
+    /// Starts it.
+    pub async fn start(&self) -> Result<u32, Status> {
+        self.container
+            .client
+            .start(&self.container.id, &self.id)
+            .await
+    }
+
+    /// Waits for its end.
+    pub async fn wait(&self) -> Result<Exit, Status> {
+        self.container
+            .client
+            .wait(&self.container.id, &self.id)
+            .await
+    }
+
+    /// Signals it.
+    pub async fn kill(&self, signal: u32) -> Result<(), Status> {
+        self.container
+            .client
+            .kill(&self.container.id, &self.id, signal, false)
+            .await
+    }
+
+    /// Deletes it.
+    pub async fn delete(&self) -> Result<Exit, Status> {
+        self.container
+            .client
+            .delete_exec(&self.container.id, &self.id)
+            .await
+    }
+
+    /// Closes its stdin.
+    pub async fn close_stdin(&self) -> Result<(), Status> {
+        self.container
+            .client
+            .close_stdin(&self.container.id, &self.id)
+            .await
+    }
+
+    /// Waits for its end, reads what came, and deletes.
+    ///
+    /// # Panics
+    /// When one of these fails.
+    pub async fn finish(mut self) -> Finished {
+        let exit = self.wait().await.expect("wait for the exec");
+        let (stdout, stderr): (Output, Output) =
+            (self.streams.stdout().await, self.streams.stderr().await);
+        self.delete().await.expect("delete the exec");
+        Finished {
+            status: exit.status,
+            stdout: stdout.text(),
+            stderr: stderr.text(),
+        }
+    }
+}

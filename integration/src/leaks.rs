@@ -1,0 +1,125 @@
+//! What is there: processes, mounts, cgroups, and everything in /run (sockets, FIFOs, bundles, runtimes' state). Taken
+//! before and after every test; the tests run one at a time in namespaces of their own, so any difference is a leak.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::os::unix::fs::FileTypeExt as _;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use crate::{cgroups, processes};
+
+/// How long what a test used may take to go away.
+const SETTLE: Duration = Duration::from_secs(8);
+
+/// One line for each thing, beginning with its kind.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Snapshot(BTreeSet<String>);
+
+impl Snapshot {
+    /// Looks around. `known` are the processes that belong to the testbed.
+    #[must_use]
+    pub fn take(known: &[u32]) -> Self {
+        let mut found = BTreeSet::new();
+        for process in processes::all() {
+            if !known
+                .iter()
+                .any(|pid| i64::from(*pid) == i64::from(process.pid))
+            {
+                found.insert(format!("process {} {}", process.pid, process.command));
+            }
+        }
+        // Counted, since one place may be mounted over several times.
+        let mounts = fs::read_to_string("/proc/self/mountinfo").expect("read mountinfo");
+        let mut seen = std::collections::BTreeMap::<&str, u32>::new();
+        for place in mounts.lines().filter_map(|line| line.split(' ').nth(4)) {
+            let count = seen.entry(place).or_default();
+            *count += 1;
+            found.insert(format!("mount {place} #{count}"));
+        }
+        for hierarchy in cgroups::hierarchies() {
+            folders(&hierarchy.path, &mut found);
+        }
+        files(Path::new("/run"), &mut found);
+        let sockets = fs::read_to_string("/proc/net/unix").unwrap_or_default();
+        for name in sockets
+            .lines()
+            .filter_map(|line| line.split_whitespace().nth(7))
+        {
+            if name.starts_with('@') {
+                found.insert(format!("socket {name}"));
+            }
+        }
+        Self(found)
+    }
+
+    /// What is there now and was not then.
+    #[must_use]
+    pub fn since(&self, before: &Self) -> Vec<String> {
+        self.0.difference(&before.0).cloned().collect()
+    }
+}
+
+fn folders(path: &Path, found: &mut BTreeSet<String>) {
+    for entry in fs::read_dir(path).into_iter().flatten().flatten() {
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            found.insert(format!("cgroup {}", entry.path().display()));
+            folders(&entry.path(), found);
+        }
+    }
+}
+
+/// Where the testbed and containerd keep what is no container's.
+const IGNORED: [&str; 4] = ["/run/etc", "/run/b/log", "/run/b/path", "/run/b/image"];
+/// Made by a runtime's first container for all of them, and empty without any: no leak, whichever test is the first.
+const SHARED: [&str; 9] = [
+    "/run/bulkhead",
+    "/run/containerd",
+    "/run/containerd/s",
+    "/run/containerd/fifo",
+    "/run/containerd/runc",
+    "/run/containerd/runsc",
+    "/run/runc",
+    "/run/runsc",
+    "/run/lock",
+];
+
+fn files(path: &Path, found: &mut BTreeSet<String>) {
+    for entry in fs::read_dir(path).into_iter().flatten().flatten() {
+        let (path, Ok(kind)) = (entry.path(), entry.file_type()) else {
+            continue;
+        };
+        if IGNORED.iter().any(|ignored| path.starts_with(ignored)) {
+            continue;
+        }
+        let name = match () {
+            () if kind.is_socket() => "socket",
+            () if kind.is_fifo() => "fifo",
+            () if kind.is_dir() => "folder",
+            () => "file",
+        };
+        let shared = SHARED.iter().any(|shared| path == Path::new(shared))
+            // A folder for each containerd namespace.
+            || (kind.is_dir() && path.parent().is_some_and(|parent| parent.ends_with("runc") || parent.ends_with("runsc")))
+            || path.starts_with("/run/containerd/io.containerd") && kind.is_dir();
+        if !shared {
+            found.insert(format!("{name} {}", path.display()));
+        }
+        if kind.is_dir() {
+            files(&path, found);
+        }
+    }
+}
+
+/// Waits for what a test used to go away and returns what stays.
+#[must_use]
+pub fn settle(before: &Snapshot, known: impl Fn() -> Vec<u32>) -> Vec<String> {
+    let deadline = Instant::now() + SETTLE;
+    loop {
+        let left = Snapshot::take(&known()).since(before);
+        if left.is_empty() || Instant::now() > deadline {
+            return left;
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}

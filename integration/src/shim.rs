@@ -1,0 +1,143 @@
+//! The shim itself, without containerd between: its command line, and its ttrpc socket.
+
+use std::io::Write as _;
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use containerd_shim_protos::protobuf::Message;
+use containerd_shim_protos::shim_async::Client;
+use containerd_shim_protos::ttrpc::{Code, Error, proto};
+
+use crate::bed::{Bed, PATH_FOLDER, SOCKET};
+use crate::client::NAMESPACE;
+
+/// Calls of a shim's Task service.
+#[derive(Clone)]
+pub struct Shim {
+    client: Client,
+}
+
+impl std::fmt::Debug for Shim {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Shim").finish_non_exhaustive()
+    }
+}
+
+impl Shim {
+    /// Connects to the shim of a container, by what it told containerd.
+    ///
+    /// # Panics
+    /// When there is none.
+    pub async fn of(bed: &Bed, id: &str) -> Self {
+        let text = std::fs::read_to_string(bed.bundle(id).join("bootstrap.json"))
+            .expect("read bootstrap.json");
+        let text: serde_json::Value = serde_json::from_str(&text).expect("parse bootstrap.json");
+        Self::at(text["address"].as_str().expect("an address")).await
+    }
+
+    /// Connects to an address.
+    ///
+    /// # Panics
+    /// When nobody listens.
+    pub async fn at(address: &str) -> Self {
+        Self {
+            client: Client::connect(address).await.expect("connect to the shim"),
+        }
+    }
+
+    /// Calls a method of `containerd.task.v2.Task` or `v3`.
+    ///
+    /// # Errors
+    /// The code of the shim's answer.
+    pub async fn call<T: Message>(
+        &self,
+        version: u32,
+        method: &str,
+        body: &impl Message,
+    ) -> Result<T, Code> {
+        self.raw(version, method, body.write_to_bytes().expect("encode"))
+            .await
+            .map(|answer| T::parse_from_bytes(&answer).expect("decode the answer"))
+    }
+
+    /// Calls a method with any bytes.
+    ///
+    /// # Errors
+    /// The code of the shim's answer.
+    pub async fn raw(&self, version: u32, method: &str, payload: Vec<u8>) -> Result<Vec<u8>, Code> {
+        let request = proto::Request {
+            service: format!("containerd.task.v{version}.Task"),
+            method: method.to_owned(),
+            payload,
+            timeout_nano: 20_000_000_000,
+            ..proto::Request::default()
+        };
+        match self.client.request(request).await {
+            Ok(response) => Ok(response.payload),
+            Err(Error::RpcStatus(status)) => Err(status.code()),
+            Err(_) => Err(Code::UNAVAILABLE),
+        }
+    }
+}
+
+/// Runs the shim's binary as containerd does, in `folder`, with `input` on its stdin.
+///
+/// # Panics
+/// When it does not end within 20 seconds.
+#[must_use]
+pub fn run(bed: &Bed, folder: &Path, args: &[&str], input: &[u8]) -> Output {
+    let path = std::env::var("PATH").unwrap_or_default();
+    let mut child = Command::new(Path::new(PATH_FOLDER).join(bed.runtime.binary()))
+        .args(args)
+        .current_dir(folder)
+        .env("PATH", format!("{PATH_FOLDER}:{path}"))
+        .env("NAMESPACE", NAMESPACE)
+        .env("GRPC_ADDRESS", SOCKET)
+        .env("TTRPC_ADDRESS", format!("{SOCKET}.ttrpc"))
+        .envs([
+            ("GOMAXPROCS", "2"),
+            ("MAX_SHIM_VERSION", "2"),
+            ("RUST_LOG", "trace"),
+        ])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("run the shim");
+    // A program that reads no stdin may be gone already.
+    let _ = child.stdin.take().expect("stdin").write_all(input);
+    let pid = i32::try_from(child.id()).expect("a pid");
+    let (done, watch) = std::sync::mpsc::channel::<()>();
+    let watcher = std::thread::spawn(move || {
+        if watch.recv_timeout(Duration::from_secs(20))
+            == Err(std::sync::mpsc::RecvTimeoutError::Timeout)
+        {
+            crate::processes::sigkill(pid);
+        }
+    });
+    let began = Instant::now();
+    let output = child.wait_with_output().expect("wait for the shim");
+    drop(done);
+    watcher.join().expect("the watcher ends");
+    assert!(
+        began.elapsed() < Duration::from_secs(19),
+        "{args:?} did not end: {output:?}"
+    );
+    output
+}
+
+/// The flags that containerd gives for an action on a container.
+#[must_use]
+pub fn flags(id: &str) -> Vec<&str> {
+    vec![
+        "-namespace",
+        NAMESPACE,
+        "-address",
+        SOCKET,
+        "-publish-binary",
+        "containerd",
+        "-id",
+        id,
+    ]
+}

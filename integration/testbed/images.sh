@@ -1,0 +1,73 @@
+#!/usr/bin/env bash
+# Makes the images of the tests from Debian packages, as OCI archives for `ctr image import`. The
+# same packages give the same bytes.
+. "$(dirname "$0")/lib.sh"
+
+suite=bookworm
+
+# unpack TREE PACKAGES: the files of these packages and of what they depend on; no script of a
+# package is run, so nothing of this machine gets in.
+unpack() {
+  mmdebstrap --variant=extract --include="$2" "$suite" "$1"
+}
+
+# furnish TREE: what every image has beside its packages.
+furnish() {
+  local tree=$1
+  # apt's and the packager's own files; device nodes come from the runtime.
+  rm -rf "${tree:?}"/{dev,var/cache,var/lib/apt,var/lib/dpkg,var/log,etc/apt,etc/dpkg} \
+    "$tree"/usr/share/{doc,man,info,locale,lintian,bash-completion,pixmaps,applications}
+  rm -f "$tree"/etc/{fstab,hostname,resolv.conf}
+  mkdir -p "$tree"/{dev,etc,home/agent,opt,proc,root,run,srv,sys,tmp,usr/bin,usr/local/bin,var/lib,var/tmp}
+  chmod 0700 "$tree/root"
+  chmod 1777 "$tree/tmp" "$tree/var/tmp"
+  chown 1000:1000 "$tree/home/agent"
+  printf '%s\n' root:x:0:0:root:/root:/bin/sh nobody:x:65534:65534:nobody:/:/bin/false \
+    agent:x:1000:1000:agent:/home/agent:/bin/sh >"$tree/etc/passwd"
+  printf '%s\n' root:x:0: nogroup:x:65534: agent:x:1000: >"$tree/etc/group"
+  printf '%s\n' '127.0.0.1 localhost' '::1 localhost' >"$tree/etc/hosts"
+}
+
+busybox() {
+  local tree=$1 applet
+  unpack "$tree" busybox-static
+  furnish "$tree"
+  for applet in $("$tree/bin/busybox" --list); do
+    [ "$applet" = busybox ] || ln -s busybox "$tree/bin/$applet"
+  done
+  ln -s ../../bin/busybox "$tree/usr/bin/env"
+}
+
+python() {
+  local tree=$1
+  # python3-minimal has a tenth of the library; a shell and a few commands make a usable image.
+  unpack "$tree" python3,libpython3-stdlib,dash,coreutils,libc-bin,util-linux,grep,sed,procps,tzdata
+  furnish "$tree"
+  # Perl comes with debconf, half the image; gconv is for iconv(3); the timezones are there thrice.
+  rm -rf "$tree"/usr/{bin/perl*,lib/*/perl*,lib/*/libperl*,share/perl*} \
+    "$tree"/usr/lib/*/gconv "$tree"/usr/share/zoneinfo/{posix,right}
+  # On a read-only root nothing compiled is kept: without this every start compiles what it imports.
+  # Checked by nothing, since nothing in an image changes; in sorted order, in one process.
+  chroot "$tree" /usr/bin/python3 -I -m compileall -q -j 1 --invalidation-mode unchecked-hash \
+    /usr/lib/python3.11
+}
+
+# image NAME: build the tree, write target/images/NAME.tar, drop the tree.
+image() {
+  local name=$1 tree=$images/$1.tree
+  rm -rf "$tree"
+  mkdir -p "$images"
+  "$name" "$tree"
+  python3 -I "$here/oci_archive.py" "$tree" "bulkhead.test/$name:latest" "$2" "$images/$name.tar.new"
+  mv "$images/$name.tar.new" "$images/$name.tar"
+  rm -rf "$tree"
+}
+
+need_root "making images"
+# An image is stale when the scripts that make it are newer.
+for pair in busybox:sh python:python3; do
+  name=${pair%:*}
+  archive=$images/$name.tar
+  if [ "$archive" -nt "$0" ] && [ "$archive" -nt "$here/oci_archive.py" ]; then continue; fi
+  step "making the image bulkhead.test/$name from Debian $suite" image "$name" "${pair#*:}"
+done

@@ -1,0 +1,68 @@
+# shellcheck shell=bash disable=SC2034
+# What every script of the testbed shares: where things are, and how a long step is shown.
+# (SC2034: the variables are for those who source it.)
+set -euo pipefail
+
+repo=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
+here=$repo/integration/testbed
+target=$repo/target
+dist=$target/dist
+tools=$target/tools/bin
+images=$target/images
+# A folder a testbed lives in. It is short because unix socket paths end at 108 bytes.
+testbed=${BULKHEAD_TESTBED:-/run/bulkhead-testbed}
+# Images, snapshots and layers go to disk; /run is memory on most machines.
+store=$target/testbed/$(basename "$testbed")
+
+# Callers may run with HOME unset (CI, containerd); Go refuses to work so.
+export HOME=${HOME:-/root}
+
+say() { printf '%s\n' "$*"; }
+die() { printf 'error: %s\n' "$*" >&2; exit 1; }
+
+need_root() {
+  [ "$(id -u)" = 0 ] || die "$1 needs root: it makes namespaces, mounts and cgroups"
+}
+
+# step TEXT COMMAND…: run a long command, its output kept in target/logs, with the seconds it has
+# taken so far. Its log is shown when it fails.
+step() {
+  local what=$1 log start pid
+  shift
+  mkdir -p "$target/logs"
+  log=$target/logs/$(printf '%s' "$what" | tr -cs 'A-Za-z0-9.' '-').log
+  start=$SECONDS
+  say "==> $what"
+  "$@" >"$log" 2>&1 </dev/null &
+  pid=$!
+  # In the background it does not hear ctrl-C itself.
+  trap 'kill "$pid" 2>/dev/null; exit 130' INT TERM
+  local beat=$((start + 15))
+  while kill -0 "$pid" 2>/dev/null; do
+    sleep 0.2
+    if [ "$SECONDS" -ge "$beat" ]; then
+      say "    … $((SECONDS - start)) s"
+      beat=$((SECONDS + 15))
+    fi
+  done
+  if ! wait "$pid"; then
+    tail -n 30 "$log" >&2
+    die "$what failed after $((SECONDS - start)) s; its whole output is in $log"
+  fi
+  trap - INT TERM
+  say "    done in $((SECONDS - start)) s"
+}
+
+# at_least HAVE WANT: versions of dotted numbers, compared as such.
+at_least() {
+  [ "$(printf '%s\n%s\n' "$2" "$1" | sort -V | head -n 1)" = "$2" ]
+}
+
+# The first process of the running testbed, as the machine numbers it; fails when there is none.
+# The start time tells it from a later process of the same number.
+testbed_init() {
+  local pid started stat
+  read -r pid started 2>/dev/null <"$testbed/init" || return 1
+  read -ra stat 2>/dev/null <"/proc/$pid/stat" || return 1
+  [ "${stat[21]}" = "$started" ] && printf '%s\n' "$pid"
+}

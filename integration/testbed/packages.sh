@@ -1,0 +1,37 @@
+#!/usr/bin/env bash
+# Installs the Debian packages that building and testing need, and names them. Does nothing, and
+# asks no server, when all of them are there.
+. "$(dirname "$0")/lib.sh"
+
+packages=(
+  ca-certificates          # cargo, go and apt talk https
+  gcc libc6-dev            # the linker that cargo calls
+  protobuf-compiler        # the tests' client of containerd's API is generated
+  runc                     # the runtime that Bulkhead is compared with
+  iproute2                 # links and addresses of the testbed's own network
+  mmdebstrap               # makes the images from Debian packages
+  debian-archive-keyring   # what those packages are verified with
+  python3                  # the demo's plain process; writes the image archives
+  shellcheck               # make lint
+)
+
+command -v dpkg-query >/dev/null || {
+  say "This is not a Debian system; install by hand the likes of: ${packages[*]}"
+  exit 0
+}
+
+missing=()
+for package in "${packages[@]}"; do
+  state=$(dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null || true)
+  [ "$state" = installed ] || missing+=("$package")
+done
+[ ${#missing[@]} -gt 0 ] || exit 0
+
+[ "$(id -u)" = 0 ] || die "these Debian packages are missing and only root can install them: ${missing[*]}"
+export DEBIAN_FRONTEND=noninteractive
+install=(apt-get install -y --no-install-recommends "${missing[@]}")
+# The package lists of a new machine are empty, those of an old one name files that are gone.
+if ! apt-get install -y --no-install-recommends --simulate "${missing[@]}" >/dev/null 2>&1; then
+  step "reading Debian's package lists" apt-get update
+fi
+step "installing Debian packages: ${missing[*]}" bash -c '"$@" || { apt-get update && "$@"; }' - "${install[@]}"

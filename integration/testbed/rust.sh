@@ -1,0 +1,63 @@
+#!/usr/bin/env bash
+# rust.sh build | test | lint | bench: what make does with cargo, in order and with progress.
+. "$(dirname "$0")/lib.sh"
+
+rust_needed=$(sed -n 's/^rust-version = "\(.*\)"/\1/p' "$repo/Cargo.toml")
+cd "${repo:?}"
+# Everything lands in target/, where the testbed looks for it.
+export CARGO_TARGET_DIR=$target
+
+command -v cargo >/dev/null ||
+  die "cargo is missing: install Rust $rust_needed or newer (https://rustup.rs) and put it on PATH"
+have=$(rustc --version | awk '{ print $2 }')
+at_least "$have" "$rust_needed" ||
+  die "Rust $have is too old: Bulkhead needs $rust_needed or newer (rustup update stable)"
+
+build() {
+  step "building Bulkhead (cargo, profile dist)" \
+    cargo build --locked --profile dist -p bulkhead-shim
+  stat -c '    %n: %s bytes' "$dist/containerd-shim-bulkhead-v1" "$dist/bulkhead"
+}
+
+# Adds up what cargo's test runner says at the end of each test program.
+totals() {
+  awk '/^test result:/ { passed += $4; failed += $6; skipped += $8 }
+    END { printf "%d passed, %d failed, %d skipped\n", passed, failed, skipped }' "$1"
+}
+
+run_tests() {
+  local log=$target/logs/test.log status=0
+  mkdir -p "$target/logs"
+  step "building the tests" cargo test --locked --workspace --no-run
+  # The integration tests make namespaces of their own and start their own containerd in there.
+  say "==> running the tests"
+  cargo test --locked --workspace --no-fail-fast 2>&1 | tee "$log" || status=1
+  totals "$log" | tee "$target/logs/totals"
+  return $status
+}
+
+lint() {
+  step "formatting (cargo fmt)" cargo fmt --all --check
+  step "clippy" cargo clippy --workspace --all-targets --locked -- -D warnings
+  step "documentation" env RUSTDOCFLAGS=-Dwarnings cargo doc --workspace --no-deps --locked
+  step "scripts (shellcheck)" shellcheck -x -P SCRIPTDIR .ci/run integration/*/*.sh
+  # One that PATH has will do; the build takes three minutes.
+  PATH=$PATH:$tools
+  command -v cargo-deny >/dev/null ||
+    step "installing cargo-deny 0.20.2" \
+      cargo install --locked --root "$target/tools" --target-dir "$target/cargo-deny" cargo-deny@0.20.2
+  step "dependencies (cargo deny)" cargo deny --locked check bans licenses sources
+}
+
+bench() {
+  step "building the bench" cargo bench --locked -p integration --bench figures --no-run
+  cargo bench --locked -p integration --bench figures
+}
+
+case ${1:-} in
+  build) build ;;
+  test) run_tests ;;
+  lint) lint ;;
+  bench) bench ;;
+  *) die "usage: rust.sh build | test | lint | bench" ;;
+esac

@@ -1,0 +1,102 @@
+#!/usr/bin/env bash
+# Puts containerd, runsc and the CNI plugins into target/tools/bin: linked from PATH where PATH has
+# a good enough one, else built at the pinned version by Go, each by its own module graph and
+# checked against Go's checksum database.
+. "$(dirname "$0")/lib.sh"
+
+containerd_version=2.4.2
+containerd_module=github.com/containerd/containerd/v2
+runsc_release=20260905
+runsc_commit=v0.0.0-20260905035102-160fafc42237
+runsc_module=gvisor.dev/gvisor
+cni_version=1.9.1
+cni_module=github.com/containernetworking/plugins
+go_needed=1.26.6 # the newest that their go.mod files ask for
+
+# version NAME PATH: the dotted number that a tool says of itself, empty if it says none.
+version() {
+  local text
+  case $1 in
+    containerd | ctr) text=$("$2" --version | awk '{ print $3 }') ;;
+    containerd-shim-runc-v2) text=$("$2" -v | awk '$1 == "Version:" { print $2 }') ;;
+    runsc) text=$("$2" --version | sed -n 's/^runsc version release-//p') ;;
+    *) text=$(CNI_COMMAND='' "$2" --version 2>&1 | sed -n 's/^CNI .* plugin //p' | head -n 1) ;;
+  esac
+  printf '%s' "$text" | sed -n 's/^v\{0,1\}\([0-9][0-9.]*\).*/\1/p'
+}
+
+# good NAME PATH: is this a version that the tests were written for?
+good() {
+  local have
+  [ -x "$2" ] || return 1
+  have=$(version "$1" "$2" 2>/dev/null) && [ -n "$have" ] || return 1
+  case $1 in
+    containerd | ctr | containerd-shim-runc-v2) at_least "$have" 2.4.0 && ! at_least "$have" 3 ;;
+    # `features` is how Bulkhead learns what a runsc can enforce.
+    runsc) at_least "$have" $runsc_release && "$2" features >/dev/null 2>&1 ;;
+    *) at_least "$have" 1.0.0 ;;
+  esac
+}
+
+# from_path NAME: the first good one outside target/tools.
+from_path() {
+  local candidate
+  while read -r candidate; do
+    case $candidate in "$tools"/*) continue ;; esac
+    good "$1" "$candidate" && printf '%s\n' "$candidate" && return 0
+  done < <(type -aP "$1")
+  return 1
+}
+
+# Makes `go` one that can build: PATH's if it is new enough, else Debian's, unpacked in target/tools
+# and installed nowhere. From 1.21 on, Go fetches the toolchain that a module asks for as a module,
+# checked like any other.
+need_go() {
+  local have=0 unpacked=$target/tools/go
+  if command -v go >/dev/null; then
+    have=$(GOTOOLCHAIN=local go env GOVERSION)
+    have=${have#go}
+  fi
+  at_least "$have" $go_needed && return
+  export GOTOOLCHAIN=auto
+  at_least "$have" 1.21 && return
+  if [ ! -x "$unpacked/usr/lib/go-1.24/bin/go" ]; then
+    rm -rf "$unpacked"
+    step "unpacking Debian's Go 1.24 (for $1; PATH has none that is new enough)" \
+      mmdebstrap --variant=extract --include=golang-1.24-go trixie "$unpacked"
+  fi
+  PATH=$unpacked/usr/lib/go-1.24/bin:$PATH
+}
+
+build() { # NAME PACKAGE@VERSION [LDFLAGS]
+  need_go "$1"
+  # A caller's GOFLAGS could switch the checksum database off; nothing here needs any.
+  step "building $1 (${2##*@})" env GOFLAGS= GO111MODULE=on CGO_ENABLED=0 GOBIN="$tools" \
+    go install -trimpath -ldflags "-s -w ${3:-}" "$2"
+  good "$1" "$tools/$1" || die "$1 was built from $2 but says version '$(version "$1" "$tools/$1")'"
+}
+
+tool() { # NAME PACKAGE@VERSION [LDFLAGS]
+  local found
+  good "$1" "$tools/$1" && return
+  rm -f "$tools/$1"
+  if found=$(from_path "$1"); then
+    ln -s "$found" "$tools/$1"
+    say "$1 $(version "$1" "$found"): using $found"
+  else
+    build "$@"
+  fi
+}
+
+mkdir -p "$tools"
+for name in containerd ctr containerd-shim-runc-v2; do
+  tool $name "$containerd_module/cmd/$name@v$containerd_version" \
+    "-X $containerd_module/version.Version=v$containerd_version"
+done
+# Built without this runsc calls itself VERSION_MISSING.
+tool runsc "$runsc_module/runsc@$runsc_commit" \
+  "-X $runsc_module/runsc/version.version=release-$runsc_release.0"
+for plugin in main/bridge main/loopback ipam/host-local; do
+  tool "${plugin#*/}" "$cni_module/plugins/$plugin@v$cni_version" \
+    "-X $cni_module/pkg/utils/buildversion.BuildVersion=v$cni_version"
+done

@@ -1,0 +1,335 @@
+//! What Create refuses, with which code, and that nothing stays of it.
+
+use std::fs;
+
+use containerd_client::tonic::Code;
+use containerd_client::types::Mount;
+use containerd_shim_protos::api::{CreateTaskRequest, CreateTaskResponse};
+use containerd_shim_protos::ttrpc;
+use integration::bed::{Bed, IMAGE};
+use integration::runtime::Needs;
+use integration::shim::Shim;
+use serde_json::json;
+
+use crate::cases;
+
+cases! {
+    Needs::Any => [
+        a_created_task_is_not_running_yet,
+        a_container_that_was_never_started_can_be_deleted,
+        a_duplicate_id_already_exists,
+        a_rootfs_that_cannot_be_mounted_leaves_nothing,
+        the_second_of_two_rootfs_mounts_failing_undoes_the_first,
+        a_spec_without_args_is_refused,
+        a_spec_with_wrong_types_is_refused,
+        an_unknown_program_fails_and_is_named,
+        a_program_that_is_not_executable_fails,
+        a_working_folder_that_is_missing_is_no_hang,
+        options_of_an_unknown_type_are_refused,
+    ],
+    Needs::Bulkhead => [
+        a_spec_without_root_is_invalid,
+        a_spec_without_process_is_invalid,
+        a_truncated_config_json_is_invalid,
+        a_config_json_of_another_type_is_invalid,
+        a_missing_config_json_is_invalid,
+        a_duplicate_id_on_the_shim_already_exists,
+        an_id_with_a_path_in_it_is_invalid_on_the_shim,
+        a_config_path_that_is_missing_is_named,
+        a_config_body_that_does_not_parse_is_named,
+        a_policy_file_others_may_write_is_refused,
+        an_id_that_is_a_prefix_of_another_touches_only_its_own,
+    ],
+}
+
+async fn a_created_task_is_not_running_yet(bed: &Bed) {
+    let container = bed.container(&["true"]).create().await.expect("create");
+    let status = container.status().await.expect("state");
+    assert_eq!(status, containerd_client::types::v1::Status::Created);
+    assert!(container.pid > 0);
+    container.start().await.expect("start");
+    assert_eq!(container.finish().await.status, 0);
+}
+
+async fn a_container_that_was_never_started_can_be_deleted(bed: &Bed) {
+    let container = bed.container(&["true"]).create().await.expect("create");
+    container.delete().await.expect("delete");
+}
+
+async fn a_duplicate_id_already_exists(bed: &Bed) {
+    let container = bed.container(&["sleep", "100"]).run().await.expect("run");
+    // containerd itself answers for the container; its task is asked for by name.
+    let error = bed
+        .named(&container.id, &["true"])
+        .create()
+        .await
+        .expect_err("refused");
+    assert_eq!(error.code(), Code::AlreadyExists, "{error:?}");
+    let body = containerd_client::services::v1::CreateTaskRequest {
+        container_id: container.id.clone(),
+        ..Default::default()
+    };
+    let error = bed.client().create(body).await.expect_err("refused");
+    assert_eq!(error.code(), Code::AlreadyExists, "{error:?}");
+    let done = container.exec("still", &["echo", "alive"]).finish().await;
+    assert_eq!(done.stdout, "alive\n");
+    container.remove().await;
+}
+
+fn bind(source: &str) -> Mount {
+    let options = vec!["rbind".to_owned(), "ro".to_owned()];
+    Mount {
+        r#type: "bind".into(),
+        source: source.into(),
+        target: String::new(),
+        options,
+    }
+}
+
+async fn a_rootfs_that_cannot_be_mounted_leaves_nothing(bed: &Bed) {
+    let mut builder = bed.container(&["true"]);
+    builder.rootfs = vec![bind("/no/such/folder")];
+    builder.create().await.expect_err("refused");
+}
+
+async fn the_second_of_two_rootfs_mounts_failing_undoes_the_first(bed: &Bed) {
+    let mut builder = bed.container(&["true"]);
+    builder.rootfs = vec![bind(IMAGE), bind("/no/such/folder")];
+    builder.create().await.expect_err("refused");
+}
+
+async fn a_spec_without_args_is_refused(bed: &Bed) {
+    let error = bed.container(&[]).run().await.expect_err("refused");
+    assert!(!error.message().is_empty());
+}
+
+async fn a_spec_with_wrong_types_is_refused(bed: &Bed) {
+    let change =
+        |spec: &mut serde_json::Value| spec["process"]["args"] = json!({ "not": "a list" });
+    bed.container(&["true"])
+        .with(change)
+        .run()
+        .await
+        .expect_err("refused");
+}
+
+async fn an_unknown_program_fails_and_is_named(bed: &Bed) {
+    let error = bed
+        .container(&["/no/such/program"])
+        .run()
+        .await
+        .expect_err("refused");
+    assert!(error.message().contains("/no/such/program"), "{error:?}");
+}
+
+async fn a_program_that_is_not_executable_fails(bed: &Bed) {
+    bed.container(&["/etc/passwd"])
+        .run()
+        .await
+        .expect_err("refused");
+}
+
+async fn a_working_folder_that_is_missing_is_no_hang(bed: &Bed) {
+    // runc makes the folder where it can and fails on a read-only root; gVisor fails: either answers.
+    if let Ok(container) = bed
+        .container(&["true"])
+        .with(|spec| spec["process"]["cwd"] = "/nowhere".into())
+        .run()
+        .await
+    {
+        container.finish().await;
+    }
+}
+
+async fn options_of_an_unknown_type_are_refused(bed: &Bed) {
+    let builder = bed
+        .container(&["true"])
+        .options("no.such.Options", vec![8, 1]);
+    builder.create().await.expect_err("refused");
+}
+
+async fn refused(bed: &Bed, change: impl FnOnce(&mut serde_json::Value), names: &str) {
+    let error = bed
+        .container(&["true"])
+        .with(change)
+        .create()
+        .await
+        .expect_err("refused");
+    assert_eq!(error.code(), Code::InvalidArgument, "{error:?}");
+    assert!(error.message().contains(names), "{error:?}");
+}
+
+async fn a_spec_without_root_is_invalid(bed: &Bed) {
+    refused(
+        bed,
+        |spec| drop(spec.as_object_mut().expect("object").remove("root")),
+        "root",
+    )
+    .await;
+}
+
+async fn a_spec_without_process_is_invalid(bed: &Bed) {
+    refused(
+        bed,
+        |spec| drop(spec.as_object_mut().expect("object").remove("process")),
+        "process",
+    )
+    .await;
+}
+
+/// Asks the shim of a running container to create another one from a bundle with this `config.json`.
+async fn create_from(bed: &Bed, config: Option<&str>) -> ttrpc::Code {
+    let container = bed.container(&["sleep", "100"]).run().await.expect("run");
+    let shim = Shim::of(bed, &container.id).await;
+    let id = bed.id("direct");
+    let folder = bed.folder.join(&id);
+    fs::create_dir_all(folder.join("rootfs")).expect("make a bundle");
+    if let Some(config) = config {
+        fs::write(folder.join("config.json"), config).expect("write config.json");
+    }
+    let body = CreateTaskRequest {
+        id,
+        bundle: folder.display().to_string(),
+        ..Default::default()
+    };
+    let code = shim
+        .call::<CreateTaskResponse>(3, "Create", &body)
+        .await
+        .expect_err("refused");
+    drop(shim);
+    let done = container.exec("still", &["true"]).finish().await;
+    assert_eq!(done.status, 0, "the other container goes on");
+    container.remove().await;
+    code
+}
+
+async fn a_truncated_config_json_is_invalid(bed: &Bed) {
+    assert_eq!(
+        create_from(bed, Some("{\"ociVersion\": \"1.2.0\", \"process\"")).await,
+        ttrpc::Code::INVALID_ARGUMENT
+    );
+}
+
+async fn a_config_json_of_another_type_is_invalid(bed: &Bed) {
+    for text in [
+        "[]",
+        "7",
+        "\"text\"",
+        "null",
+        "{\"process\": 7, \"root\": {\"path\": \"rootfs\"}}",
+    ] {
+        assert_eq!(
+            create_from(bed, Some(text)).await,
+            ttrpc::Code::INVALID_ARGUMENT,
+            "{text}"
+        );
+    }
+}
+
+async fn a_missing_config_json_is_invalid(bed: &Bed) {
+    assert_eq!(create_from(bed, None).await, ttrpc::Code::INVALID_ARGUMENT);
+}
+
+async fn a_duplicate_id_on_the_shim_already_exists(bed: &Bed) {
+    let container = bed.container(&["sleep", "100"]).run().await.expect("run");
+    let shim = Shim::of(bed, &container.id).await;
+    let bundle = bed.bundle(&container.id).display().to_string();
+    let body = CreateTaskRequest {
+        id: container.id.clone(),
+        bundle,
+        ..Default::default()
+    };
+    for version in [2, 3] {
+        let code = shim
+            .call::<CreateTaskResponse>(version, "Create", &body)
+            .await
+            .expect_err("refused");
+        assert_eq!(code, ttrpc::Code::ALREADY_EXISTS);
+    }
+    drop(shim);
+    assert_eq!(container.exec("still", &["true"]).finish().await.status, 0);
+    container.remove().await;
+}
+
+async fn an_id_with_a_path_in_it_is_invalid_on_the_shim(bed: &Bed) {
+    let container = bed.container(&["sleep", "100"]).run().await.expect("run");
+    let shim = Shim::of(bed, &container.id).await;
+    let bundle = bed.bundle(&container.id).display().to_string();
+    for id in ["", "../x", "a/b", "a\nb"] {
+        let body = CreateTaskRequest {
+            id: id.into(),
+            bundle: bundle.clone(),
+            ..Default::default()
+        };
+        let code = shim
+            .call::<CreateTaskResponse>(3, "Create", &body)
+            .await
+            .expect_err("refused");
+        assert_eq!(code, ttrpc::Code::INVALID_ARGUMENT, "{id:?}");
+    }
+    drop(shim);
+    container.remove().await;
+}
+
+/// `runtimeoptions.v1.Options` with one field.
+pub(crate) fn options(field: u8, value: &[u8]) -> Vec<u8> {
+    let length = u8::try_from(value.len()).expect("a short value");
+    assert!(length < 128, "one byte of length");
+    [&[field << 3 | 2, length], value].concat()
+}
+
+async fn a_config_path_that_is_missing_is_named(bed: &Bed) {
+    let builder = bed.container(&["true"]).options(
+        "runtimeoptions.v1.Options",
+        options(2, b"/no/such/policy.toml"),
+    );
+    let error = builder.create().await.expect_err("refused");
+    assert!(
+        error.message().contains("/no/such/policy.toml"),
+        "{error:?}"
+    );
+}
+
+async fn a_config_body_that_does_not_parse_is_named(bed: &Bed) {
+    let builder = bed.container(&["true"]).options(
+        "runtimeoptions.v1.Options",
+        options(3, b"no_such_key = 1\n"),
+    );
+    let error = builder.create().await.expect_err("refused");
+    assert!(error.message().contains("no_such_key"), "{error:?}");
+}
+
+async fn a_policy_file_others_may_write_is_refused(bed: &Bed) {
+    use std::os::unix::fs::PermissionsExt as _;
+    fs::create_dir_all("/etc/bulkhead").expect("make the folder");
+    fs::write("/etc/bulkhead/config.toml", "").expect("write a policy");
+    fs::set_permissions(
+        "/etc/bulkhead/config.toml",
+        fs::Permissions::from_mode(0o666),
+    )
+    .expect("chmod");
+    let result = bed.container(&["true"]).create().await;
+    fs::remove_dir_all("/etc/bulkhead").expect("remove the policy");
+    let error = result.expect_err("refused");
+    assert!(
+        error.message().contains("/etc/bulkhead/config.toml"),
+        "{error:?}"
+    );
+}
+
+async fn an_id_that_is_a_prefix_of_another_touches_only_its_own(bed: &Bed) {
+    let long = bed
+        .named("prefixlong", &["sleep", "100"])
+        .run()
+        .await
+        .expect("run");
+    let short = bed
+        .named("prefix", &["sleep", "100"])
+        .run()
+        .await
+        .expect("run");
+    short.kill(9).await.expect("kill");
+    assert_eq!(short.finish().await.status, 137);
+    assert_eq!(long.exec("still", &["true"]).finish().await.status, 0);
+    long.remove().await;
+}

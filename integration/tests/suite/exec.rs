@@ -1,0 +1,438 @@
+//! Further processes of a container.
+
+use std::time::Duration;
+
+use containerd_client::tonic::Code;
+use integration::bed::Bed;
+use integration::container::Container;
+use integration::runtime::Needs;
+use serde_json::json;
+
+use crate::cases;
+use crate::start::join_all;
+
+cases! {
+    Needs::Any => [
+        a_hundred_execs_in_turn_each_keep_their_code,
+        a_hundred_execs_at_once_each_keep_their_code,
+        a_signal_is_128_and_its_number,
+        the_working_folder_is_as_asked,
+        the_environment_is_as_asked,
+        the_user_is_as_asked,
+        additional_groups_are_as_asked,
+        stdin_reaches_the_program_and_close_io_ends_it,
+        stdout_and_stderr_come_separately,
+        an_unknown_program_fails_and_leaves_nothing,
+        a_duplicate_id_already_exists,
+        an_id_can_be_used_again_after_delete,
+        delete_before_start_takes_it_away,
+        three_clients_wait_and_all_hear,
+        kill_reaches_only_the_exec,
+        an_exec_of_an_unknown_container_is_not_found,
+        an_exec_that_was_never_added_is_not_found,
+        state_tells_created_running_and_stopped,
+        the_end_of_init_ends_the_execs,
+    ],
+    Needs::NotRunc("its code is Unknown") => [
+        an_exec_in_a_stopped_container_is_refused,
+    ],
+    Needs::NotRunc("its shim ends and leaves its socket") => [
+        a_start_after_start_is_refused,
+    ],
+    Needs::Bulkhead => [
+        a_process_spec_that_does_not_parse_is_invalid,
+        an_exec_has_no_more_capabilities_than_init,
+        no_process_stays_beside_sandbox_and_gofer,
+    ],
+}
+
+async fn sleeper(bed: &Bed) -> Container<'_> {
+    bed.container(&["sleep", "1000"]).run().await.expect("run")
+}
+
+async fn a_hundred_execs_in_turn_each_keep_their_code(bed: &Bed) {
+    let container = sleeper(bed).await;
+    for code in 0..100 {
+        let done = container
+            .exec(&format!("e{code}"), &["sh", "-c", &format!("exit {code}")])
+            .finish()
+            .await;
+        assert_eq!(done.status, code);
+    }
+    container.remove().await;
+}
+
+async fn a_hundred_execs_at_once_each_keep_their_code(bed: &Bed) {
+    let container = sleeper(bed).await;
+    let one = async |code: u32| {
+        let id = format!("e{code}");
+        container
+            .exec(&id, &["sh", "-c", &format!("echo {id}; exit {code}")])
+            .finish()
+            .await
+    };
+    let mut all = Vec::new();
+    for code in 0..100 {
+        all.push(one(code));
+    }
+    for (code, done) in (0..100).zip(join_all(all).await) {
+        assert_eq!((done.status, done.stdout), (code, format!("e{code}\n")));
+    }
+    container.remove().await;
+}
+
+async fn a_signal_is_128_and_its_number(bed: &Bed) {
+    let container = sleeper(bed).await;
+    for (name, status) in [("KILL", 137), ("TERM", 143), ("USR1", 138)] {
+        let done = container
+            .exec(name, &["sh", "-c", &format!("kill -{name} $$")])
+            .finish()
+            .await;
+        assert_eq!(done.status, status, "{name}");
+    }
+    container.remove().await;
+}
+
+async fn the_working_folder_is_as_asked(bed: &Bed) {
+    let container = sleeper(bed).await;
+    let done = container
+        .exec("cwd", &["pwd"])
+        .with(|spec| spec["cwd"] = "/usr/bin".into())
+        .finish()
+        .await;
+    assert_eq!(done.stdout, "/usr/bin\n");
+    container.remove().await;
+}
+
+async fn the_environment_is_as_asked(bed: &Bed) {
+    let container = sleeper(bed).await;
+    let environment = json!(["PATH=/bin", "COLOUR=a b=c", "EMPTY="]);
+    let done = container
+        .exec("env", &["env"])
+        .with(|spec| spec["env"] = environment)
+        .finish()
+        .await;
+    assert!(
+        done.stdout.contains("COLOUR=a b=c\n") && done.stdout.contains("EMPTY=\n"),
+        "{done:?}"
+    );
+    container.remove().await;
+}
+
+async fn the_user_is_as_asked(bed: &Bed) {
+    let container = sleeper(bed).await;
+    let user = json!({ "uid": 1000, "gid": 1000 });
+    let done = container
+        .exec("id", &["sh", "-c", "id -u; id -g"])
+        .with(|spec| spec["user"] = user)
+        .finish()
+        .await;
+    assert_eq!(done.stdout, "1000\n1000\n");
+    container.remove().await;
+}
+
+async fn additional_groups_are_as_asked(bed: &Bed) {
+    let container = sleeper(bed).await;
+    let user = json!({ "uid": 1000, "gid": 1000, "additionalGids": [7, 4242] });
+    let done = container
+        .exec("id", &["id", "-G"])
+        .with(|spec| spec["user"] = user)
+        .finish()
+        .await;
+    let mut groups: Vec<_> = done.stdout.split_whitespace().collect();
+    groups.sort_unstable();
+    assert_eq!(groups, ["1000", "4242", "7"]);
+    container.remove().await;
+}
+
+async fn stdin_reaches_the_program_and_close_io_ends_it(bed: &Bed) {
+    let container = sleeper(bed).await;
+    let exec = container
+        .exec("cat", &["cat"])
+        .stdin()
+        .run()
+        .await
+        .expect("run");
+    exec.streams
+        .write([b"through\n".to_vec()])
+        .await
+        .expect("written");
+    exec.close_stdin().await.expect("CloseIO");
+    let done = exec.finish().await;
+    assert_eq!((done.status, done.stdout.as_str()), (0, "through\n"));
+    container.remove().await;
+}
+
+async fn stdout_and_stderr_come_separately(bed: &Bed) {
+    let container = sleeper(bed).await;
+    let done = container
+        .exec("both", &["sh", "-c", "echo out; echo err >&2"])
+        .finish()
+        .await;
+    assert_eq!(
+        (done.stdout.as_str(), done.stderr.as_str()),
+        ("out\n", "err\n")
+    );
+    container.remove().await;
+}
+
+async fn an_unknown_program_fails_and_leaves_nothing(bed: &Bed) {
+    let container = sleeper(bed).await;
+    let error = container
+        .exec("x", &["/no/such/program"])
+        .run()
+        .await
+        .expect_err("refused");
+    assert!(error.message().contains("/no/such/program"), "{error:?}");
+    // Its id is free again, the container unharmed.
+    assert_eq!(container.exec("x", &["true"]).finish().await.status, 0);
+    container.remove().await;
+}
+
+async fn a_duplicate_id_already_exists(bed: &Bed) {
+    let container = sleeper(bed).await;
+    let first = container
+        .exec("same", &["sleep", "1000"])
+        .run()
+        .await
+        .expect("run");
+    let error = container
+        .exec("same", &["true"])
+        .add()
+        .await
+        .expect_err("refused");
+    assert_eq!(error.code(), Code::AlreadyExists, "{error:?}");
+    first.kill(9).await.expect("kill");
+    assert_eq!(first.finish().await.status, 137);
+    container.remove().await;
+}
+
+async fn an_id_can_be_used_again_after_delete(bed: &Bed) {
+    let container = sleeper(bed).await;
+    for code in [1, 2] {
+        let done = container
+            .exec("again", &["sh", "-c", &format!("exit {code}")])
+            .finish()
+            .await;
+        assert_eq!(done.status, code);
+    }
+    container.remove().await;
+}
+
+async fn a_start_after_start_is_refused(bed: &Bed) {
+    let container = sleeper(bed).await;
+    let exec = container
+        .exec("twice", &["sleep", "1000"])
+        .run()
+        .await
+        .expect("run");
+    exec.start().await.expect_err("refused");
+    exec.kill(9).await.expect("kill");
+    assert_eq!(exec.finish().await.status, 137, "it ran once and goes on");
+    container.remove().await;
+}
+
+async fn delete_before_start_takes_it_away(bed: &Bed) {
+    let container = sleeper(bed).await;
+    let exec = container.exec("early", &["true"]).add().await.expect("add");
+    exec.delete().await.expect("delete");
+    exec.start().await.expect_err("it is gone");
+    container.remove().await;
+}
+
+async fn three_clients_wait_and_all_hear(bed: &Bed) {
+    let container = sleeper(bed).await;
+    let exec = container
+        .exec("waited", &["sh", "-c", "sleep 0.5; exit 42"])
+        .run()
+        .await
+        .expect("run");
+    let heard = join_all(vec![exec.wait(), exec.wait(), exec.wait()]).await;
+    for exit in heard {
+        assert_eq!(exit.expect("wait").status, 42);
+    }
+    assert_eq!(exec.wait().await.expect("wait after the end").status, 42);
+    exec.delete().await.expect("delete");
+    container.remove().await;
+}
+
+async fn kill_reaches_only_the_exec(bed: &Bed) {
+    let container = sleeper(bed).await;
+    let other = container
+        .exec("other", &["sleep", "1000"])
+        .run()
+        .await
+        .expect("run");
+    let exec = container
+        .exec("killed", &["sleep", "1000"])
+        .run()
+        .await
+        .expect("run");
+    exec.kill(15).await.expect("kill");
+    assert_eq!(exec.finish().await.status, 143);
+    let process = bed
+        .client()
+        .get(&container.id, &other.id)
+        .await
+        .expect("state");
+    assert_eq!(
+        process.status(),
+        containerd_client::types::v1::Status::Running
+    );
+    other.kill(9).await.expect("kill");
+    assert_eq!(other.finish().await.status, 137);
+    assert_eq!(container.exec("still", &["true"]).finish().await.status, 0);
+    container.remove().await;
+}
+
+async fn an_exec_of_an_unknown_container_is_not_found(bed: &Bed) {
+    let body = containerd_client::services::v1::ExecProcessRequest {
+        container_id: "nobody".into(),
+        exec_id: "x".into(),
+        ..Default::default()
+    };
+    let error = bed.client().exec(body).await.expect_err("refused");
+    assert_eq!(error.code(), Code::NotFound, "{error:?}");
+}
+
+async fn an_exec_that_was_never_added_is_not_found(bed: &Bed) {
+    let container = sleeper(bed).await;
+    let client = bed.client();
+    let code =
+        |result: Result<(), containerd_client::tonic::Status>| result.expect_err("refused").code();
+    assert_eq!(
+        code(client.start(&container.id, "nobody").await.map(drop)),
+        Code::NotFound
+    );
+    assert_eq!(
+        code(client.kill(&container.id, "nobody", 9, false).await),
+        Code::NotFound
+    );
+    assert_eq!(
+        code(client.delete_exec(&container.id, "nobody").await.map(drop)),
+        Code::NotFound
+    );
+    container.remove().await;
+}
+
+async fn state_tells_created_running_and_stopped(bed: &Bed) {
+    use containerd_client::types::v1::Status;
+    let container = sleeper(bed).await;
+    let client = bed.client();
+    let exec = container
+        .exec("state", &["sh", "-c", "sleep 0.3; exit 3"])
+        .add()
+        .await
+        .expect("add");
+    let state = async || client.get(&container.id, "state").await.expect("state");
+    assert_eq!(state().await.status(), Status::Created);
+    let pid = exec.start().await.expect("start");
+    assert!(pid > 0);
+    assert_eq!(state().await.status(), Status::Running);
+    exec.wait().await.expect("wait");
+    let stopped = state().await;
+    assert_eq!(
+        (stopped.status(), stopped.exit_status),
+        (Status::Stopped, 3)
+    );
+    exec.delete().await.expect("delete");
+    container.remove().await;
+}
+
+async fn the_end_of_init_ends_the_execs(bed: &Bed) {
+    let container = bed.shell("read line").stdin().run().await.expect("run");
+    let exec = container
+        .exec("longer", &["sleep", "1000"])
+        .run()
+        .await
+        .expect("run");
+    bed.client()
+        .close_stdin(&container.id, "")
+        .await
+        .expect("CloseIO");
+    container.streams.write([b"\n".to_vec()]);
+    container.wait().await.expect("wait");
+    let exit = tokio::time::timeout(Duration::from_secs(20), exec.wait())
+        .await
+        .expect("the exec ends too");
+    assert_eq!(exit.expect("wait").status, 137);
+    exec.delete().await.expect("delete the exec");
+    container.delete().await.expect("delete");
+}
+
+async fn an_exec_in_a_stopped_container_is_refused(bed: &Bed) {
+    let container = bed.container(&["true"]).run().await.expect("run");
+    container.wait().await.expect("wait");
+    let error = container
+        .exec("late", &["true"])
+        .run()
+        .await
+        .expect_err("refused");
+    assert_eq!(error.code(), Code::FailedPrecondition, "{error:?}");
+    container.delete().await.expect("delete");
+}
+
+async fn a_process_spec_that_does_not_parse_is_invalid(bed: &Bed) {
+    let container = sleeper(bed).await;
+    for spec in [
+        json!([]),
+        json!(7),
+        json!({ "args": 7, "cwd": "/" }),
+        json!({ "args": [], "cwd": "/" }),
+    ] {
+        let text = spec.to_string();
+        let error = container
+            .exec("bad", &[])
+            .with(|process| *process = spec)
+            .run()
+            .await
+            .expect_err(&text);
+        assert_eq!(error.code(), Code::InvalidArgument, "{text}: {error:?}");
+    }
+    container.remove().await;
+}
+
+async fn an_exec_has_no_more_capabilities_than_init(bed: &Bed) {
+    let container = sleeper(bed).await;
+    let script = "grep -E '^(Cap|NoNewPrivs|Seccomp:)' /proc/self/status";
+    let change = |spec: &mut serde_json::Value| spec["noNewPrivileges"] = false.into();
+    let done = container
+        .exec("caps", &["sh", "-c", script])
+        .with(change)
+        .finish()
+        .await;
+    for line in done.stdout.lines() {
+        let (name, value) = line.split_once(':').expect("a field");
+        let expected = match name {
+            "NoNewPrivs" => "1",
+            "Seccomp" => "2",
+            _ => "0000000000000000",
+        };
+        assert_eq!(value.trim(), expected, "{name}");
+    }
+    container.remove().await;
+}
+
+async fn no_process_stays_beside_sandbox_and_gofer(bed: &Bed) {
+    use integration::processes::{Role, of};
+    let container = sleeper(bed).await;
+    let exec = container
+        .exec("beside", &["sleep", "1000"])
+        .run()
+        .await
+        .expect("run");
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    let count = |role| of(role, &container.id).len();
+    assert_eq!(
+        (
+            count(Role::Shim),
+            count(Role::Sandbox),
+            count(Role::Gofer),
+            count(Role::Command)
+        ),
+        (1, 1, 1, 0)
+    );
+    exec.kill(9).await.expect("kill");
+    exec.finish().await;
+    container.remove().await;
+}

@@ -1,0 +1,281 @@
+//! Things break at every step: the client gets an answer, and after delete nothing is left.
+
+use std::time::{Duration, Instant};
+
+use containerd_client::tonic::Status;
+use integration::bed::Bed;
+use integration::container::Builder;
+use integration::processes::{self, Role};
+use integration::runtime::Needs;
+use integration::wrapper::Wrapper;
+
+use crate::cases;
+use crate::create::options;
+
+cases! {
+    Needs::Any => [
+        containerd_killed_during_start,
+        containerd_killed_during_exec,
+        containerd_killed_during_wait,
+        containerd_killed_during_delete,
+    ],
+    Needs::NotRunc("a shim that containerd did not live to use may stay") => [
+        containerd_killed_during_create,
+    ],
+    Needs::NotRunc("a killed shim's socket stays, and what it had not yet written down") => [
+        shim_killed_during_create,
+        shim_killed_during_start,
+        shim_killed_during_exec,
+        shim_killed_during_wait,
+        shim_killed_during_delete,
+    ],
+    Needs::Gvisor => [
+        sandbox_killed_during_create,
+        sandbox_killed_during_start,
+        sandbox_killed_during_exec,
+        sandbox_killed_during_wait,
+        sandbox_killed_during_delete,
+        gofer_killed_during_create,
+        gofer_killed_during_start,
+        gofer_killed_during_exec,
+        gofer_killed_during_wait,
+        gofer_killed_during_delete,
+    ],
+    Needs::Bulkhead => [
+        command_killed_during_create,
+        command_killed_during_start,
+        command_killed_during_delete,
+        runsc_missing_is_named,
+        runsc_not_executable_is_named,
+        runsc_that_fails_at_create_tells_its_own_message,
+        runsc_that_fails_at_start_tells_its_own_message,
+        runsc_that_writes_no_pid_file_is_an_error,
+        runsc_that_prints_100_mb_is_an_error_and_no_memory,
+        runsc_that_hangs_at_create_is_ended_at_the_deadline,
+        runsc_that_hangs_at_start_is_ended_at_the_deadline,
+        runsc_that_fails_at_delete_leaves_nothing,
+        runsc_that_hangs_at_delete_leaves_nothing,
+        runsc_that_dies_after_its_work_at_create_leaves_nothing,
+        shim_and_sandbox_both_killed_leave_nothing,
+    ],
+}
+
+#[derive(Clone, Copy)]
+enum Step {
+    Create,
+    Start,
+    Exec,
+    Wait,
+    Delete,
+}
+
+#[derive(Clone, Copy)]
+enum Victim {
+    Containerd,
+    Process(Role),
+}
+
+/// Kills the victim at several moments of a step. Whatever the step then answers, it answers, and the container can be
+/// deleted.
+async fn fault(bed: &Bed, step: Step, victim: Victim) {
+    for delay in [0, 15, 40, 90] {
+        let id = bed.id("fault");
+        let shoot = async {
+            tokio::time::sleep(Duration::from_millis(delay)).await;
+            match victim {
+                Victim::Containerd => {
+                    bed.kill_containerd();
+                    bed.start_containerd().await;
+                }
+                Victim::Process(role) => drop(processes::kill_role(role, &id)),
+            }
+        };
+        tokio::join!(perform(bed, &id, step, shoot));
+        bed.remove(&id).await;
+    }
+}
+
+/// Goes as far as the step and takes it while `shoot` runs. Only what comes before the step must succeed.
+async fn perform(bed: &Bed, id: &str, step: Step, shoot: impl Future<Output = ()>) {
+    let builder = bed.named(id, &["sleep", "1000"]);
+    if let Step::Create = step {
+        let (_, ()) = tokio::join!(builder.create(), shoot);
+        return;
+    }
+    let container = builder.create().await.expect("create");
+    if let Step::Start = step {
+        let (_, ()) = tokio::join!(container.start(), shoot);
+        return;
+    }
+    container.start().await.expect("start");
+    match step {
+        Step::Create | Step::Start => {}
+        Step::Exec => {
+            let (_, ()) = tokio::join!(container.exec("e", &["sleep", "1000"]).run(), shoot);
+        }
+        Step::Wait => {
+            let wait = async {
+                let wait = tokio::time::timeout(Duration::from_secs(3), container.wait()).await;
+                // A restarted containerd and an untouched container: the wait would go on.
+                drop(wait);
+            };
+            let ((), ()) = tokio::join!(wait, shoot);
+        }
+        Step::Delete => {
+            container.kill(9).await.expect("kill");
+            container.wait().await.expect("wait");
+            let (_, ()) = tokio::join!(container.delete(), shoot);
+        }
+    }
+}
+
+macro_rules! faults {
+    ($($name:ident: $step:ident, $victim:expr;)*) => {
+        $(async fn $name(bed: &Bed) {
+            fault(bed, Step::$step, $victim).await;
+        })*
+    };
+}
+
+faults! {
+    containerd_killed_during_create: Create, Victim::Containerd;
+    containerd_killed_during_start: Start, Victim::Containerd;
+    containerd_killed_during_exec: Exec, Victim::Containerd;
+    containerd_killed_during_wait: Wait, Victim::Containerd;
+    containerd_killed_during_delete: Delete, Victim::Containerd;
+    shim_killed_during_create: Create, Victim::Process(Role::Shim);
+    shim_killed_during_start: Start, Victim::Process(Role::Shim);
+    shim_killed_during_exec: Exec, Victim::Process(Role::Shim);
+    shim_killed_during_wait: Wait, Victim::Process(Role::Shim);
+    shim_killed_during_delete: Delete, Victim::Process(Role::Shim);
+    sandbox_killed_during_create: Create, Victim::Process(Role::Sandbox);
+    sandbox_killed_during_start: Start, Victim::Process(Role::Sandbox);
+    sandbox_killed_during_exec: Exec, Victim::Process(Role::Sandbox);
+    sandbox_killed_during_wait: Wait, Victim::Process(Role::Sandbox);
+    sandbox_killed_during_delete: Delete, Victim::Process(Role::Sandbox);
+    gofer_killed_during_create: Create, Victim::Process(Role::Gofer);
+    gofer_killed_during_start: Start, Victim::Process(Role::Gofer);
+    gofer_killed_during_exec: Exec, Victim::Process(Role::Gofer);
+    gofer_killed_during_wait: Wait, Victim::Process(Role::Gofer);
+    gofer_killed_during_delete: Delete, Victim::Process(Role::Gofer);
+    command_killed_during_create: Create, Victim::Process(Role::Command);
+    command_killed_during_start: Start, Victim::Process(Role::Command);
+    command_killed_during_delete: Delete, Victim::Process(Role::Command);
+}
+
+async fn create_fails(bed: &Bed) -> Status {
+    bed.container(&["true"])
+        .create()
+        .await
+        .expect_err("create must fail")
+}
+
+async fn runsc_missing_is_named(bed: &Bed) {
+    let _wrapper = Wrapper::missing(bed);
+    let error = create_fails(bed).await;
+    assert!(error.message().contains("runsc"), "{error:?}");
+}
+
+async fn runsc_not_executable_is_named(bed: &Bed) {
+    let _wrapper = Wrapper::not_executable(bed);
+    let error = create_fails(bed).await;
+    assert!(error.message().contains("runsc"), "{error:?}");
+}
+
+async fn runsc_that_fails_at_create_tells_its_own_message(bed: &Bed) {
+    let _wrapper = Wrapper::at(bed, "create", "log 'the moon is not in place'; exit 1");
+    let error = create_fails(bed).await;
+    assert!(
+        error.message().contains("the moon is not in place"),
+        "{error:?}"
+    );
+    assert!(!error.message().contains('\n'), "one line: {error:?}");
+}
+
+async fn runsc_that_fails_at_start_tells_its_own_message(bed: &Bed) {
+    let _wrapper = Wrapper::at(bed, "start", "log 'the moon has set'; exit 1");
+    let container = bed.container(&["true"]).create().await.expect("create");
+    let error = container.start().await.expect_err("start must fail");
+    assert!(error.message().contains("the moon has set"), "{error:?}");
+    container.remove().await;
+}
+
+async fn runsc_that_writes_no_pid_file_is_an_error(bed: &Bed) {
+    let _wrapper = Wrapper::at(bed, "create", "exit 0");
+    let error = create_fails(bed).await;
+    assert!(error.message().contains("pid"), "{error:?}");
+}
+
+async fn runsc_that_prints_100_mb_is_an_error_and_no_memory(bed: &Bed) {
+    // Beside a shim that lives on, so that its memory can be seen.
+    let fault = "head -c 100000000 /dev/zero; head -c 100000000 /dev/zero >&2; head -c 100000000 /dev/zero >>\"$log\"; exit 1";
+    let container = bed.container(&["true"]).create().await.expect("create");
+    {
+        let _wrapper = Wrapper::at(bed, "start", fault);
+        container.start().await.expect_err("start must fail");
+        let shim = &processes::of(Role::Shim, &container.id)[0];
+        let memory = processes::resident_kb(shim.pid).expect("its memory");
+        assert!(memory < 40_000, "the shim has {memory} kB");
+    }
+    container.remove().await;
+}
+
+async fn runsc_that_hangs_at_create_is_ended_at_the_deadline(bed: &Bed) {
+    let _wrapper = Wrapper::at(bed, "create", "exec sleep 1000");
+    let began = Instant::now();
+    hurried(bed.container(&["true"]))
+        .create()
+        .await
+        .expect_err("create must fail");
+    assert!(
+        began.elapsed() < Duration::from_secs(15),
+        "{:?}",
+        began.elapsed()
+    );
+}
+
+async fn runsc_that_hangs_at_start_is_ended_at_the_deadline(bed: &Bed) {
+    let _wrapper = Wrapper::at(bed, "start", "exec sleep 1000");
+    let container = hurried(bed.container(&["true"]))
+        .create()
+        .await
+        .expect("create");
+    let began = Instant::now();
+    container.start().await.expect_err("start must fail");
+    assert!(
+        began.elapsed() < Duration::from_secs(15),
+        "{:?}",
+        began.elapsed()
+    );
+    container.remove().await;
+}
+
+/// Under a policy with short deadlines.
+fn hurried(builder: Builder<'_>) -> Builder<'_> {
+    let policy = b"[runsc]\ncreate_timeout = 2\nstart_timeout = 2\n";
+    builder.options("runtimeoptions.v1.Options", options(3, policy))
+}
+
+async fn runsc_that_fails_at_delete_leaves_nothing(bed: &Bed) {
+    let container = bed.container(&["true"]).run().await.expect("run");
+    let _wrapper = Wrapper::at(bed, "delete", "log 'cannot'; exit 1");
+    container.finish().await;
+}
+
+async fn runsc_that_hangs_at_delete_leaves_nothing(bed: &Bed) {
+    let container = bed.container(&["true"]).run().await.expect("run");
+    let _wrapper = Wrapper::at(bed, "delete", "exec sleep 1000");
+    container.finish().await;
+}
+
+async fn runsc_that_dies_after_its_work_at_create_leaves_nothing(bed: &Bed) {
+    let _wrapper = Wrapper::at(bed, "create", "\"$real\" \"$@\"; kill -KILL $$");
+    create_fails(bed).await;
+}
+
+async fn shim_and_sandbox_both_killed_leave_nothing(bed: &Bed) {
+    let container = bed.container(&["sleep", "1000"]).run().await.expect("run");
+    processes::kill_role(Role::Sandbox, &container.id);
+    processes::kill_role(Role::Shim, &container.id);
+    container.remove().await;
+}

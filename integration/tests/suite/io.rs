@@ -1,0 +1,181 @@
+//! Streams: FIFOs, stdin until CloseIO, none at all, and much of everything.
+
+use std::time::Duration;
+
+use integration::bed::Bed;
+use integration::fifo::sha256;
+use integration::runtime::Needs;
+
+use crate::cases;
+
+cases! {
+    Needs::Any => [
+        stdout_and_stderr_come_separately,
+        stdin_reaches_the_program_and_close_io_ends_it,
+        stdin_of_64_mib_arrives_intact,
+        stdout_of_100_mib_arrives_intact,
+        null_streams_do_not_block_a_program_that_writes,
+        output_after_a_slow_reader_is_whole,
+        many_lines_before_exit_are_not_cut,
+        a_background_child_that_holds_stdout_does_not_hold_back_the_exit,
+        stdout_reader_that_goes_away_does_not_hold_back_the_exit,
+        close_io_of_a_container_without_stdin_is_no_error,
+    ],
+}
+
+/// A MiB that compresses badly and repeats nowhere near.
+fn chunk(number: u32) -> Vec<u8> {
+    let mut state = number.wrapping_mul(2_654_435_761) | 1;
+    let mut next = move || {
+        state ^= state << 13;
+        state ^= state >> 17;
+        state ^= state << 5;
+        state
+    };
+    (0..1 << 18).flat_map(|_| next().to_le_bytes()).collect()
+}
+
+async fn stdout_and_stderr_come_separately(bed: &Bed) {
+    let done = bed
+        .shell("echo out; echo err >&2")
+        .run()
+        .await
+        .expect("run")
+        .finish()
+        .await;
+    assert_eq!(
+        (done.status, done.stdout.as_str(), done.stderr.as_str()),
+        (0, "out\n", "err\n")
+    );
+}
+
+async fn stdin_reaches_the_program_and_close_io_ends_it(bed: &Bed) {
+    let container = bed.container(&["cat"]).stdin().run().await.expect("run");
+    container
+        .streams
+        .write([b"hello\n".to_vec()])
+        .await
+        .expect("written");
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    let status = container.status().await.expect("state");
+    assert_eq!(
+        status,
+        containerd_client::types::v1::Status::Running,
+        "stdin stays open until CloseIO"
+    );
+    bed.client()
+        .close_stdin(&container.id, "")
+        .await
+        .expect("CloseIO");
+    let done = container.finish().await;
+    assert_eq!((done.status, done.stdout.as_str()), (0, "hello\n"));
+}
+
+async fn stdin_of_64_mib_arrives_intact(bed: &Bed) {
+    let container = bed
+        .container(&["sha256sum"])
+        .stdin()
+        .run()
+        .await
+        .expect("run");
+    let written = container.streams.write((0..64).map(chunk));
+    let expected = sha256((0..64).map(chunk));
+    tokio::time::timeout(Duration::from_secs(90), written)
+        .await
+        .expect("written in time")
+        .expect("written");
+    bed.client()
+        .close_stdin(&container.id, "")
+        .await
+        .expect("CloseIO");
+    let done = container.finish().await;
+    assert_eq!(done.stdout.split(' ').next(), Some(expected.as_str()));
+}
+
+async fn stdout_of_100_mib_arrives_intact(bed: &Bed) {
+    let script = "yes 0123456789abcdef0123456789abcde | head -c 104857600";
+    let mut container = bed.shell(script).run().await.expect("run");
+    let output = container.streams.stdout().await;
+    assert_eq!(output.length, 104_857_600);
+    let expected = b"0123456789abcdef0123456789abcde\n".repeat(32768);
+    assert_eq!(output.sha256, sha256((0..100).map(|_| expected.clone())));
+    assert_eq!(container.wait().await.expect("wait").status, 0);
+    container.delete().await.expect("delete");
+}
+
+async fn null_streams_do_not_block_a_program_that_writes(bed: &Bed) {
+    let script = "head -c 1000000 /dev/zero; head -c 1000000 /dev/zero >&2; read line; exit 7";
+    let container = bed.shell(script).null_streams().run().await.expect("run");
+    assert_eq!(container.wait().await.expect("wait").status, 7);
+    container.delete().await.expect("delete");
+}
+
+async fn output_after_a_slow_reader_is_whole(bed: &Bed) {
+    // The client that has not opened its end yet is the slowest.
+    let script = "i=0; while [ $i -lt 2000 ]; do echo line $i; i=$((i+1)); done";
+    let mut container = bed.shell(script).run().await.expect("run");
+    assert_eq!(container.wait().await.expect("wait").status, 0);
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    let text = container.streams.stdout().await.text();
+    let expected: String = (0..2000).map(|number| format!("line {number}\n")).collect();
+    assert_eq!(text, expected);
+    container.delete().await.expect("delete");
+}
+
+async fn many_lines_before_exit_are_not_cut(bed: &Bed) {
+    for _ in 0..10 {
+        let done = bed
+            .shell("head -c 50000 /dev/zero | tr '\\0' x")
+            .run()
+            .await
+            .expect("run")
+            .finish()
+            .await;
+        assert_eq!(done.stdout.len(), 50000);
+    }
+}
+
+async fn a_background_child_that_holds_stdout_does_not_hold_back_the_exit(bed: &Bed) {
+    let container = bed
+        .shell("sleep 60 & echo started; exit 5")
+        .run()
+        .await
+        .expect("run");
+    let exit = tokio::time::timeout(Duration::from_secs(20), container.wait())
+        .await
+        .expect("exit in time");
+    assert_eq!(exit.expect("wait").status, 5);
+    let done = container.finish().await;
+    assert_eq!(done.stdout, "started\n");
+}
+
+async fn stdout_reader_that_goes_away_does_not_hold_back_the_exit(bed: &Bed) {
+    let mut container = bed
+        .shell("read line; head -c 1000 /dev/zero; exit 9")
+        .stdin()
+        .run()
+        .await
+        .expect("run");
+    // Dropping the streams closes the reading ends and removes the FIFOs; stdin is told by CloseIO.
+    let streams = std::mem::replace(&mut container.streams, bed.streams("spare"));
+    drop(streams);
+    bed.client()
+        .close_stdin(&container.id, "")
+        .await
+        .expect("CloseIO");
+    let exit = tokio::time::timeout(Duration::from_secs(30), container.wait())
+        .await
+        .expect("exit in time");
+    // 141 where the write met a closed pipe first.
+    assert!([9, 141].contains(&exit.expect("wait").status));
+    container.delete().await.expect("delete");
+}
+
+async fn close_io_of_a_container_without_stdin_is_no_error(bed: &Bed) {
+    let container = bed.container(&["sleep", "100"]).run().await.expect("run");
+    bed.client()
+        .close_stdin(&container.id, "")
+        .await
+        .expect("CloseIO");
+    container.remove().await;
+}

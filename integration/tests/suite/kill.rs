@@ -1,0 +1,265 @@
+//! Kill, wait, delete: exit codes, signals, and the order of things.
+
+use std::time::{Duration, SystemTime};
+
+use containerd_client::tonic::Code;
+use containerd_client::types::v1::Status;
+use integration::bed::Bed;
+use integration::runtime::Needs;
+
+use crate::cases;
+use crate::start::join_all;
+
+cases! {
+    Needs::Any => [
+        exit_codes_are_exact,
+        a_hundred_short_runs_keep_their_code,
+        sigterm_is_handled_by_the_program,
+        sigterm_ends_a_program_without_a_handler_as_143,
+        sigkill_is_137,
+        kill_all_reaches_every_process,
+        an_unknown_signal_is_refused,
+        kill_before_start_is_answered,
+        kill_after_the_end_is_not_found,
+        wait_before_and_after_the_end_tell_the_same,
+        three_clients_wait_and_all_hear,
+        delete_of_a_running_task_is_refused,
+        delete_twice_is_not_found,
+        exited_at_is_between_start_and_now,
+        pids_of_a_running_task_exist,
+        metrics_of_a_running_task_are_there,
+        everything_about_an_unknown_task_is_not_found,
+    ],
+}
+
+async fn exit_codes_are_exact(bed: &Bed) {
+    let scripts = [
+        ("exit 0", 0),
+        ("exit 1", 1),
+        ("kill -KILL $$", 137),
+        ("exit 143", 143),
+        ("exit 255", 255),
+    ];
+    for (script, code) in scripts {
+        // As the first process of its pid namespace a program is immune to its own signals; its child is not.
+        let script = format!("sh -c '{script}'; exit $?");
+        assert_eq!(
+            bed.shell(&script)
+                .run()
+                .await
+                .expect("run")
+                .finish()
+                .await
+                .status,
+            code,
+            "{script}"
+        );
+    }
+}
+
+async fn a_hundred_short_runs_keep_their_code(bed: &Bed) {
+    for round in 0..100_u32 {
+        let program = if round % 2 == 0 { "true" } else { "false" };
+        let done = bed
+            .container(&[program])
+            .run()
+            .await
+            .expect("run")
+            .finish()
+            .await;
+        assert_eq!(done.status, round % 2, "run {round}");
+    }
+}
+
+async fn sigterm_is_handled_by_the_program(bed: &Bed) {
+    let script = "trap 'echo caught; exit 5' TERM; echo ready; while :; do sleep 0.05; done";
+    let container = bed.shell(script).run().await.expect("run");
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    container.kill(15).await.expect("kill");
+    let done = container.finish().await;
+    assert_eq!((done.status, done.stdout.as_str()), (5, "ready\ncaught\n"));
+}
+
+async fn sigterm_ends_a_program_without_a_handler_as_143(bed: &Bed) {
+    // In the host's pid namespace the first process would be as any other; in its own, an exec is.
+    let container = bed.container(&["sleep", "1000"]).run().await.expect("run");
+    let exec = container
+        .exec("plain", &["sleep", "1000"])
+        .run()
+        .await
+        .expect("run");
+    exec.kill(15).await.expect("kill");
+    assert_eq!(exec.finish().await.status, 143);
+    container.remove().await;
+}
+
+async fn sigkill_is_137(bed: &Bed) {
+    let container = bed.container(&["sleep", "1000"]).run().await.expect("run");
+    container.kill(9).await.expect("kill");
+    assert_eq!(container.finish().await.status, 137);
+}
+
+async fn kill_all_reaches_every_process(bed: &Bed) {
+    let container = bed
+        .shell("sleep 1000 & sleep 1000 & wait")
+        .run()
+        .await
+        .expect("run");
+    let exec = container
+        .exec("other", &["sleep", "1000"])
+        .run()
+        .await
+        .expect("run");
+    bed.client()
+        .kill(&container.id, "", 9, true)
+        .await
+        .expect("kill");
+    assert_eq!(exec.wait().await.expect("wait").status, 137);
+    exec.delete().await.expect("delete the exec");
+    assert_eq!(container.finish().await.status, 137);
+}
+
+async fn an_unknown_signal_is_refused(bed: &Bed) {
+    let container = bed.container(&["sleep", "1000"]).run().await.expect("run");
+    for signal in [65, 999, u32::MAX] {
+        let error = container.kill(signal).await.expect_err("refused");
+        if !bed.runtime.is_runc() {
+            assert_eq!(error.code(), Code::InvalidArgument, "{signal}: {error:?}");
+        }
+    }
+    assert_eq!(container.status().await.expect("state"), Status::Running);
+    container.remove().await;
+}
+
+async fn kill_before_start_is_answered(bed: &Bed) {
+    let container = bed.container(&["true"]).create().await.expect("create");
+    // Either is right, as long as it can be deleted then.
+    if let Err(error) = container.kill(9).await {
+        assert!(
+            [Code::FailedPrecondition, Code::NotFound].contains(&error.code()),
+            "{error:?}"
+        );
+    }
+    container.remove().await;
+}
+
+async fn kill_after_the_end_is_not_found(bed: &Bed) {
+    let container = bed.container(&["true"]).run().await.expect("run");
+    container.wait().await.expect("wait");
+    let error = container.kill(9).await.expect_err("refused");
+    assert_eq!(error.code(), Code::NotFound, "{error:?}");
+    container.delete().await.expect("delete");
+}
+
+async fn wait_before_and_after_the_end_tell_the_same(bed: &Bed) {
+    let container = bed
+        .shell("sleep 0.3; exit 21")
+        .create()
+        .await
+        .expect("create");
+    let before = tokio::spawn({
+        let (client, id) = (bed.client(), container.id.clone());
+        async move { client.wait(&id, "").await }
+    });
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    container.start().await.expect("start");
+    let before = before.await.expect("joined").expect("wait before");
+    let after = container.wait().await.expect("wait after");
+    assert_eq!(before, after);
+    assert_eq!(after.status, 21);
+    assert_eq!(container.delete().await.expect("delete"), after);
+}
+
+async fn three_clients_wait_and_all_hear(bed: &Bed) {
+    let container = bed.shell("sleep 0.3; exit 22").run().await.expect("run");
+    for exit in join_all(vec![container.wait(), container.wait(), container.wait()]).await {
+        assert_eq!(exit.expect("wait").status, 22);
+    }
+    container.delete().await.expect("delete");
+}
+
+async fn delete_of_a_running_task_is_refused(bed: &Bed) {
+    let container = bed.container(&["sleep", "1000"]).run().await.expect("run");
+    let error = bed
+        .client()
+        .delete(&container.id)
+        .await
+        .expect_err("refused");
+    if !bed.runtime.is_runc() {
+        assert_eq!(error.code(), Code::FailedPrecondition, "{error:?}");
+    }
+    assert_eq!(container.status().await.expect("state"), Status::Running);
+    container.remove().await;
+}
+
+async fn delete_twice_is_not_found(bed: &Bed) {
+    let container = bed.container(&["true"]).run().await.expect("run");
+    container.wait().await.expect("wait");
+    bed.client().delete(&container.id).await.expect("delete");
+    let error = bed.client().delete(&container.id).await.expect_err("gone");
+    assert_eq!(error.code(), Code::NotFound, "{error:?}");
+    container.remove().await;
+}
+
+async fn exited_at_is_between_start_and_now(bed: &Bed) {
+    let container = bed.shell("sleep 0.5").create().await.expect("create");
+    let began = SystemTime::now();
+    container.start().await.expect("start");
+    let exit = container.wait().await.expect("wait");
+    let at = exit.at.expect("a time");
+    assert!(
+        at >= began + Duration::from_millis(400) && at <= SystemTime::now(),
+        "{began:?} {at:?}"
+    );
+    assert_eq!(container.delete().await.expect("delete").at, Some(at));
+}
+
+async fn pids_of_a_running_task_exist(bed: &Bed) {
+    let container = bed.container(&["sleep", "1000"]).run().await.expect("run");
+    let pids = bed.client().pids(&container.id).await.expect("pids");
+    assert!(
+        pids.contains(&container.pid),
+        "{pids:?} has not {}",
+        container.pid
+    );
+    for pid in pids {
+        assert!(
+            std::path::Path::new("/proc").join(pid.to_string()).exists(),
+            "{pid} is a process of the host"
+        );
+    }
+    container.remove().await;
+}
+
+async fn metrics_of_a_running_task_are_there(bed: &Bed) {
+    let container = bed.container(&["sleep", "1000"]).run().await.expect("run");
+    let metrics = bed.client().metrics(&container.id).await.expect("metrics");
+    assert!(
+        metrics.type_url.contains("cgroups") && !metrics.value.is_empty(),
+        "{metrics:?}"
+    );
+    container.remove().await;
+}
+
+async fn everything_about_an_unknown_task_is_not_found(bed: &Bed) {
+    let client = bed.client();
+    let code =
+        |result: Result<(), containerd_client::tonic::Status>| result.expect_err("refused").code();
+    assert_eq!(
+        code(client.start("nobody", "").await.map(drop)),
+        Code::NotFound
+    );
+    assert_eq!(
+        code(client.kill("nobody", "", 9, false).await),
+        Code::NotFound
+    );
+    assert_eq!(
+        code(client.wait("nobody", "").await.map(drop)),
+        Code::NotFound
+    );
+    assert_eq!(
+        code(client.delete("nobody").await.map(drop)),
+        Code::NotFound
+    );
+    assert_eq!(code(client.pids("nobody").await.map(drop)), Code::NotFound);
+}

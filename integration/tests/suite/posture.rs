@@ -1,0 +1,148 @@
+//! What a program finds in a container: gVisor, and the strictest policy, whatever the spec asked for.
+
+use integration::bed::Bed;
+use integration::runtime::Needs;
+
+use crate::cases;
+
+cases! {
+    Needs::Gvisor => [
+        the_kernel_is_gvisors,
+    ],
+    Needs::Bulkhead => [
+        the_network_is_loopback_only,
+        the_root_is_read_only_even_where_the_spec_says_writable,
+        init_has_no_capabilities_no_new_privileges_and_a_filter,
+        the_sentry_is_not_root,
+        a_device_of_the_host_is_refused_by_name,
+        a_hosts_network_namespace_is_refused_by_name,
+        starting_one_container_changes_no_limits_of_another,
+    ],
+}
+
+async fn output(bed: &Bed, script: &str) -> String {
+    bed.shell(script)
+        .run()
+        .await
+        .expect("run")
+        .finish()
+        .await
+        .stdout
+}
+
+async fn the_kernel_is_gvisors(bed: &Bed) {
+    assert!(output(bed, "dmesg").await.contains("Starting gVisor"));
+}
+
+async fn the_network_is_loopback_only(bed: &Bed) {
+    assert_eq!(
+        output(
+            bed,
+            "ls /sys/class/net 2>/dev/null; tail -n +3 /proc/net/dev | cut -d: -f1"
+        )
+        .await
+        .trim(),
+        "lo"
+    );
+    // Loopback itself works.
+    let script = "nc -l -p 7777 -e echo there & sleep 0.5; nc 127.0.0.1 7777 </dev/null";
+    assert_eq!(output(bed, script).await, "there\n");
+}
+
+async fn the_root_is_read_only_even_where_the_spec_says_writable(bed: &Bed) {
+    let script = "touch /etc/x 2>&1; touch /tmp/fine && echo scratch";
+    let change = |spec: &mut serde_json::Value| spec["root"]["readonly"] = false.into();
+    let done = bed
+        .shell(script)
+        .with(change)
+        .run()
+        .await
+        .expect("run")
+        .finish()
+        .await;
+    assert!(
+        done.stdout.contains("Read-only file system") && done.stdout.ends_with("scratch\n"),
+        "{done:?}"
+    );
+}
+
+async fn init_has_no_capabilities_no_new_privileges_and_a_filter(bed: &Bed) {
+    let text = output(bed, "cat /proc/self/status").await;
+    let field = |name: &str| {
+        let line = text
+            .lines()
+            .find_map(|line| line.strip_prefix(&format!("{name}:")));
+        line.unwrap_or_else(|| panic!("no {name} in {text}"))
+            .trim()
+            .to_owned()
+    };
+    for name in ["CapInh", "CapPrm", "CapEff", "CapBnd"] {
+        assert_eq!(field(name), "0000000000000000", "{name}");
+    }
+    assert_eq!(
+        (field("NoNewPrivs"), field("Seccomp")),
+        ("1".into(), "2".into())
+    );
+}
+
+async fn the_sentry_is_not_root(bed: &Bed) {
+    use integration::processes::{Role, of};
+    let container = bed.container(&["sleep", "1000"]).run().await.expect("run");
+    let sandbox = &of(Role::Sandbox, &container.id)[0];
+    let status =
+        std::fs::read_to_string(format!("/proc/{}/status", sandbox.pid)).expect("read its status");
+    let field = |name: &str| {
+        status
+            .lines()
+            .find_map(|line| line.strip_prefix(name))
+            .expect(name)
+            .trim()
+            .to_owned()
+    };
+    assert!(field("Uid:").starts_with("65534"), "{status}");
+    assert_eq!(field("CapEff:"), "0000000000000000");
+    container.remove().await;
+}
+
+async fn refused(bed: &Bed, change: impl FnOnce(&mut serde_json::Value), names: &str) {
+    let error = bed
+        .container(&["true"])
+        .with(change)
+        .create()
+        .await
+        .expect_err("refused");
+    assert!(error.message().contains(names), "{error:?}");
+}
+
+async fn a_device_of_the_host_is_refused_by_name(bed: &Bed) {
+    let device = serde_json::json!([{ "path": "/dev/mem", "type": "c", "major": 1, "minor": 1 }]);
+    refused(bed, |spec| spec["linux"]["devices"] = device, "/dev/mem").await;
+}
+
+async fn a_hosts_network_namespace_is_refused_by_name(bed: &Bed) {
+    let change = |spec: &mut serde_json::Value| {
+        let namespaces = spec["linux"]["namespaces"].as_array_mut().expect("a list");
+        namespaces.retain(|namespace| namespace["type"] != "network");
+    };
+    refused(bed, change, "network").await;
+}
+
+async fn starting_one_container_changes_no_limits_of_another(bed: &Bed) {
+    let limits = "ulimit -n; ulimit -u";
+    let first = bed.container(&["sleep", "1000"]).run().await.expect("run");
+    let before = first
+        .exec("before", &["sh", "-c", limits])
+        .finish()
+        .await
+        .stdout;
+    let second = bed.container(&["sleep", "1000"]).run().await.expect("run");
+    let after = first
+        .exec("after", &["sh", "-c", limits])
+        .finish()
+        .await
+        .stdout;
+    assert_eq!(before, after);
+    assert!(!before.contains("unlimited"), "{before}");
+    first.remove().await;
+    second.remove().await;
+}

@@ -1,0 +1,103 @@
+//! What a person does with `ctr`.
+
+use integration::bed::Bed;
+use integration::processes::{self, Role};
+use integration::runtime::Needs;
+
+use crate::cases;
+
+cases! {
+    Needs::Any => [
+        run_and_remove_prints_output_and_keeps_the_code,
+        run_detached_then_exec_kill_and_delete,
+        task_rm_force_of_a_running_task_leaves_nothing,
+        ps_and_metrics_are_printed,
+    ],
+    Needs::NotRunc("a killed shim's socket stays") => [
+        task_rm_force_after_the_shim_was_killed_leaves_nothing,
+    ],
+    Needs::Gvisor => [
+        plain_ctr_run_prints_gvisors_boot_lines,
+    ],
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+async fn run_and_remove_prints_output_and_keeps_the_code(bed: &Bed) {
+    let id = bed.id("ctr");
+    let output = bed.ctr_run(&["--rm"], &id, &["sh", "-c", "echo hello; exit 3"]);
+    assert_eq!(
+        (output.status.code(), text(&output.stdout).as_str()),
+        (Some(3), "hello\n"),
+        "{output:?}"
+    );
+}
+
+async fn plain_ctr_run_prints_gvisors_boot_lines(bed: &Bed) {
+    let output = bed.ctr_run(&["--rm"], &bed.id("ctr"), &["dmesg"]);
+    assert!(
+        output.status.success() && text(&output.stdout).contains("Starting gVisor"),
+        "{output:?}"
+    );
+}
+
+fn detached(bed: &Bed) -> String {
+    let id = bed.id("ctr");
+    let output = bed.ctr_run(&["-d", "--null-io"], &id, &["sleep", "1000"]);
+    assert!(output.status.success(), "{output:?}");
+    id
+}
+
+async fn run_detached_then_exec_kill_and_delete(bed: &Bed) {
+    let id = detached(bed);
+    for code in [0, 7] {
+        let output = bed.ctr(&[
+            "task",
+            "exec",
+            "--exec-id",
+            "e",
+            &id,
+            "sh",
+            "-c",
+            &format!("echo in; exit {code}"),
+        ]);
+        assert_eq!(
+            (output.status.code(), text(&output.stdout).as_str()),
+            (Some(code), "in\n"),
+            "{output:?}"
+        );
+    }
+    bed.ctr_ok(&["task", "kill", "--signal", "SIGKILL", &id]);
+    bed.client().wait(&id, "").await.expect("wait");
+    bed.ctr_ok(&["task", "rm", &id]);
+    bed.ctr_ok(&["container", "rm", &id]);
+}
+
+async fn task_rm_force_of_a_running_task_leaves_nothing(bed: &Bed) {
+    let id = detached(bed);
+    // It ends with the task's own status.
+    let _ = bed.ctr(&["task", "rm", "-f", &id]);
+    bed.client()
+        .get(&id, "")
+        .await
+        .expect_err("the task is gone");
+    bed.ctr_ok(&["container", "rm", &id]);
+}
+
+async fn task_rm_force_after_the_shim_was_killed_leaves_nothing(bed: &Bed) {
+    let id = detached(bed);
+    assert_eq!(processes::kill_role(Role::Shim, &id), 1);
+    let _ = bed.ctr(&["task", "rm", "-f", &id]);
+    bed.ctr_ok(&["container", "rm", &id]);
+}
+
+async fn ps_and_metrics_are_printed(bed: &Bed) {
+    let id = detached(bed);
+    assert!(bed.ctr_ok(&["task", "ps", &id]).lines().count() > 1);
+    assert!(bed.ctr_ok(&["task", "metrics", &id]).contains(&id));
+    assert!(bed.ctr_ok(&["task", "ls"]).contains("RUNNING"));
+    let _ = bed.ctr(&["task", "rm", "-f", &id]);
+    bed.ctr_ok(&["container", "rm", &id]);
+}
