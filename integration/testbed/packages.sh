@@ -7,6 +7,7 @@ packages=(
   ca-certificates          # cargo, go and apt talk https
   gcc libc6-dev            # the linker that cargo calls
   protobuf-compiler        # the tests' client of containerd's API is generated
+  libprotobuf-dev          # the well-known types that it imports
   runc                     # the runtime that Bulkhead is compared with
   iproute2                 # links and addresses of the testbed's own network
   mmdebstrap               # makes the images from Debian packages

@@ -217,7 +217,7 @@ impl Mount {
         // Both names count: the one asked for, and the one that links lead to.
         let real = (context.host.resolve)(&source);
         for path in std::iter::once(&source).chain(&real) {
-            if let Some(rule) = never(path, &policy.runsc().root) {
+            if let Some(rule) = never(path, &policy.runsc().root, &context.host.sockets) {
                 return Err(Refusal::denied("binds", asked, rule, None));
             }
         }
@@ -320,7 +320,7 @@ fn add_scratch(mounts: &mut Vec<Value>, policy: &Policy, scratch: &Scratch) {
 }
 
 /// Why a path of the host is never given.
-fn never(path: &Path, runsc_root: &Path) -> Option<String> {
+fn never(path: &Path, runsc_root: &Path, sockets: &[PathBuf]) -> Option<String> {
     let text = path.to_str()?;
     if NEVER.contains(&text) || NEVER_BELOW.iter().any(|folder| path.starts_with(folder)) {
         return Some(format!("{text} of the host is never given to a sandbox"));
@@ -329,6 +329,12 @@ fn never(path: &Path, runsc_root: &Path) -> Option<String> {
         .iter()
         .find_map(|folder| path.strip_prefix(folder).ok()?.to_str());
     if socket.is_some_and(|socket| NEVER_SOCKETS.contains(&socket)) {
+        return Some(format!(
+            "{text} controls the node and is never given to a sandbox"
+        ));
+    }
+    // Nor a folder that one of them is in.
+    if sockets.iter().any(|socket| socket.starts_with(path)) {
         return Some(format!(
             "{text} controls the node and is never given to a sandbox"
         ));
@@ -479,6 +485,28 @@ mod tests {
                 .to_string()
                 .contains("never given")
         );
+    }
+
+    #[test]
+    fn the_socket_of_this_containerd_is_never_bound_wherever_it_is() {
+        let mut context = context();
+        context.host.sockets = vec![PathBuf::from("/srv/c/containerd.sock")];
+        for (source, refused) in [
+            ("/srv/c/containerd.sock", true),
+            ("/srv/c", true),
+            ("/srv/c/work", false),
+        ] {
+            let mount = json!([{ "destination": "/x", "type": "bind", "source": source }]);
+            let mut spec = Map::from_iter([("mounts".to_owned(), mount)]);
+            let result = harden(
+                &mut spec,
+                512 * MIB,
+                &Policy::strict(),
+                &context,
+                &mut Report::default(),
+            );
+            assert_eq!(result.is_err(), refused, "{source}");
+        }
     }
 
     #[test]

@@ -51,6 +51,8 @@ pub struct HostFacts {
     pub resolve: fn(&Path) -> Option<PathBuf>,
     /// Whether the kernel can limit swap for a cgroup.
     pub swap_limits: bool,
+    /// Sockets that control the node: containerd's own, wherever this one has it.
+    pub sockets: Vec<PathBuf>,
 }
 
 impl Default for HostFacts {
@@ -58,6 +60,7 @@ impl Default for HostFacts {
         Self {
             resolve: |_| None,
             swap_limits: false,
+            sockets: Vec::new(),
         }
     }
 }

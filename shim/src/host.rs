@@ -1,16 +1,23 @@
 //! What the policy must know of the host.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use runsc_config::HostFacts;
 
 use crate::cgroup::Mode;
 
-/// Looks at the host as it is now.
-pub(crate) fn facts() -> HostFacts {
+/// Looks at the host as it is now; `containerd` is the gRPC address of the containerd that asks.
+pub(crate) fn facts(containerd: &str) -> HostFacts {
+    let socket = containerd.trim_start_matches("unix://");
+    let sockets = [socket.to_owned(), format!("{socket}.ttrpc")];
     HostFacts {
         resolve: |path| std::fs::canonicalize(path).ok(),
         swap_limits: swap_limits(),
+        sockets: sockets
+            .iter()
+            .filter(|socket| socket.starts_with('/'))
+            .map(PathBuf::from)
+            .collect(),
     }
 }
 

@@ -180,7 +180,7 @@ impl Pod {
             namespace: &self.owner.namespace,
             bundle: bundle.path(),
             features: &features,
-            host: host::facts(),
+            host: host::facts(&self.owner.containerd),
         };
         let hardened = harden(asked, &policy, &context).map_err(Error::from)?;
         if hardened.spec.terminal() != request.terminal {

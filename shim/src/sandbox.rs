@@ -82,15 +82,13 @@ impl Sandbox {
             .map_err(|e| Error::io(format!("make {}", plan.base.display()), &e))?;
         layout::private_dir(&root)
             .map_err(|e| Error::io(format!("make {}", root.display()), &e))?;
-        let flags = plan.flags.args();
-        plan.bundle.set_sandbox_root(&root)?;
-        let cgroups = Cgroups::expected(plan.spec.cgroups_path().unwrap_or(plan.id))
-            .map_err(|e| Error::io("look at the host's cgroups", &e))?;
-        record(plan, None, Some(&cgroups)).write(&root)?;
+        write_down(plan, &root).inspect_err(|_| {
+            let _ = std::fs::remove_dir_all(&root);
+        })?;
         Ok(Arc::new(Runsc::new(
             plan.binary.clone(),
             root,
-            flags,
+            plan.flags.args(),
             plan.oom_score_adj,
             Arc::clone(&plan.reaper),
         )))
@@ -213,6 +211,14 @@ impl Sandbox {
         cleanup::remove_container(&self.runsc, &self.id, &bundle.rootfs()).await;
         cleanup::remove_sandbox(self.runsc.root(), &self.id, Some(&self.cgroups)).await;
     }
+}
+
+/// Writes down what `delete` needs, before anything is started.
+fn write_down(plan: &Plan<'_>, root: &Path) -> Result<()> {
+    plan.bundle.set_sandbox_root(root)?;
+    let cgroups = Cgroups::expected(plan.spec.cgroups_path().unwrap_or(plan.id))
+        .map_err(|e| Error::io("look at the host's cgroups", &e))?;
+    record(plan, None, Some(&cgroups)).write(root)
 }
 
 fn read_pid(path: &Path) -> Result<i32> {

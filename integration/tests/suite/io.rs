@@ -15,7 +15,7 @@ cases! {
         stdin_of_64_mib_arrives_intact,
         stdout_of_100_mib_arrives_intact,
         null_streams_do_not_block_a_program_that_writes,
-        output_after_a_slow_reader_is_whole,
+        output_read_after_the_exit_is_whole,
         many_lines_before_exit_are_not_cut,
         a_background_child_that_holds_stdout_does_not_hold_back_the_exit,
         stdout_reader_that_goes_away_does_not_hold_back_the_exit,
@@ -110,7 +110,7 @@ async fn null_streams_do_not_block_a_program_that_writes(bed: &Bed) {
     container.delete().await.expect("delete");
 }
 
-async fn output_after_a_slow_reader_is_whole(bed: &Bed) {
+async fn output_read_after_the_exit_is_whole(bed: &Bed) {
     // The client that has not opened its end yet is the slowest.
     let script = "i=0; while [ $i -lt 2000 ]; do echo line $i; i=$((i+1)); done";
     let mut container = bed.shell(script).run().await.expect("run");

@@ -14,6 +14,7 @@ mod exec;
 mod faults;
 mod io;
 mod kill;
+mod peers;
 mod posture;
 mod service;
 mod start;
@@ -71,6 +72,7 @@ fn main() -> ExitCode {
         service::cases(),
         events::cases(),
         faults::cases(),
+        peers::cases(),
         posture::cases(),
         user::cases(),
     ]
