@@ -112,6 +112,7 @@ impl<'a> Builder<'a> {
         };
         client.create_container(registered).await?;
         let streams = self.bed.streams(&self.id);
+        let terminal = self.spec["process"]["terminal"] == true;
         let path = |name, wanted| {
             if wanted {
                 streams.path(name)
@@ -124,7 +125,9 @@ impl<'a> Builder<'a> {
             rootfs: self.rootfs,
             stdin: path("stdin", self.stdin),
             stdout: path("stdout", self.output),
-            stderr: path("stderr", self.output),
+            // A terminal has one output.
+            stderr: path("stderr", self.output && !terminal),
+            terminal,
             ..CreateTaskRequest::default()
         };
         match client.create(task).await {

@@ -56,6 +56,7 @@ impl<'c, 'a> ExecBuilder<'c, 'a> {
             .container
             .bed
             .streams(&format!("{}+{}", self.container.id, self.id));
+        let terminal = self.spec["terminal"] == true;
         let body = ExecProcessRequest {
             container_id: self.container.id.clone(),
             exec_id: self.id.clone(),
@@ -65,7 +66,12 @@ impl<'c, 'a> ExecBuilder<'c, 'a> {
                 String::new()
             },
             stdout: streams.path("stdout"),
-            stderr: streams.path("stderr"),
+            stderr: if terminal {
+                String::new()
+            } else {
+                streams.path("stderr")
+            },
+            terminal,
             spec: Some(Any {
                 type_url: PROCESS.into(),
                 value: self.spec.to_string().into_bytes(),

@@ -18,6 +18,7 @@ mod peers;
 mod posture;
 mod service;
 mod start;
+mod terminal;
 mod user;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -73,6 +74,7 @@ fn main() -> ExitCode {
         events::cases(),
         faults::cases(),
         peers::cases(),
+        terminal::cases(),
         posture::cases(),
         user::cases(),
     ]

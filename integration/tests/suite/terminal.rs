@@ -1,0 +1,95 @@
+//! Terminals: what `ctr run -t` and `ctr task exec -t` ask for.
+
+use containerd_shim_protos::api::{Empty, ResizePtyRequest};
+use integration::bed::Bed;
+use integration::runtime::Needs;
+use integration::shim::Shim;
+
+use crate::cases;
+
+cases! {
+    Needs::Any => [
+        a_container_has_a_terminal_and_its_output_is_whole,
+        an_exec_has_a_terminal_and_its_output_is_whole,
+        a_terminal_has_the_size_it_was_given,
+        control_c_interrupts_the_program,
+    ],
+}
+
+/// Says whether it has a terminal, then prints more than a terminal buffers, and ends at once.
+const SCRIPT: &str = "[ -t 0 ] && [ -t 1 ] && [ -t 2 ] && echo yes; \
+    i=0; while [ $i -lt 2000 ]; do echo line $i; i=$((i+1)); done; exit 6";
+
+fn expected() -> String {
+    let lines = (0..2000).map(|number| format!("line {number}\r\n"));
+    std::iter::once("yes\r\n".to_owned()).chain(lines).collect()
+}
+
+async fn a_container_has_a_terminal_and_its_output_is_whole(bed: &Bed) {
+    let mut container = bed
+        .shell(SCRIPT)
+        .with(|spec| spec["process"]["terminal"] = true.into())
+        .run()
+        .await
+        .expect("run");
+    assert_eq!(container.wait().await.expect("wait").status, 6);
+    assert_eq!(container.streams.stdout().await.text(), expected());
+    container.delete().await.expect("delete");
+}
+
+async fn an_exec_has_a_terminal_and_its_output_is_whole(bed: &Bed) {
+    let container = bed.container(&["sleep", "1000"]).run().await.expect("run");
+    let mut exec = container
+        .exec("tty", &["sh", "-c", SCRIPT])
+        .with(|process| process["terminal"] = true.into())
+        .run()
+        .await
+        .expect("exec");
+    assert_eq!(exec.wait().await.expect("wait").status, 6);
+    assert_eq!(exec.streams.stdout().await.text(), expected());
+    exec.delete().await.expect("delete");
+    container.remove().await;
+}
+
+async fn a_terminal_has_the_size_it_was_given(bed: &Bed) {
+    let mut container = bed
+        .shell("read line; stty size")
+        .with(|spec| spec["process"]["terminal"] = true.into())
+        .stdin()
+        .run()
+        .await
+        .expect("run");
+    let shim = Shim::of(bed, &container.id).await;
+    let request = ResizePtyRequest {
+        id: container.id.clone(),
+        width: 100,
+        height: 40,
+        ..ResizePtyRequest::default()
+    };
+    shim.call::<Empty>(3, "ResizePty", &request)
+        .await
+        .expect("resize");
+    drop(shim);
+    container.streams.write([b"go\n".to_vec()]);
+    assert_eq!(container.wait().await.expect("wait").status, 0);
+    let text = container.streams.stdout().await.text();
+    assert!(text.ends_with("40 100\r\n"), "{text:?}");
+    container.delete().await.expect("delete");
+}
+
+async fn control_c_interrupts_the_program(bed: &Bed) {
+    let mut container = bed
+        .shell("trap 'echo interrupted; exit 4' INT; echo ready; while :; do sleep 0.1; done")
+        .with(|spec| spec["process"]["terminal"] = true.into())
+        .stdin()
+        .run()
+        .await
+        .expect("run");
+    // The trap has to be set before the key is pressed.
+    tokio::time::sleep(std::time::Duration::from_millis(700)).await;
+    container.streams.write([b"\x03".to_vec()]);
+    assert_eq!(container.wait().await.expect("wait").status, 4);
+    let text = container.streams.stdout().await.text();
+    assert!(text.contains("interrupted"), "{text:?}");
+    container.delete().await.expect("delete");
+}
