@@ -76,7 +76,6 @@ impl<'c, 'a> ExecBuilder<'c, 'a> {
                 type_url: PROCESS.into(),
                 value: self.spec.to_string().into_bytes(),
             }),
-            ..ExecProcessRequest::default()
         };
         self.container.client.exec(body).await?;
         Ok(Exec {
