@@ -32,6 +32,7 @@ test: build tools images ## all tests, on real containerd and runsc
 	@$(SCRIPTS)/rust.sh test
 
 bench: build tools images ## the figures, side by side; gates nothing
+	@$(SCRIPTS)/tools.sh bench
 	@$(SCRIPTS)/rust.sh bench
 
 lint: packages ## formatting, clippy, documentation, scripts, dependencies

@@ -96,7 +96,7 @@ impl Bed {
             }
         }
         let tokio = tokio::runtime::Runtime::new().expect("start the async runtime");
-        let daemon = Mutex::new(spawn_containerd());
+        let daemon = Mutex::new(spawn_containerd(runtime.needs_user_namespace()));
         let client = tokio.block_on(connect());
         let bed = Self {
             runtime,
@@ -256,7 +256,8 @@ impl Bed {
 
     /// Starts containerd again and waits until it answers.
     pub async fn start_containerd(&self) {
-        *self.daemon.lock().expect("unpoisoned") = spawn_containerd();
+        *self.daemon.lock().expect("unpoisoned") =
+            spawn_containerd(self.runtime.needs_user_namespace());
         connect().await;
     }
 
@@ -333,15 +334,27 @@ fn configuration(folder: &Path) -> String {
     )
 }
 
-fn spawn_containerd() -> Child {
+fn spawn_containerd(in_user_namespace: bool) -> Child {
     let log = fs::File::options()
         .create(true)
         .append(true)
         .open("/run/b/log/containerd.log")
         .expect("open the log");
     let path = std::env::var("PATH").unwrap_or_default();
-    Command::new(Path::new(PATH_FOLDER).join("containerd"))
-        .args(["--config", "/run/b/log/config.toml"])
+    let mut command = if in_user_namespace {
+        // Waits for its map, then becomes containerd with mounts of its own: one pid through all of it.
+        let script = "while ! [ -e /run/b/mapped ]; do sleep 0.05; done; \
+                      exec unshare --mount --propagation private /run/b/path/containerd \
+                      --config /run/b/log/config.toml";
+        let mut command = Command::new("unshare");
+        command.args(["--user", "sh", "-c", script]);
+        command
+    } else {
+        let mut command = Command::new(Path::new(PATH_FOLDER).join("containerd"));
+        command.args(["--config", "/run/b/log/config.toml"]);
+        command
+    };
+    let child = command
         .env("PATH", format!("{PATH_FOLDER}:{path}"))
         // A shim that lets its libraries log to stderr spoils its answer to containerd.
         .envs([
@@ -353,7 +366,21 @@ fn spawn_containerd() -> Child {
         .stdout(log.try_clone().expect("share the log"))
         .stderr(log)
         .spawn()
-        .expect("start containerd")
+        .expect("start containerd");
+    if in_user_namespace {
+        map_root(child.id());
+    }
+    child
+}
+
+/// Makes root of a new user namespace out of root. The map leaves out the last ids: a whole one counts as none.
+fn map_root(pid: u32) {
+    // unshare(1) has made the namespace when it has become the shell.
+    std::thread::sleep(Duration::from_millis(300));
+    for file in ["uid_map", "gid_map"] {
+        fs::write(format!("/proc/{pid}/{file}"), "0 0 65536").expect("map the ids");
+    }
+    fs::write("/run/b/mapped", "").expect("let containerd start");
 }
 
 async fn connect() -> Client {

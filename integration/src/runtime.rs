@@ -52,6 +52,13 @@ impl Runtime {
         self.name.starts_with("io.containerd.runc.")
     }
 
+    /// Whether its shim only starts in a user namespace where nobody may lower oom_score_adj: gVisor's own takes that for
+    /// fatal everywhere else.
+    #[must_use]
+    pub fn needs_user_namespace(&self) -> bool {
+        self.name.contains("runsc")
+    }
+
     /// Whether containers run in gVisor.
     #[must_use]
     pub fn is_gvisor(&self) -> bool {

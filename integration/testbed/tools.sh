@@ -100,3 +100,11 @@ for plugin in main/bridge main/loopback ipam/host-local; do
   tool "${plugin#*/}" "$cni_module/plugins/$plugin@v$cni_version" \
     "-X $cni_module/pkg/utils/buildversion.BuildVersion=v$cni_version"
 done
+
+# gVisor's own shim is only measured beside Bulkhead. Its package is called shim, so it is renamed.
+if [ "${1:-}" = bench ] && [ ! -x "$tools/containerd-shim-runsc-v1" ]; then
+  need_go containerd-shim-runsc-v1
+  step "building containerd-shim-runsc-v1 ($runsc_commit)" env GOFLAGS= GO111MODULE=on CGO_ENABLED=0 \
+    GOBIN="$target/tools/stock" go install -trimpath -ldflags "-s -w" "$runsc_module/shim@$runsc_commit"
+  mv "$target/tools/stock/shim" "$tools/containerd-shim-runsc-v1"
+fi
