@@ -13,8 +13,8 @@ use containerd_client::services::v1::tasks_client::TasksClient;
 use containerd_client::services::v1::{
     CloseIoRequest, Container, CreateContainerRequest, CreateTaskRequest, DeleteContainerRequest,
     DeleteProcessRequest, DeleteTaskRequest, ExecProcessRequest, GetRequest, KillRequest,
-    ListContainersRequest, ListPidsRequest, MetricsRequest, PublishRequest, StartRequest,
-    SubscribeRequest, WaitRequest,
+    ListContainersRequest, ListPidsRequest, MetricsRequest, PauseTaskRequest, PublishRequest,
+    ResumeTaskRequest, StartRequest, SubscribeRequest, UpdateTaskRequest, WaitRequest,
 };
 use containerd_client::tonic::transport::Channel;
 use containerd_client::tonic::{Request, Response, Status};
@@ -266,6 +266,32 @@ impl Client {
             stdin: true,
         };
         answer("CloseIO", self.tasks().close_io(request(body))).await
+    }
+
+    /// Pauses a task.
+    pub async fn pause(&self, id: &str) -> Result<(), Status> {
+        let body = PauseTaskRequest {
+            container_id: id.into(),
+        };
+        answer("Pause", self.tasks().pause(request(body))).await
+    }
+
+    /// Resumes a paused task.
+    pub async fn resume(&self, id: &str) -> Result<(), Status> {
+        let body = ResumeTaskRequest {
+            container_id: id.into(),
+        };
+        answer("Resume", self.tasks().resume(request(body))).await
+    }
+
+    /// Changes the limits of a task.
+    pub async fn update(&self, id: &str, resources: Option<Any>) -> Result<(), Status> {
+        let body = UpdateTaskRequest {
+            container_id: id.into(),
+            resources,
+            ..UpdateTaskRequest::default()
+        };
+        answer("Update", self.tasks().update(request(body))).await
     }
 
     /// Processes of a task.

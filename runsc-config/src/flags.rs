@@ -42,7 +42,8 @@ fn fixed(
     }
 }
 
-/// Every flag Bulkhead sets, but for `--root`, `--log` and `--log-format`, which name files of the shim.
+/// Every flag Bulkhead sets, but for `--root`, `--log` and `--log-format`, which name files of the shim, and
+/// `--systemd-cgroup`, which follows the form of the request's cgroup path.
 fn table() -> [Flag; 17] {
     use Missing::{LeaveOut, Refuse};
     let off = |_: &Policy| "false".to_owned();
@@ -167,6 +168,7 @@ impl RunscFlags {
     pub(crate) fn new(
         policy: &Policy,
         features: &Features,
+        systemd_cgroup: bool,
         report: &mut Report,
     ) -> Result<Self, Refusal> {
         let table = table();
@@ -197,11 +199,14 @@ impl RunscFlags {
             );
         }
         let given = table.iter().filter(|flag| features.has_flag(flag.name));
-        Ok(Self(
-            given
-                .map(|flag| format!("--{}={}", flag.name, (flag.value)(policy)))
-                .collect(),
-        ))
+        let mut flags: Vec<String> = given
+            .map(|flag| format!("--{}={}", flag.name, (flag.value)(policy)))
+            .collect();
+        if systemd_cgroup {
+            // The cgroup is systemd's to make: one made behind its back loses its controllers at the next reload.
+            flags.push("--systemd-cgroup=true".to_owned());
+        }
+        Ok(Self(flags))
     }
 
     /// As arguments, to go before the subcommand.
@@ -228,9 +233,14 @@ mod tests {
 
     #[test]
     fn the_strict_policy_switches_everything_off() {
-        let flags = RunscFlags::new(&Policy::strict(), &features(&[]), &mut Report::default())
-            .expect("flags")
-            .args();
+        let flags = RunscFlags::new(
+            &Policy::strict(),
+            &features(&[]),
+            false,
+            &mut Report::default(),
+        )
+        .expect("flags")
+        .args();
         for flag in [
             "--network=none",
             "--oci-seccomp=true",
@@ -249,12 +259,13 @@ mod tests {
     #[test]
     fn a_runsc_that_lacks_a_control_is_refused_by_name() {
         let old = features(&["oci-seccomp"]);
-        let refusal =
-            RunscFlags::new(&Policy::strict(), &old, &mut Report::default()).expect_err("refused");
+        let refusal = RunscFlags::new(&Policy::strict(), &old, false, &mut Report::default())
+            .expect_err("refused");
         assert!(refusal.to_string().contains("oci-seccomp"), "{refusal}");
         let accepting = Policy::parse("allow_old_runsc = true", "x").expect("policy");
         let mut report = Report::default();
-        RunscFlags::new(&accepting, &old, &mut report).expect("accepted");
+        let flags = RunscFlags::new(&accepting, &old, true, &mut report).expect("accepted");
         assert_eq!(report.changes.len(), 1, "what is lost is reported");
+        assert!(flags.args().contains(&"--systemd-cgroup=true".to_owned()));
     }
 }

@@ -9,12 +9,15 @@
 
 #![forbid(unsafe_code)]
 
+mod cgroups;
 mod exec;
 mod features;
 mod flags;
 mod json;
+mod limits;
 mod linux;
 mod mounts;
+mod pod;
 mod policy;
 mod process;
 mod report;
@@ -24,8 +27,11 @@ mod spec;
 pub use exec::{Capabilities, ExecCeiling, HardenedProcess, harden_exec};
 pub use features::{Features, FeaturesError};
 pub use flags::RunscFlags;
+pub use limits::{CpuTime, Declared, SandboxLimits};
+pub use pod::{Role, Shared, Volume, sandbox_of};
 pub use policy::{
-    Backend, Hooks, Limits, Network, Platform, Policy, PolicyError, Rootfs, RunscPolicy, Scratch,
+    Backend, Hooks, Kubernetes, Limits, Network, Platform, Policy, PolicyError, Rootfs,
+    RunscPolicy, Scratch,
 };
 pub use report::{Change, Refusal, RefusalKind, Report};
 pub use spec::{

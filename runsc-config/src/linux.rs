@@ -3,13 +3,9 @@
 use serde_json::{Map, Value, json};
 
 use crate::json::{is_empty, retain};
-use crate::policy::Policy;
 use crate::report::{Refusal, Report};
-use crate::spec::Caller;
+use crate::spec::{Caller, ContainerKind};
 
-const MIB: u64 = 1024 * 1024;
-/// Length of a CPU period, in microseconds: the kernel's own default.
-const PERIOD: u64 = 100_000;
 /// What is kept of the section; the rules below have looked at each.
 const KEPT: [&str; 7] = [
     "namespaces",
@@ -43,24 +39,14 @@ const HONOURED_SYSCTLS: [&str; 3] = [
     "fs.nr_open",
 ];
 
-/// The limits a sandbox ends up with.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Limits {
-    /// Bytes.
-    pub(crate) memory: u64,
-    /// Tasks of one uid.
-    pub(crate) pids: u64,
-}
-
-/// Clamps the section, but for its seccomp profile.
+/// Clamps the section, but for its limits and its seccomp profile.
 pub(crate) fn harden(
     linux: &mut Map<String, Value>,
     caller: Caller,
-    policy: &Policy,
-    swap_limits: bool,
+    kind: ContainerKind<'_>,
     report: &mut Report,
-) -> Result<Limits, Refusal> {
-    namespaces(linux, caller, report)?;
+) -> Result<(), Refusal> {
+    namespaces(linux, caller, kind, report)?;
     devices(linux)?;
     sysctls(linux, report)?;
     for (key, control) in [
@@ -99,8 +85,6 @@ pub(crate) fn harden(
             "",
         );
     }
-    cgroups_path(linux)?;
-    let limits = resources(linux, policy, swap_limits, report)?;
     for dropped in retain(linux, &KEPT) {
         if !matches!(dropped.as_str(), "mountLabel" | "rootfsPropagation") {
             report.note(
@@ -111,13 +95,14 @@ pub(crate) fn harden(
             );
         }
     }
-    Ok(limits)
+    Ok(())
 }
 
 /// A namespace that is not listed is the host's own.
 fn namespaces(
     linux: &mut Map<String, Value>,
     caller: Caller,
+    container: ContainerKind<'_>,
     report: &mut Report,
 ) -> Result<(), Refusal> {
     let mut list = match linux.get("namespaces") {
@@ -160,8 +145,20 @@ fn namespaces(
                     None,
                 ));
             }
+            "pid" if !path.is_empty() && caller == Caller::Kubernetes => {
+                return Err(Refusal::denied(
+                    "namespaces",
+                    asked,
+                    "shareProcessNamespace is not supported: each container has its own processes",
+                    None,
+                ));
+            }
             // In a pod these are the pod's own, which the sandbox is.
-            "pid" | "ipc" | "uts" if !path.is_empty() && caller == Caller::Node => {
+            "pid" | "ipc" | "uts"
+                if !path.is_empty()
+                    && caller == Caller::Node
+                    && !matches!(container, ContainerKind::PodContainer(_)) =>
+            {
                 return Err(Refusal::denied(
                     "namespaces",
                     asked,
@@ -198,6 +195,14 @@ fn namespaces(
                 "",
             );
             list.push(json!({ "type": private }));
+        }
+    }
+    // What the containers of a pod share is the sandbox; only its network is a namespace of the host to be joined.
+    for namespace in &mut list {
+        if kind(namespace) != "network"
+            && let Some(namespace) = namespace.as_object_mut()
+        {
+            namespace.remove("path");
         }
     }
     linux.insert("namespaces".to_owned(), Value::Array(list));
@@ -263,121 +268,6 @@ fn sysctls(linux: &mut Map<String, Value>, report: &mut Report) -> Result<(), Re
     Ok(())
 }
 
-/// Where the sandbox's cgroup goes: the client's choice, as long as it stays below the hierarchy's root.
-fn cgroups_path(linux: &Map<String, Value>) -> Result<(), Refusal> {
-    let path = linux
-        .get("cgroupsPath")
-        .and_then(Value::as_str)
-        .unwrap_or_default();
-    if path.split('/').any(|part| part == "..") {
-        return Err(Refusal::invalid(
-            "linux.cgroupsPath",
-            format!("{path:?} must not contain \"..\""),
-        ));
-    }
-    if path.len() > 1024 || path.contains('\0') {
-        return Err(Refusal::invalid("linux.cgroupsPath", "is no usable path"));
-    }
-    Ok(())
-}
-
-fn resources(
-    linux: &mut Map<String, Value>,
-    policy: &Policy,
-    swap_limits: bool,
-    report: &mut Report,
-) -> Result<Limits, Refusal> {
-    let asked = linux.get("resources").cloned().unwrap_or(Value::Null);
-    let number = |path: &str| {
-        asked
-            .pointer(path)
-            .and_then(Value::as_i64)
-            .filter(|value| *value > 0)
-    };
-    let unsigned = |path: &str| number(path).and_then(|value| u64::try_from(value).ok());
-    let memory = unsigned("/memory/limit").unwrap_or_else(|| {
-        let given = policy.limits.memory_mib.saturating_mul(MIB);
-        report.note(
-            "memory",
-            "no limit",
-            format!("{given} bytes"),
-            "limits.memory_mib",
-        );
-        given
-    });
-    if memory < 32 * MIB {
-        return Err(Refusal::unenforceable(
-            "memory",
-            format!("linux.resources.memory.limit: {memory}"),
-            "a sandbox cannot start with less than 32 MiB",
-        ));
-    }
-    // On cgroup v1 `swap` is memory and swap together: equal means no swap.
-    let given_memory = if swap_limits {
-        json!({ "limit": memory, "swap": memory })
-    } else {
-        json!({ "limit": memory })
-    };
-    let period = unsigned("/cpu/period")
-        .filter(|p| (1_000..=1_000_000).contains(p))
-        .unwrap_or(PERIOD);
-    let quota = unsigned("/cpu/quota").unwrap_or_else(|| {
-        let given = quota(policy.limits.cpus, period);
-        report.note(
-            "cpu",
-            "no quota",
-            format!("{} CPUs", policy.limits.cpus),
-            "limits.cpus",
-        );
-        given
-    });
-    let mut cpu = Map::from_iter([
-        ("period".to_owned(), json!(period)),
-        ("quota".to_owned(), json!(quota)),
-    ]);
-    for key in ["shares", "cpus", "mems"] {
-        if let Some(value) = asked
-            .pointer(&format!("/cpu/{key}"))
-            .filter(|value| !is_empty(value))
-        {
-            cpu.insert(key.to_owned(), value.clone());
-        }
-    }
-    let pids = unsigned("/pids/limit").map_or(policy.limits.pids, |asked| {
-        if asked > policy.limits.pids {
-            report.note("pids", asked, policy.limits.pids, "limits.pids");
-        }
-        asked.min(policy.limits.pids)
-    });
-    if let Some(asked) = asked.as_object() {
-        for key in asked
-            .keys()
-            .filter(|key| !matches!(key.as_str(), "memory" | "cpu" | "pids" | "devices"))
-        {
-            if !asked.get(key).is_none_or(is_empty) {
-                report.note("resources", format!("linux.resources.{key}"), "dropped", "");
-            }
-        }
-    }
-    // The host's pids controller is left alone: at its limit the sentry panics. RLIMIT_NPROC bounds the guest instead.
-    linux.insert(
-        "resources".to_owned(),
-        json!({ "memory": given_memory, "cpu": cpu }),
-    );
-    Ok(Limits { memory, pids })
-}
-
-/// Microseconds of a period that this many CPUs are; the kernel takes no less than 1000.
-#[expect(
-    clippy::cast_possible_truncation,
-    clippy::cast_sign_loss,
-    clippy::cast_precision_loss,
-    reason = "the policy bounds cpus to 0.01..4096 and the period to a second"
-)]
-fn quota(cpus: f64, period: u64) -> u64 {
-    ((cpus * period as f64) as u64).max(1_000)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -389,62 +279,11 @@ mod tests {
 
     fn hardened(
         change: impl FnOnce(&mut Map<String, Value>),
-    ) -> Result<(Map<String, Value>, Limits, Report), Refusal> {
+    ) -> Result<(Map<String, Value>, Report), Refusal> {
         let (mut linux, mut report) = (base(), Report::default());
         change(&mut linux);
-        let limits = harden(
-            &mut linux,
-            Caller::Node,
-            &Policy::strict(),
-            true,
-            &mut report,
-        )?;
-        Ok((linux, limits, report))
-    }
-
-    #[test]
-    fn limits_are_set_where_none_are_asked_for() {
-        let (linux, limits, _) = hardened(|_| {}).expect("ok");
-        assert_eq!(
-            limits,
-            Limits {
-                memory: 512 * MIB,
-                pids: 256
-            }
-        );
-        assert_eq!(
-            linux["resources"]["memory"],
-            json!({ "limit": 512 * MIB, "swap": 512 * MIB })
-        );
-        assert_eq!(
-            linux["resources"]["cpu"],
-            json!({ "period": PERIOD, "quota": PERIOD })
-        );
-    }
-
-    #[test]
-    fn limits_that_are_asked_for_are_kept_and_never_reach_the_hosts_pids_controller() {
-        let (linux, limits, _) = hardened(|linux| {
-            linux.insert(
-                "resources".into(),
-                json!({ "memory": { "limit": 64 * MIB }, "pids": { "limit": 20 } }),
-            );
-        })
-        .expect("ok");
-        assert_eq!(
-            limits,
-            Limits {
-                memory: 64 * MIB,
-                pids: 20
-            }
-        );
-        assert!(linux["resources"].get("pids").is_none());
-        let (_, limits, report) = hardened(|linux| {
-            linux.insert("resources".into(), json!({ "pids": { "limit": 100_000 } }));
-        })
-        .expect("ok");
-        assert_eq!(limits.pids, 256);
-        assert!(report.changes.iter().any(|change| change.control == "pids"));
+        harden(&mut linux, Caller::Node, ContainerKind::Plain, &mut report)?;
+        Ok((linux, report))
     }
 
     #[test]
@@ -484,16 +323,5 @@ mod tests {
         assert!(hardened(|linux| drop(linux.insert("sysctl".into(), sysctl))).is_err());
         let sysctl = json!({ "net.ipv4.ip_unprivileged_port_start": "0" });
         assert!(hardened(|linux| drop(linux.insert("sysctl".into(), sysctl))).is_ok());
-    }
-
-    #[test]
-    fn a_cgroup_path_cannot_climb() {
-        assert!(
-            hardened(|linux| drop(linux.insert("cgroupsPath".into(), json!("/a/../../b"))))
-                .is_err()
-        );
-        assert!(
-            hardened(|linux| drop(linux.insert("cgroupsPath".into(), json!("/default/a")))).is_ok()
-        );
     }
 }

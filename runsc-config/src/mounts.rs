@@ -4,13 +4,17 @@ use std::path::{Component, Path, PathBuf};
 
 use serde_json::{Map, Value, json};
 
+use crate::pod::{self, Shared, Volume};
 use crate::policy::Policy;
 use crate::report::{Refusal, Report};
-use crate::spec::Context;
+use crate::spec::{ContainerKind, Context};
 
 const MIB: u64 = 1024 * 1024;
 /// Memory that scratch must leave to the programs and the sentry, in MiB.
 const MEMORY_LEFT_MIB: u64 = 48;
+
+/// The least a place to write gets, in bytes.
+const SIZE_MIN: u64 = 64 * 1024;
 
 /// Folders that are never bound as a whole, by anybody: whoever has one of them has the host.
 const NEVER: [&str; 6] = ["/", "/proc", "/sys", "/dev", "/run", "/var/run"];
@@ -36,21 +40,40 @@ pub(crate) struct Scratch {
 }
 
 impl Scratch {
-    /// Sizes in bytes, shrunk in proportion so that they leave room in the memory they are taken from.
-    fn new(policy: &Policy, memory: u64) -> Self {
-        let asked = [
-            policy.scratch.tmp_mib,
-            policy.scratch.run_mib,
-            policy.scratch.shm_mib,
-        ];
+    /// Sizes in bytes, shrunk in proportion so that they leave room in the memory they are taken from. In a pod that room
+    /// is what earlier containers have left, and /dev/shm is one for all.
+    fn new(policy: &Policy, kind: ContainerKind<'_>, memory: u64) -> Self {
+        let (taken, shm) = match kind {
+            ContainerKind::Plain => (0, policy.scratch.shm_mib),
+            ContainerKind::PodSandbox => {
+                // A pod's first container only holds its sandbox: it has nothing to write.
+                let room = memory.saturating_sub(MEMORY_LEFT_MIB * MIB) / 4;
+                let shm = policy
+                    .scratch
+                    .shm_mib
+                    .saturating_mul(MIB)
+                    .min(room.max(MIB));
+                let least = SIZE_MIN;
+                return Self {
+                    tmp: least,
+                    run: least,
+                    shm,
+                };
+            }
+            ContainerKind::PodContainer(shared) => (shared.scratch, 0),
+        };
+        let asked = [policy.scratch.tmp_mib, policy.scratch.run_mib, shm];
         let sum = asked.iter().sum::<u64>().max(1).saturating_mul(MIB);
-        let room = memory.saturating_sub(MEMORY_LEFT_MIB * MIB).max(MIB);
+        let room = memory
+            .saturating_sub(MEMORY_LEFT_MIB * MIB)
+            .saturating_sub(taken)
+            .max(MIB);
         let sized = |mib: u64| {
             let bytes = mib.saturating_mul(MIB);
             if sum <= room {
                 bytes
             } else {
-                scale(bytes, room, sum).max(64 * 1024)
+                scale(bytes, room, sum).max(SIZE_MIN)
             }
         };
         let [tmp, run, shm] = asked.map(sized);
@@ -72,14 +95,15 @@ fn scale(value: u64, numerator: u64, denominator: u64) -> u64 {
         .unwrap_or(value)
 }
 
-/// Replaces the mounts of a spec by what the policy gives of them. `memory` is the sandbox's limit in bytes.
+/// Replaces the mounts of a spec by what the policy gives of them, and adds the pod's /dev/shm to what a pod shares.
+/// Returns the bytes of scratch given.
 pub(crate) fn harden(
     spec: &mut Map<String, Value>,
-    memory: u64,
+    shared: &mut Shared,
     policy: &Policy,
     context: &Context<'_>,
     report: &mut Report,
-) -> Result<(), Refusal> {
+) -> Result<u64, Refusal> {
     let asked = match spec.get("mounts") {
         None | Some(Value::Null) => Vec::new(),
         Some(mounts) => mounts
@@ -87,14 +111,43 @@ pub(crate) fn harden(
             .cloned()
             .ok_or_else(|| Refusal::invalid("mounts", "must be a list"))?,
     };
-    let scratch = Scratch::new(policy, memory);
+    let scratch = Scratch::new(policy, context.kind, shared.memory);
+    if context.kind == ContainerKind::PodSandbox {
+        shared.volumes.push(Volume {
+            source: PathBuf::from(pod::SHM),
+            in_memory: true,
+            size: Some(scratch.shm),
+        });
+    }
+    let in_pod = context.kind != ContainerKind::Plain;
     let mut given = Vec::with_capacity(asked.len() + 3);
     for (number, mount) in asked.iter().enumerate() {
-        given.push(Mount::read(number, mount)?.harden(policy, context, &scratch, report)?);
+        let mount = Mount::read(number, mount)?;
+        if in_pod && mount.destination == Path::new(pod::SHM) {
+            continue;
+        }
+        given.push(mount.harden(policy, context, &scratch, shared, report)?);
     }
-    add_scratch(&mut given, policy, &scratch);
+    if in_pod {
+        insert_below_dev(&mut given, shared_shm(policy));
+    }
+    if context.kind != ContainerKind::PodSandbox {
+        add_scratch(&mut given, policy, &scratch);
+    }
     spec.insert("mounts".to_owned(), Value::Array(given));
-    Ok(())
+    Ok(scratch
+        .tmp
+        .saturating_add(scratch.run)
+        .saturating_add(scratch.shm))
+}
+
+/// A container's mount of the /dev/shm that its pod shares.
+fn shared_shm(policy: &Policy) -> Value {
+    let mut options = vec!["rw", "nosuid", "nodev"];
+    if !policy.scratch.exec {
+        options.push("noexec");
+    }
+    json!({ "destination": pod::SHM, "type": "tmpfs", "source": pod::SHM, "options": options })
 }
 
 struct Mount {
@@ -147,6 +200,7 @@ impl Mount {
         policy: &Policy,
         context: &Context<'_>,
         scratch: &Scratch,
+        shared: &Shared,
         report: &mut Report,
     ) -> Result<Value, Refusal> {
         if self.mapped
@@ -170,7 +224,7 @@ impl Mount {
             self.kind = "bind".to_owned();
         }
         match self.kind.as_str() {
-            "bind" => self.bind(policy, context, report)?,
+            "bind" => self.bind(policy, context, shared, report)?,
             "tmpfs" if self.destination == Path::new("/dev") => {
                 // Device nodes still work on a read-only /dev, and nothing can be stored in it.
                 self.require(&["nosuid", "noexec", "ro"]);
@@ -204,6 +258,7 @@ impl Mount {
         &mut self,
         policy: &Policy,
         context: &Context<'_>,
+        shared: &Shared,
         report: &mut Report,
     ) -> Result<(), Refusal> {
         let asked = format!("{}: bind of {:?}", self.field, self.source);
@@ -221,8 +276,26 @@ impl Mount {
                 return Err(Refusal::denied("binds", asked, rule, None));
             }
         }
+        // Content of a shared volume is inside the sandbox: the host's folder, which a part of it is bound from, has none.
+        let part_of = std::iter::once(&source).chain(&real);
+        if let Some(volume) = part_of.clone().find_map(|path| shared.sub_path_of(path)) {
+            let rule = format!(
+                "subPath of the empty-dir volume {} is not supported: mount the volume whole",
+                volume.source.display()
+            );
+            return Err(Refusal::denied("binds", asked, rule, None));
+        }
         // What was judged is what is mounted: no relative path and no link is left to be followed again.
-        self.source = real.unwrap_or(source).to_string_lossy().into_owned();
+        let source = real.unwrap_or(source);
+        self.source = source.to_string_lossy().into_owned();
+        if shared
+            .volume(&source)
+            .is_some_and(|volume| volume.in_memory)
+        {
+            self.kind = "tmpfs".to_owned();
+            self.options
+                .retain(|option| !matches!(option.as_str(), "bind" | "rbind"));
+        }
         if self
             .options
             .iter()
@@ -287,9 +360,6 @@ impl Mount {
 
 /// Gives the usual places to write where the request has nothing mounted there: runsc's own /tmp has no size.
 fn add_scratch(mounts: &mut Vec<Value>, policy: &Policy, scratch: &Scratch) {
-    let is_at = |mount: &Value, place: &str| {
-        mount.get("destination").and_then(Value::as_str) == Some(place)
-    };
     for (place, size, mode) in [
         ("/dev/shm", scratch.shm, "1777"),
         ("/run", scratch.run, "755"),
@@ -303,20 +373,24 @@ fn add_scratch(mounts: &mut Vec<Value>, policy: &Policy, scratch: &Scratch) {
             options.push("noexec".to_owned());
         }
         options.extend([format!("mode={mode}"), format!("size={size}")]);
-        // Before anything that is mounted below it, and after /dev for what is in there.
-        let after_dev = mounts
-            .iter()
-            .position(|mount| is_at(mount, "/dev"))
-            .map_or(0, |dev| dev + 1);
-        let position = if place.starts_with("/dev/") {
-            after_dev
-        } else {
-            0
-        };
         let mount =
             json!({ "destination": place, "type": "tmpfs", "source": "tmpfs", "options": options });
-        mounts.insert(position.min(mounts.len()), mount);
+        if place.starts_with("/dev/") {
+            insert_below_dev(mounts, mount);
+        } else {
+            // Before anything that is mounted below it.
+            mounts.insert(0, mount);
+        }
     }
+}
+
+fn is_at(mount: &Value, place: &str) -> bool {
+    mount.get("destination").and_then(Value::as_str) == Some(place)
+}
+
+fn insert_below_dev(mounts: &mut Vec<Value>, mount: Value) {
+    let dev = mounts.iter().position(|mount| is_at(mount, "/dev"));
+    mounts.insert(dev.map_or(0, |dev| dev + 1), mount);
 }
 
 /// Why a path of the host is never given.
@@ -386,15 +460,21 @@ mod tests {
     use crate::spec::tests::context;
 
     fn hardened(mounts: Value) -> Result<(Vec<Value>, Report), Refusal> {
+        hardened_in(mounts, &context())
+    }
+
+    fn hardened_in(mounts: Value, context: &Context<'_>) -> Result<(Vec<Value>, Report), Refusal> {
         let mut spec = Map::from_iter([("mounts".to_owned(), mounts)]);
         let mut report = Report::default();
-        harden(
-            &mut spec,
-            512 * MIB,
-            &Policy::strict(),
-            &context(),
-            &mut report,
-        )?;
+        let mut shared = match context.kind {
+            ContainerKind::PodContainer(shared) => shared.clone(),
+            _ => Shared {
+                memory: 512 * MIB,
+                ..Shared::default()
+            },
+        };
+        let policy = Policy::strict();
+        harden(&mut spec, &mut shared, &policy, context, &mut report)?;
         Ok((spec["mounts"].as_array().expect("list").clone(), report))
     }
 
@@ -471,14 +551,7 @@ mod tests {
                 .then(|| PathBuf::from("/run/docker.sock"))
         };
         let mount = json!([{ "destination": "/x", "type": "bind", "source": "/home/u/link", "options": ["bind"] }]);
-        let mut spec = Map::from_iter([("mounts".to_owned(), mount)]);
-        let result = harden(
-            &mut spec,
-            MIB,
-            &Policy::strict(),
-            &context,
-            &mut Report::default(),
-        );
+        let result = hardened_in(mount, &context);
         assert!(
             result
                 .expect_err("refused")
@@ -497,14 +570,7 @@ mod tests {
             ("/srv/c/work", false),
         ] {
             let mount = json!([{ "destination": "/x", "type": "bind", "source": source }]);
-            let mut spec = Map::from_iter([("mounts".to_owned(), mount)]);
-            let result = harden(
-                &mut spec,
-                512 * MIB,
-                &Policy::strict(),
-                &context,
-                &mut Report::default(),
-            );
+            let result = hardened_in(mount, &context);
             assert_eq!(result.is_err(), refused, "{source}");
         }
     }
@@ -543,8 +609,93 @@ mod tests {
 
     #[test]
     fn scratch_shrinks_with_the_memory_it_is_made_of() {
-        let scratch = Scratch::new(&Policy::strict(), 92 * MIB);
+        let scratch = Scratch::new(&Policy::strict(), ContainerKind::Plain, 92 * MIB);
         assert!(scratch.tmp + scratch.run + scratch.shm <= 44 * MIB);
         assert!(scratch.tmp > scratch.shm && scratch.shm > scratch.run);
+    }
+
+    /// A pod with an empty dir in memory, and one on disk.
+    fn pod() -> Shared {
+        let folder = Path::new("/var/lib/kubelet/pods/u/volumes/kubernetes.io~empty-dir");
+        let volume = |name: &str, in_memory| Volume {
+            source: folder.join(name),
+            in_memory,
+            size: None,
+        };
+        Shared {
+            tasks_limit: 256,
+            memory: 512 * MIB,
+            volumes: vec![volume("fast", true), volume("work", false)],
+            scratch: 0,
+        }
+    }
+
+    #[test]
+    fn a_pods_container_mounts_what_the_pod_shares() {
+        let shared = pod();
+        let context = Context {
+            kind: ContainerKind::PodContainer(&shared),
+            ..context()
+        };
+        let bind = |source: &Path, destination: &str| json!({ "destination": destination, "type": "bind", "source": source, "options": ["rbind", "ro"] });
+        let (fast, work) = (&shared.volumes[0].source, &shared.volumes[1].source);
+        let asked = json!([
+            { "destination": "/dev", "type": "tmpfs", "source": "tmpfs" },
+            bind(Path::new("/run/containerd/x/shm"), "/dev/shm"),
+            bind(fast, "/fast"), bind(work, "/work"),
+        ]);
+        let (mounts, _) = hardened_in(asked, &context).expect("ok");
+        let at = |place: &str| {
+            mounts
+                .iter()
+                .find(|m| m["destination"] == place)
+                .expect(place)
+        };
+        assert_eq!(
+            (&at("/dev/shm")["type"], &at("/dev/shm")["source"]),
+            (&json!("tmpfs"), &json!(pod::SHM))
+        );
+        assert_eq!(
+            (&at("/fast")["type"], &at("/fast")["source"]),
+            (&json!("tmpfs"), &json!(fast))
+        );
+        assert_eq!(at("/work")["type"], json!("bind"));
+        assert!(options_at(&mounts, "/fast").contains(&"ro".to_owned()));
+        assert!(!options_at(&mounts, "/fast").contains(&"rbind".to_owned()));
+    }
+
+    #[test]
+    fn a_part_of_a_shared_volume_is_refused_by_its_name() {
+        let shared = pod();
+        let context = Context {
+            kind: ContainerKind::PodContainer(&shared),
+            ..context()
+        };
+        let part = json!([{
+            "destination": "/x", "type": "bind", "source": "/var/lib/kubelet/pods/u/volume-subpaths/work/c/0",
+        }]);
+        let refusal = hardened_in(part, &context)
+            .expect_err("refused")
+            .to_string();
+        assert!(
+            refusal.contains("subPath") && refusal.contains("work"),
+            "{refusal}"
+        );
+    }
+
+    #[test]
+    fn the_containers_of_a_pod_share_its_room_for_scratch() {
+        let mut shared = pod();
+        let mut sum = 0;
+        for _ in 0..40 {
+            let scratch = Scratch::new(
+                &Policy::strict(),
+                ContainerKind::PodContainer(&shared),
+                shared.memory,
+            );
+            shared.scratch += scratch.tmp + scratch.run + scratch.shm;
+            sum = shared.scratch;
+        }
+        assert!(sum <= (512 - MEMORY_LEFT_MIB + 40) * MIB, "{sum}");
     }
 }

@@ -172,6 +172,22 @@ impl Default for Limits {
     }
 }
 
+/// What is to be known of Kubernetes on this node.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Kubernetes {
+    /// The kubelet's root folder, where the volumes of pods are. Default `/var/lib/kubelet`.
+    pub kubelet_root: PathBuf,
+}
+
+impl Default for Kubernetes {
+    fn default() -> Self {
+        Self {
+            kubelet_root: "/var/lib/kubelet".into(),
+        }
+    }
+}
+
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 struct CapabilityPolicy {
@@ -190,6 +206,7 @@ pub struct Policy {
     pub(crate) rootfs: Rootfs,
     pub(crate) scratch: Scratch,
     pub(crate) limits: Limits,
+    pub(crate) kubernetes: Kubernetes,
     capabilities: CapabilityPolicy,
 }
 
@@ -305,6 +322,12 @@ impl Policy {
                 "runsc.root = {root}: must be an absolute path at least two folders deep"
             ));
         }
+        if !self.kubernetes.kubelet_root.is_absolute() {
+            let root = self.kubernetes.kubelet_root.display();
+            return Err(format!(
+                "kubernetes.kubelet_root = {root}: must be an absolute path"
+            ));
+        }
         if let Some(name) = self
             .capabilities
             .allow
@@ -379,6 +402,10 @@ mod tests {
             ("[limits]\ncpus = -1.0", "limits.cpus"),
             ("[limits]\ncpus = nan", "limits.cpus"),
             ("[runsc]\nroot = \"/run\"", "runsc.root"),
+            (
+                "[kubernetes]\nkubelet_root = \"kubelet\"",
+                "kubernetes.kubelet_root",
+            ),
             ("[runsc]\ncreate_timeout = 0", "runsc.create_timeout"),
             (
                 "[capabilities]\nallow = [\"CAP_EVERYTHING\"]",

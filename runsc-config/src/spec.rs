@@ -8,9 +8,11 @@ use crate::exec::ExecCeiling;
 use crate::features::Features;
 use crate::flags::RunscFlags;
 use crate::json::{is_empty, object, retain};
+use crate::limits::{self, Declared, SandboxLimits};
+use crate::pod::{self, Shared, Volume};
 use crate::policy::{Hooks, Policy};
 use crate::report::{Refusal, Report};
-use crate::{linux, mounts, process, seccomp};
+use crate::{cgroups, linux, mounts, process, seccomp};
 
 /// What is kept of a spec's top level; each part has its rule.
 const KEPT: [&str; 8] = [
@@ -26,13 +28,15 @@ const KEPT: [&str; 8] = [
 /// Annotations that configure runsc itself; a client could widen its own sandbox by them.
 const RUNSC_ANNOTATIONS: &str = "dev.gvisor.";
 
-/// Whether a container is a sandbox's root or joins one.
+/// What a container is, with what must be known of its sandbox.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ContainerKind {
-    /// The first container of a sandbox.
-    Sandbox,
-    /// A further one.
-    Container,
+pub enum ContainerKind<'a> {
+    /// It has a sandbox of its own.
+    Plain,
+    /// It is the first of a pod, and the pod's sandbox is made for it.
+    PodSandbox,
+    /// It joins the sandbox of its pod.
+    PodContainer(&'a Shared),
 }
 
 /// Who asks.
@@ -51,6 +55,12 @@ pub struct HostFacts {
     pub resolve: fn(&Path) -> Option<PathBuf>,
     /// Whether the kernel can limit swap for a cgroup.
     pub swap_limits: bool,
+    /// Whether systemd manages the host's cgroups, and runsc can ask it for one: cgroup v2 alone.
+    pub systemd: bool,
+    /// The limits of a cgroup, by its path below the root of each hierarchy.
+    pub cgroup_limits: fn(&str) -> Declared,
+    /// The kubelet's empty-dir volumes in a folder.
+    pub empty_dirs: fn(&Path) -> Vec<Volume>,
     /// Sockets that control the node: containerd's own, wherever this one has it.
     pub sockets: Vec<PathBuf>,
 }
@@ -60,6 +70,9 @@ impl Default for HostFacts {
         Self {
             resolve: |_| None,
             swap_limits: false,
+            systemd: false,
+            cgroup_limits: |_| Declared::default(),
+            empty_dirs: |_| Vec::new(),
             sockets: Vec::new(),
         }
     }
@@ -72,8 +85,8 @@ pub struct Context<'a> {
     pub id: &'a str,
     /// The sandbox's id.
     pub sandbox_id: &'a str,
-    /// Whether it is the sandbox's root.
-    pub kind: ContainerKind,
+    /// What it is.
+    pub kind: ContainerKind<'a>,
     /// containerd's namespace.
     pub namespace: &'a str,
     /// Its bundle, which relative paths of the spec are in.
@@ -103,13 +116,16 @@ impl Context<'_> {
 
 /// A spec that may be written to a bundle. Made by [`harden`] alone.
 #[derive(Debug, Clone, PartialEq)]
-pub struct HardenedSpec(Map<String, Value>);
+pub struct HardenedSpec {
+    json: Map<String, Value>,
+    cgroup: Option<String>,
+}
 
 impl HardenedSpec {
     /// As `config.json`.
     #[must_use]
     pub fn to_json_bytes(&self) -> Vec<u8> {
-        serde_json::to_vec(&self.0).unwrap_or_default()
+        serde_json::to_vec(&self.json).unwrap_or_default()
     }
 
     /// Whether the container's stdio is a terminal.
@@ -120,23 +136,35 @@ impl HardenedSpec {
             .unwrap_or(false)
     }
 
-    /// Where its cgroup was asked for.
+    /// Where the sandbox's cgroup lies below the root of each hierarchy; `None` for a container that joins a sandbox, and
+    /// where none was asked for.
     #[must_use]
-    pub fn cgroups_path(&self) -> Option<&str> {
-        self.get("/linux/cgroupsPath")
-            .and_then(Value::as_str)
-            .filter(|path| !path.is_empty())
+    pub fn cgroup(&self) -> Option<&str> {
+        self.cgroup.as_deref()
+    }
+
+    /// The cgroup that it lies in, if that is not the root.
+    #[must_use]
+    pub fn cgroup_above(&self) -> Option<&str> {
+        cgroups::parent(self.cgroup()?)
     }
 
     /// The spec, to read.
     #[must_use]
     pub fn as_map(&self) -> &Map<String, Value> {
-        &self.0
+        &self.json
+    }
+
+    /// Whether runsc has something to do after the container has gone.
+    #[must_use]
+    pub fn has_poststop_hooks(&self) -> bool {
+        self.get("/hooks/poststop")
+            .is_some_and(|hooks| !is_empty(hooks))
     }
 
     fn get(&self, pointer: &str) -> Option<&Value> {
         let (first, rest) = pointer.strip_prefix('/')?.split_once('/')?;
-        self.0.get(first)?.pointer(&format!("/{rest}"))
+        self.json.get(first)?.pointer(&format!("/{rest}"))
     }
 }
 
@@ -151,8 +179,12 @@ pub struct Hardened {
     pub report: Report,
     /// What an exec in it may have.
     pub exec: ExecCeiling,
-    /// Tasks of one uid in the sandbox.
-    pub tasks_limit: u64,
+    /// What the container itself declares.
+    pub declared: Declared,
+    /// The limits of the sandbox it has or joins.
+    pub limits: SandboxLimits,
+    /// What it shares with its pod, or adds to that.
+    pub shared: Shared,
 }
 
 /// Checks that a spec is one: an object whose fields have the types of the specification. A field of the wrong type is
@@ -180,23 +212,27 @@ pub fn harden(asked: Value, policy: &Policy, context: &Context<'_>) -> Result<Ha
         return Err(Refusal::invalid("config.json", "must be an object"));
     };
     let mut report = Report::default();
-    let flags = RunscFlags::new(policy, context.features, &mut report)?;
     let caller = context.caller(&spec);
     for other in ["solaris", "windows", "vm", "zos"] {
         if !spec.get(other).is_none_or(is_empty) {
             return Err(Refusal::invalid(other, "is not for a Linux container"));
         }
     }
+    let cgroup = cgroup(object(&mut spec, "linux")?, context)?;
+    let flags = RunscFlags::new(policy, context.features, cgroup.by_systemd, &mut report)?;
+    // Read before the annotations that say it are taken away.
+    let volumes = volumes(&spec, policy, context);
     annotations(&mut spec, &mut report);
     hooks(&mut spec, policy)?;
     root(&mut spec, policy, context, &mut report)?;
-    let limits = linux::harden(
+    linux::harden(
         object(&mut spec, "linux")?,
         caller,
-        policy,
-        context.host.swap_limits,
+        context.kind,
         &mut report,
     )?;
+    let (declared, limits, tasks_limit) =
+        resources(&mut spec, &cgroup, policy, context, &mut report)?;
     let process = process::of_spec(&mut spec)?;
     for label in ["selinuxLabel", "apparmorProfile"] {
         if process.remove(label).is_some_and(|label| !is_empty(&label)) {
@@ -209,12 +245,28 @@ pub fn harden(asked: Value, policy: &Policy, context: &Context<'_>) -> Result<Ha
         }
     }
     process::harden(process, "process", policy, &mut report)?;
-    process::set_rlimits(process, limits.pids, policy, &mut report);
+    process::set_rlimits(process, tasks_limit, policy, &mut report);
     let user = process
         .get("user")
         .cloned()
         .filter(|_| caller == Caller::Kubernetes);
-    mounts::harden(&mut spec, limits.memory, policy, context, &mut report)?;
+    let mut shared = Shared {
+        tasks_limit,
+        memory: limits.memory,
+        volumes,
+        scratch: 0,
+    };
+    shared.scratch = mounts::harden(&mut spec, &mut shared, policy, context, &mut report)?;
+    match context.kind {
+        ContainerKind::Plain => {}
+        ContainerKind::PodSandbox => {
+            pod::annotate(&mut spec, "sandbox", context.id)?;
+            pod::hint(&mut spec, &shared.volumes)?;
+        }
+        ContainerKind::PodContainer(_) => {
+            pod::annotate(&mut spec, "container", context.sandbox_id)?
+        }
+    }
     let linux = object(&mut spec, "linux")?;
     let profile = seccomp::effective(linux.get("seccomp"), context.features, &mut report)?;
     linux.insert("seccomp".to_owned(), profile);
@@ -223,12 +275,133 @@ pub fn harden(asked: Value, policy: &Policy, context: &Context<'_>) -> Result<Ha
         report.note("spec", dropped, "dropped: runsc does not apply it", "");
     }
     Ok(Hardened {
-        spec: HardenedSpec(spec),
+        spec: HardenedSpec {
+            json: spec,
+            cgroup: cgroup.place,
+        },
         flags,
         report,
         exec: ExecCeiling::new(policy, user),
-        tasks_limit: limits.pids,
+        declared,
+        limits,
+        shared,
     })
+}
+
+/// The sandbox's cgroup.
+struct Cgroup {
+    place: Option<String>,
+    by_systemd: bool,
+}
+
+/// Settles the cgroup path. A container that joins a sandbox gets none: an empty cgroup would tell readers of cgroups that
+/// it uses nothing.
+fn cgroup(linux: &mut Map<String, Value>, context: &Context<'_>) -> Result<Cgroup, Refusal> {
+    let path = linux.remove("cgroupsPath");
+    let path = path.as_ref().and_then(Value::as_str).unwrap_or_default();
+    // Without a cgroup of its own nothing would be limited.
+    let default = format!("/{}/{}", context.namespace, context.id);
+    let path = if path.is_empty() { &default } else { path };
+    let place = cgroups::place(path)?;
+    if matches!(context.kind, ContainerKind::PodContainer(_)) {
+        return Ok(Cgroup {
+            place: None,
+            by_systemd: false,
+        });
+    }
+    let by_systemd = context.host.systemd && cgroups::is_for_systemd(path);
+    let given = if by_systemd { path } else { &place };
+    linux.insert("cgroupsPath".to_owned(), Value::String(given.to_owned()));
+    Ok(Cgroup {
+        place: Some(place),
+        by_systemd,
+    })
+}
+
+/// The volumes that a pod shares: decided once, for its sandbox, since runsc learns of them there alone.
+fn volumes(spec: &Map<String, Value>, policy: &Policy, context: &Context<'_>) -> Vec<Volume> {
+    match context.kind {
+        ContainerKind::Plain => Vec::new(),
+        ContainerKind::PodSandbox => {
+            pod::empty_dirs(spec, policy).map_or_else(Vec::new, |folder| {
+                let folder = (context.host.resolve)(&folder).unwrap_or(folder);
+                (context.host.empty_dirs)(&folder)
+            })
+        }
+        ContainerKind::PodContainer(shared) => shared.volumes.clone(),
+    }
+}
+
+/// Sets the limits of the sandbox; a container that joins one has none of its own, because nothing could enforce them.
+fn resources(
+    spec: &mut Map<String, Value>,
+    cgroup: &Cgroup,
+    policy: &Policy,
+    context: &Context<'_>,
+    report: &mut Report,
+) -> Result<(Declared, SandboxLimits, u64), Refusal> {
+    let pod = Declared::of_pod_annotations(spec);
+    let linux = object(spec, "linux")?;
+    let asked = linux.remove("resources").unwrap_or(Value::Null);
+    let declared = Declared::of_resources(&asked);
+    if let Some(asked) = asked.as_object() {
+        for key in asked
+            .keys()
+            .filter(|key| !matches!(key.as_str(), "memory" | "cpu" | "pids" | "devices"))
+        {
+            if !asked.get(key).is_none_or(is_empty) {
+                report.note("resources", format!("linux.resources.{key}"), "dropped", "");
+            }
+        }
+    }
+    let limits = match context.kind {
+        ContainerKind::Plain => SandboxLimits::of_container(declared, policy),
+        ContainerKind::PodSandbox => {
+            let parent = cgroup.place.as_deref().and_then(cgroups::parent);
+            let parent = parent.map(context.host.cgroup_limits).unwrap_or_default();
+            SandboxLimits::of_pod(parent, pod, policy)
+        }
+        ContainerKind::PodContainer(shared) => {
+            if declared.memory.is_some() || declared.cpu.is_some() {
+                report.note(
+                    "limits",
+                    "limits of one container of a pod",
+                    "those of the pod's sandbox, which all its containers share",
+                    "",
+                );
+            }
+            let tasks = limits::tasks(&asked, shared.tasks_limit, report).max(shared.tasks_limit);
+            let limits = SandboxLimits {
+                memory: shared.memory,
+                ..SandboxLimits::of_container(declared, policy)
+            };
+            return Ok((declared, limits, tasks));
+        }
+    };
+    limits.check()?;
+    let given =
+        |control, asked: bool, given: String, key| (!asked).then_some((control, given, key));
+    let defaults = [
+        given(
+            "memory",
+            declared.memory.or(pod.memory).is_some(),
+            format!("{} bytes", limits.memory),
+            "limits.memory_mib",
+        ),
+        given(
+            "cpu",
+            declared.cpu.or(pod.cpu).is_some(),
+            format!("{} of {} us", limits.cpu.quota, limits.cpu.period),
+            "limits.cpus",
+        ),
+    ];
+    for (control, given, key) in defaults.into_iter().flatten() {
+        report.note(control, "no limit", given, key);
+    }
+    let tasks = limits::tasks(&asked, policy.limits.pids, report);
+    let given = limits::to_spec(&asked, &limits, context.host.swap_limits);
+    linux.insert("resources".to_owned(), given);
+    Ok((declared, limits, tasks))
 }
 
 fn annotations(spec: &mut Map<String, Value>, report: &mut Report) {
@@ -351,7 +524,7 @@ pub(crate) mod tests {
         Context {
             id: "c",
             sandbox_id: "c",
-            kind: ContainerKind::Sandbox,
+            kind: ContainerKind::Plain,
             namespace: "default",
             bundle: Path::new("/bundle"),
             features: &FEATURES,
@@ -402,7 +575,7 @@ pub(crate) mod tests {
             spec["linux"]["seccomp"]["defaultAction"],
             json!("SCMP_ACT_ERRNO")
         );
-        assert_eq!(hardened.spec.cgroups_path(), Some("/default/c"));
+        assert_eq!(hardened.spec.cgroup(), Some("/default/c"));
         assert!(!hardened.spec.terminal());
         assert!(
             hardened

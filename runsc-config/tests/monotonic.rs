@@ -57,7 +57,7 @@ fn hardened(spec: Value, policy: &Policy) -> Option<Hardened> {
     let context = Context {
         id: "c",
         sandbox_id: "c",
-        kind: ContainerKind::Sandbox,
+        kind: ContainerKind::Plain,
         namespace: "default",
         bundle: Path::new("/bundle"),
         features: &features,

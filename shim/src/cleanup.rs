@@ -5,7 +5,7 @@
 
 use std::fs;
 use std::os::unix::ffi::OsStrExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
@@ -21,18 +21,34 @@ const DELETE_LIMIT: Duration = Duration::from_secs(10);
 /// How long killed processes may take to disappear.
 const KILL_GRACE: Duration = Duration::from_secs(5);
 
+/// The file in which runsc keeps what a container writes over the folder (`boot.SelfFilestorePath`).
+pub(crate) fn filestore(folder: &Path, sandbox: &str) -> PathBuf {
+    folder.join(format!(".gvisor.filestore.{sandbox}"))
+}
+
 /// Ends one container of a sandbox, by runsc as far as it can.
-pub(crate) async fn remove_container(runsc: &Runsc, id: &str, rootfs: &Path) {
+pub(crate) async fn remove_container(runsc: &Runsc, id: &str, sandbox: &str, rootfs: &Path) {
     if StateFile::find(runsc.root(), id).is_some()
         && let Err(error) = runsc.act("delete", &["--force"], id, DELETE_LIMIT).await
     {
         tracing::warn!(%error, id, "runsc delete failed; cleaning up by hand");
     }
+    remove_rootfs(sandbox, rootfs);
+}
+
+/// Unmounts a container's root. It belongs to a snapshot that may be mounted again, so nothing of runsc's may stay in it.
+pub(crate) fn remove_rootfs(sandbox: &str, rootfs: &Path) {
+    let _ = fs::remove_file(filestore(rootfs, sandbox));
     unmount(rootfs);
 }
 
 /// Ends a sandbox and removes everything of it: processes, state, cgroups, folder.
-pub(crate) async fn remove_sandbox(root: &Path, id: &str, cgroups: Option<&Cgroups>) {
+pub(crate) async fn remove_sandbox(
+    root: &Path,
+    id: &str,
+    cgroups: Option<&Cgroups>,
+    filestores: &[PathBuf],
+) {
     // A socket path too long for the root lies elsewhere: only the state knows where.
     let socket =
         StateFile::read(root, id).and_then(|state| state.control_socket().map(Path::to_owned));
@@ -40,8 +56,8 @@ pub(crate) async fn remove_sandbox(root: &Path, id: &str, cgroups: Option<&Cgrou
     if let Some(cgroups) = cgroups {
         cgroups.remove().await;
     }
-    if let Some(socket) = socket {
-        let _ = fs::remove_file(socket);
+    for file in socket.iter().chain(filestores) {
+        let _ = fs::remove_file(file);
     }
     unmount(root);
     if let Err(error) = fs::remove_dir_all(root)

@@ -80,13 +80,14 @@ async fn remove(flags: &Flags, bundle: &Bundle) -> Result<Option<i32>> {
             None,
             Arc::clone(&reaper),
         );
-        cleanup::remove_container(&runsc, &flags.id, &bundle.rootfs()).await;
+        cleanup::remove_container(&runsc, &flags.id, &sandbox, &bundle.rootfs()).await;
     } else {
         cleanup::unmount(&bundle.rootfs());
     }
     if sandbox == flags.id {
         let cgroups = record.as_ref().and_then(|record| record.cgroups.as_ref());
-        cleanup::remove_sandbox(&root, &flags.id, cgroups).await;
+        let filestores = record.as_ref().map_or(&[][..], |record| &record.filestores);
+        cleanup::remove_sandbox(&root, &flags.id, cgroups, filestores).await;
         remove_socket(flags, bundle, &sandbox);
     }
     Ok(record.and_then(|record| record.sandbox_pid))

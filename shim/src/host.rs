@@ -1,10 +1,16 @@
 //! What the policy must know of the host.
 
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
-use runsc_config::HostFacts;
+use nix::sys::statfs::{TMPFS_MAGIC, statfs};
+use runsc_config::{HostFacts, Volume};
 
 use crate::cgroup::Mode;
+use crate::limits;
+
+/// A pod has no more volumes.
+const VOLUMES_MAX: usize = 256;
 
 /// Looks at the host as it is now; `containerd` is the gRPC address of the containerd that asks.
 pub(crate) fn facts(containerd: &str) -> HostFacts {
@@ -13,6 +19,11 @@ pub(crate) fn facts(containerd: &str) -> HostFacts {
     HostFacts {
         resolve: |path| std::fs::canonicalize(path).ok(),
         swap_limits: swap_limits(),
+        // The folder that systemd itself names for this question (sd_booted(3)).
+        systemd: Path::new("/run/systemd/system").is_dir()
+            && matches!(Mode::of_host(), Ok(Mode::V2)),
+        cgroup_limits: limits::of_cgroup,
+        empty_dirs,
         sockets: sockets
             .iter()
             .filter(|socket| socket.starts_with('/'))
@@ -31,4 +42,35 @@ fn swap_limits() -> bool {
         }
         Err(_) => false,
     }
+}
+
+/// The volumes in a pod's folder of empty dirs that are empty and so can be kept inside the sandbox. One that holds
+/// something already is shared with a process of the host.
+fn empty_dirs(folder: &Path) -> Vec<Volume> {
+    let Ok(entries) = std::fs::read_dir(folder) else {
+        return Vec::new();
+    };
+    entries
+        .filter_map(std::result::Result::ok)
+        .map(|entry| entry.path())
+        .filter(|path| std::fs::read_dir(path).is_ok_and(|mut entries| entries.next().is_none()))
+        .take(VOLUMES_MAX)
+        .map(|source| {
+            // The kubelet mounts a tmpfs of the volume's size where its medium is memory.
+            let device = |path: &Path| std::fs::metadata(path).ok().map(|file| file.dev());
+            let is_mounted = device(&source) != device(folder);
+            let tmpfs = statfs(&source)
+                .ok()
+                .filter(|fs| is_mounted && fs.filesystem_type() == TMPFS_MAGIC);
+            let bytes = tmpfs.map(|fs| {
+                fs.blocks()
+                    .saturating_mul(u64::try_from(fs.block_size()).unwrap_or_default())
+            });
+            Volume {
+                in_memory: bytes.is_some(),
+                size: bytes.filter(|bytes| *bytes > 0),
+                source,
+            }
+        })
+        .collect()
 }

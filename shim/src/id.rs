@@ -2,18 +2,10 @@
 
 use std::path::Path;
 
-use serde_json::Value;
-
 use crate::error::{Error, Result};
 
 /// containerd's own limit (`pkg/identifiers`).
 const ID_MAX: usize = 76;
-
-/// The annotations that name the sandbox a container belongs to: containerd's, then CRI-O's.
-const SANDBOX_ID: [&str; 2] = [
-    "io.kubernetes.cri.sandbox-id",
-    "io.kubernetes.cri-o.SandboxID",
-];
 
 /// Checks an id by containerd's rule: at most 76 characters, letters and digits, single separators `.`, `_`, `-` between
 /// them. It becomes part of paths and of command lines, so nothing else may pass.
@@ -39,20 +31,14 @@ fn is_well_formed(id: &str) -> bool {
         .all(|part| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_alphanumeric()))
 }
 
-/// The sandbox a spec's annotations name.
-pub(crate) fn sandbox_of(spec: &Value) -> Option<&str> {
-    let annotations = spec.get("annotations")?;
-    SANDBOX_ID
-        .iter()
-        .find_map(|key| annotations.get(key)?.as_str())
-        .filter(|id| !id.is_empty())
-}
-
 /// The sandbox that the container of this bundle belongs to; the container itself when its spec cannot be read, since
 /// create will say what is wrong with it.
 pub(crate) fn sandbox_of_bundle(bundle: &Path, id: &str) -> String {
     let spec = crate::layout::Bundle::new(bundle).read_spec().ok();
-    spec.as_ref().and_then(sandbox_of).unwrap_or(id).to_owned()
+    spec.as_ref()
+        .and_then(runsc_config::sandbox_of)
+        .unwrap_or(id)
+        .to_owned()
 }
 
 #[cfg(test)]
@@ -77,17 +63,5 @@ mod tests {
             let error = validate("container id", id).expect_err(id).to_string();
             assert!(error.starts_with("container id "), "{error}");
         }
-    }
-
-    #[test]
-    fn containerds_annotation_goes_before_cri_os() {
-        let spec = serde_json::json!({ "annotations": {
-            "io.kubernetes.cri-o.SandboxID": "b", "io.kubernetes.cri.sandbox-id": "a",
-        }});
-        assert_eq!(sandbox_of(&spec), Some("a"));
-        assert_eq!(
-            sandbox_of(&serde_json::json!({ "annotations": null })),
-            None
-        );
     }
 }

@@ -97,6 +97,9 @@ pub(crate) struct Record {
     pub(crate) flags: Vec<String>,
     pub(crate) sandbox_pid: Option<i32>,
     pub(crate) cgroups: Option<Cgroups>,
+    /// Files that runsc keeps the content of shared volumes in.
+    #[serde(default)]
+    pub(crate) filestores: Vec<PathBuf>,
 }
 
 impl Record {

@@ -28,19 +28,7 @@ struct Options {
 /// # Errors
 /// `InvalidArgument` for options of another type, `FailedPrecondition` for a policy that cannot be used.
 pub(crate) fn load_policy(options: Option<&Any>) -> Result<Policy> {
-    let Some(any) = options.filter(|any| !any.type_url.is_empty() || !any.value.is_empty()) else {
-        return Ok(Policy::load_default()?);
-    };
-    // containerd writes the bare name, protobuf libraries put a host in front of it.
-    let name = any.type_url.rsplit('/').next().unwrap_or_default();
-    if name != TYPE {
-        return Err(Error::invalid(format!(
-            "options: type {:?} is not supported: give {TYPE} with ConfigPath or config_body",
-            any.type_url
-        )));
-    }
-    let options = Options::decode(any.value.as_slice())
-        .map_err(|e| Error::invalid(format!("options: {TYPE} does not parse: {e}")))?;
+    let options = read(options)?;
     if !options.config_body.is_empty() {
         let body = String::from_utf8(options.config_body)
             .map_err(|e| Error::invalid(format!("options: config_body is not UTF-8: {e}")))?;
@@ -50,6 +38,30 @@ pub(crate) fn load_policy(options: Option<&Any>) -> Result<Policy> {
         return Ok(Policy::load(Path::new(&options.config_path))?);
     }
     Ok(Policy::load_default()?)
+}
+
+/// Checks options that are not followed: a container that joins a sandbox runs under the sandbox's policy.
+///
+/// # Errors
+/// `InvalidArgument` for options of another type.
+pub(crate) fn check(options: Option<&Any>) -> Result<()> {
+    read(options).map(drop)
+}
+
+fn read(options: Option<&Any>) -> Result<Options> {
+    let Some(any) = options.filter(|any| !any.type_url.is_empty() || !any.value.is_empty()) else {
+        return Ok(Options::default());
+    };
+    // containerd writes the bare name, protobuf libraries put a host in front of it.
+    let name = any.type_url.rsplit('/').next().unwrap_or_default();
+    if name != TYPE {
+        return Err(Error::invalid(format!(
+            "options: type {:?} is not supported: give {TYPE} with ConfigPath or config_body",
+            any.type_url
+        )));
+    }
+    Options::decode(any.value.as_slice())
+        .map_err(|e| Error::invalid(format!("options: {TYPE} does not parse: {e}")))
 }
 
 #[cfg(test)]

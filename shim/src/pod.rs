@@ -3,29 +3,18 @@
 use std::collections::HashMap;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use containerd_shim_protos::api::CreateTaskRequest;
 use containerd_shim_protos::events::task::{TaskCreate, TaskIO};
 use containerd_shim_protos::protobuf::MessageField;
-use runsc_config::{Backend, ContainerKind, Context, Policy, harden};
-use serde_json::Value;
 use tokio::sync::Notify;
 
-use crate::container::{Container, Parts};
+use crate::container::Container;
 use crate::error::{Code, Error, Result};
 use crate::events::Events;
-use crate::host;
 use crate::id;
-use crate::io::{ProcessIo, Stdio};
-use crate::layout::Bundle;
-use crate::mount;
-use crate::options;
-use crate::process::Process;
 use crate::reaper::Reaper;
-use crate::runsc::command::{Runsc, look_up};
-use crate::runsc::features;
-use crate::sandbox::{Owner, Plan, Sandbox};
+use crate::sandbox::Owner;
 
 /// A place in the pod: claimed while its container is being made, so that a second create of the same id is refused.
 #[derive(Debug)]
@@ -37,10 +26,10 @@ enum Slot {
 /// The containers of one shim.
 #[derive(Debug)]
 pub(crate) struct Pod {
-    owner: Owner,
+    pub(crate) owner: Owner,
     /// The score children get back where the shim lowered its own.
-    oom_score_adj: Option<i32>,
-    reaper: Arc<Reaper>,
+    pub(crate) oom_score_adj: Option<i32>,
+    pub(crate) reaper: Arc<Reaper>,
     events: Events,
     slots: Mutex<HashMap<String, Slot>>,
     removed: Notify,
@@ -108,7 +97,7 @@ impl Pod {
             )));
         }
         self.claim(&request.id)?;
-        let created = self.create_claimed(&request).await;
+        let created = self.make(&request).await;
         let mut slots = self.lock();
         match created {
             Ok(container) => {
@@ -146,6 +135,31 @@ impl Pod {
         Ok((pid, exited))
     }
 
+    /// Pauses or resumes a sandbox, with every container in it.
+    ///
+    /// # Errors
+    /// As [`Container::set_paused`].
+    pub(crate) async fn set_paused(&self, id: &str, paused: bool) -> Result<()> {
+        self.container(id)?.set_paused(paused).await?;
+        let all: Vec<_> = self
+            .lock()
+            .values()
+            .filter_map(|slot| match slot {
+                Slot::Ready(container) => Some(Arc::clone(container)),
+                Slot::Creating => None,
+            })
+            .collect();
+        for container in all {
+            container.note_paused(paused);
+        }
+        Ok(())
+    }
+
+    /// Whether this shim has containers other than `id`.
+    pub(crate) fn has_others(&self, id: &str) -> bool {
+        self.lock().keys().any(|other| other != id)
+    }
+
     fn claim(&self, id: &str) -> Result<()> {
         let mut slots = self.lock();
         if slots.contains_key(id) {
@@ -158,132 +172,9 @@ impl Pod {
         Ok(())
     }
 
-    async fn create_claimed(&self, request: &CreateTaskRequest) -> Result<Arc<Container>> {
-        let stdio = Stdio {
-            stdin: request.stdin.clone(),
-            stdout: request.stdout.clone(),
-            stderr: request.stderr.clone(),
-            terminal: request.terminal,
-        };
-        stdio.validate()?;
-        let bundle = Bundle::new(&request.bundle);
-        let asked = bundle.read_spec()?;
-        runsc_config::validate(&asked).map_err(Error::from)?;
-        self.check_is_root(&request.id, &asked)?;
-        let policy = options::load_policy(request.options.as_ref())?;
-        let binary = find_runsc(&policy)?;
-        let features = features::of(&binary, &policy.runsc().root, &self.reaper).await?;
-        let context = Context {
-            id: &request.id,
-            sandbox_id: &request.id,
-            kind: ContainerKind::Sandbox,
-            namespace: &self.owner.namespace,
-            bundle: bundle.path(),
-            features: &features,
-            host: host::facts(&self.owner.containerd),
-        };
-        let hardened = harden(asked, &policy, &context).map_err(Error::from)?;
-        if hardened.spec.terminal() != request.terminal {
-            return Err(Error::invalid(format!(
-                "the request says terminal {}, process.terminal of the spec says {}",
-                request.terminal,
-                hardened.spec.terminal()
-            )));
-        }
-        for change in &hardened.report.changes {
-            tracing::info!(id = request.id, "policy: {change}");
-        }
-        let limits = policy.runsc();
-        let plan = Plan {
-            id: &request.id,
-            owner: &self.owner,
-            bundle: &bundle,
-            base: &limits.root,
-            binary,
-            spec: &hardened.spec,
-            flags: hardened.flags,
-            use_socket: limits.control == Backend::Socket,
-            limit: Duration::from_secs(limits.create_timeout),
-            oom_score_adj: self.oom_score_adj,
-            reaper: Arc::clone(&self.reaper),
-        };
-        let runsc = Sandbox::prepare(&plan).await?;
-        match self.create_sandbox(&plan, request, &runsc, stdio).await {
-            Ok((sandbox, init)) => Ok(Container::watch(Parts {
-                id: request.id.clone(),
-                bundle: bundle.clone(),
-                init,
-                sandbox: Arc::new(sandbox),
-                ceiling: hardened.exec,
-                tasks_limit: hardened.tasks_limit,
-                start_limit: Duration::from_secs(limits.start_timeout),
-                events: self.events.clone(),
-            })),
-            Err(error) => {
-                Sandbox::undo(&runsc, &request.id, &bundle).await;
-                Err(error)
-            }
-        }
-    }
-
-    async fn create_sandbox(
-        &self,
-        plan: &Plan<'_>,
-        request: &CreateTaskRequest,
-        runsc: &Arc<Runsc>,
-        stdio: Stdio,
-    ) -> Result<(Sandbox, Process)> {
-        if !request.rootfs.is_empty() {
-            mount::mount_rootfs(&request.rootfs, &plan.bundle.rootfs()).await?;
-        }
-        plan.bundle.write_spec(plan.spec)?;
-        let init = Process::new(String::new(), stdio, None);
-        if init.stdio.terminal {
-            let (sandbox, master) =
-                Sandbox::create(plan, Arc::clone(runsc), [None, None, None]).await?;
-            let master =
-                master.ok_or_else(|| Error::internal("runsc create handed over no terminal"))?;
-            init.set_terminal(master)?;
-            return Ok((sandbox, init));
-        }
-        let (io, ends) = ProcessIo::pipes(&init.stdio)?;
-        let (sandbox, _) = Sandbox::create(plan, Arc::clone(runsc), ends).await?;
-        init.set_io(io);
-        Ok((sandbox, init))
-    }
-
-    /// Only sandbox roots for now: a container with no annotation is one, and so is a pod's own.
-    fn check_is_root(&self, id: &str, spec: &Value) -> Result<()> {
-        let sandbox = id::sandbox_of(spec).unwrap_or(id);
-        if sandbox != id {
-            return Err(Error::new(
-                Code::Unimplemented,
-                format!(
-                    "container {id:?} asks to join sandbox {sandbox:?}: pods are not supported yet"
-                ),
-            ));
-        }
-        if !self.lock().keys().all(|other| other == id) {
-            return Err(Error::precondition(format!(
-                "this shim already serves a sandbox other than {id:?}"
-            )));
-        }
-        Ok(())
-    }
-
     fn lock(&self) -> MutexGuard<'_, HashMap<String, Slot>> {
         self.slots.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-fn find_runsc(policy: &Policy) -> Result<std::path::PathBuf> {
-    let asked = &policy.runsc().path;
-    look_up(asked).ok_or_else(|| {
-        Error::precondition(format!(
-            "runsc: {} is not in PATH; install it or set runsc.path in the policy file",
-            asked.display()
-        ))
-    })
 }
 
 fn created_event(request: &CreateTaskRequest, pid: u32) -> TaskCreate {

@@ -131,14 +131,15 @@ impl Process {
         }
     }
 
-    /// Moves between running and paused.
-    pub(crate) fn set_paused(&self, paused: bool) {
+    /// Moves between running and paused; returns whether it did.
+    pub(crate) fn set_paused(&self, paused: bool) -> bool {
         let mut state = self.lock();
         match (state.phase, paused) {
             (Phase::Running, true) => state.phase = Phase::Paused,
             (Phase::Paused, false) => state.phase = Phase::Running,
-            _ => {}
+            _ => return false,
         }
+        true
     }
 
     /// Records the exit. Returns whether this call did: there is one exit, and one event for it.

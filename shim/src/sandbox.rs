@@ -1,13 +1,15 @@
 //! A sandbox: one sentry and its gofers, started by `runsc create` of the first container and gone with it.
 
+use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
-use runsc_config::{HardenedSpec, RunscFlags};
+use runsc_config::{Backend, Declared, Features, Hardened, Policy, Report, SandboxLimits, Shared};
+use serde_json::Value;
 
 use crate::cgroup::Cgroups;
 use crate::cleanup;
@@ -18,6 +20,7 @@ use crate::reaper::{ExitWatch, Reaper};
 use crate::runsc::command::{Runsc, Stdio3};
 use crate::runsc::control::Control;
 use crate::runsc::state_file::StateFile;
+use crate::{limits, oom};
 
 /// How long a sandbox may take to exit after its last container has.
 const EXIT_GRACE: Duration = Duration::from_secs(10);
@@ -36,24 +39,80 @@ pub(crate) struct Plan<'a> {
     pub(crate) id: &'a str,
     pub(crate) owner: &'a Owner,
     pub(crate) bundle: &'a Bundle,
-    pub(crate) base: &'a Path,
     pub(crate) binary: PathBuf,
-    pub(crate) spec: &'a HardenedSpec,
-    pub(crate) flags: RunscFlags,
-    pub(crate) use_socket: bool,
-    pub(crate) limit: Duration,
+    pub(crate) policy: &'a Policy,
+    pub(crate) features: &'a Features,
+    pub(crate) hardened: &'a Hardened,
+    /// Whether further containers may join.
+    pub(crate) is_pod: bool,
     pub(crate) oom_score_adj: Option<i32>,
     pub(crate) reaper: Arc<Reaper>,
+}
+
+impl Plan<'_> {
+    /// The cgroup to be made. Without one nothing would be limited, so the spec always has one.
+    fn cgroup(&self) -> &str {
+        self.hardened.spec.cgroup().unwrap_or(self.id)
+    }
+
+    fn filestores(&self) -> Vec<PathBuf> {
+        let volumes = &self.hardened.shared.volumes;
+        let on_disk = volumes.iter().filter(|volume| !volume.in_memory);
+        on_disk
+            .map(|volume| cleanup::filestore(&volume.source, self.id))
+            .collect()
+    }
+
+    fn record(&self, sandbox_pid: Option<i32>, cgroups: Option<&Cgroups>) -> Record {
+        Record {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            id: self.id.to_owned(),
+            namespace: self.owner.namespace.clone(),
+            containerd: self.owner.containerd.clone(),
+            bundle: self.bundle.path().to_owned(),
+            shim_pid: std::process::id(),
+            runsc: self.binary.clone(),
+            flags: self.hardened.flags.args(),
+            sandbox_pid,
+            cgroups: cgroups.cloned(),
+            filestores: self.filestores(),
+        }
+    }
 }
 
 /// A running sandbox.
 #[derive(Debug)]
 pub(crate) struct Sandbox {
-    id: String,
+    pub(crate) id: String,
     pub(crate) runsc: Arc<Runsc>,
     pub(crate) control: Control,
     pub(crate) exit: ExitWatch,
     pub(crate) cgroups: Cgroups,
+    /// The policy it was made under. It keeps it: half a pod under one policy and half under another would have neither.
+    pub(crate) policy: Policy,
+    pub(crate) features: Features,
+    is_pod: bool,
+    /// The cgroup that the sandbox's own lies in.
+    pod_cgroup: Option<String>,
+    filestores: Vec<PathBuf>,
+    books: Mutex<Books>,
+    /// Held while limits are written, so that two updates do not mix.
+    updating: Mutex<()>,
+}
+
+/// What is kept of each container, because the sandbox's share follows from it.
+#[derive(Debug)]
+struct Books {
+    shared: Shared,
+    limits: SandboxLimits,
+    containers: HashMap<String, Entry>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Entry {
+    declared: Declared,
+    /// Bytes.
+    scratch: u64,
 }
 
 impl Sandbox {
@@ -62,24 +121,17 @@ impl Sandbox {
     /// # Errors
     /// When the folder cannot be made.
     pub(crate) async fn prepare(plan: &Plan<'_>) -> Result<Arc<Runsc>> {
-        let root = layout::sandbox_root(
-            plan.base,
-            &plan.owner.containerd,
-            &plan.owner.namespace,
-            plan.id,
-        );
+        let base = &plan.policy.runsc().root;
+        let root =
+            layout::sandbox_root(base, &plan.owner.containerd, &plan.owner.namespace, plan.id);
         if root.exists() {
             // containerd holds this id to be free, so what is here belongs to a shim that died without a delete.
             let record = Record::read(&root);
-            cleanup::remove_sandbox(
-                &root,
-                plan.id,
-                record.as_ref().and_then(|r| r.cgroups.as_ref()),
-            )
-            .await;
+            let cgroups = record.as_ref().and_then(|r| r.cgroups.as_ref());
+            let filestores = record.as_ref().map_or(&[][..], |r| &r.filestores);
+            cleanup::remove_sandbox(&root, plan.id, cgroups, filestores).await;
         }
-        layout::private_dir(plan.base)
-            .map_err(|e| Error::io(format!("make {}", plan.base.display()), &e))?;
+        layout::private_dir(base).map_err(|e| Error::io(format!("make {}", base.display()), &e))?;
         layout::private_dir(&root)
             .map_err(|e| Error::io(format!("make {}", root.display()), &e))?;
         write_down(plan, &root).inspect_err(|_| {
@@ -88,7 +140,7 @@ impl Sandbox {
         Ok(Arc::new(Runsc::new(
             plan.binary.clone(),
             root,
-            plan.flags.args(),
+            plan.hardened.flags.args(),
             plan.oom_score_adj,
             Arc::clone(&plan.reaper),
         )))
@@ -102,37 +154,19 @@ impl Sandbox {
     pub(crate) async fn create(
         plan: &Plan<'_>,
         runsc: Arc<Runsc>,
-        stdio: [Option<OwnedFd>; 3],
+        stdio: Stdio3,
     ) -> Result<(Self, Option<OwnedFd>)> {
         let pid_file = runsc.scratch_path("pid");
-        let console = plan
-            .spec
-            .terminal()
-            .then(|| ConsoleSocket::bind(runsc.scratch_path("tty")))
-            .transpose()?;
-        let mut args: Vec<&OsStr> = vec![
-            OsStr::new("--bundle"),
-            plan.bundle.path().as_os_str(),
-            OsStr::new("--pid-file"),
-            pid_file.as_os_str(),
-        ];
-        if let Some(console) = &console {
-            args.extend([OsStr::new("--console-socket"), console.path().as_os_str()]);
-        }
-        args.push(OsStr::new(plan.id));
-        let [stdin, stdout, stderr] = stdio;
-        runsc
-            .run(
-                "create",
-                &args,
-                Stdio3 {
-                    stdin,
-                    stdout,
-                    stderr,
-                },
-                plan.limit,
-            )
-            .await?;
+        let master = run_create(
+            &runsc,
+            plan.id,
+            plan.bundle,
+            plan.hardened,
+            Some(&pid_file),
+            stdio,
+            create_limit(plan.policy),
+        )
+        .await?;
         let pid = read_pid(&pid_file)?;
         let exit = runsc.reaper().adopt(pid);
         let state = StateFile::read(runsc.root(), plan.id).ok_or_else(|| {
@@ -151,36 +185,168 @@ impl Sandbox {
             // Watched only to be reaped under a name; it ends with the sandbox.
             runsc.reaper().adopt(gofer);
         }
-        let cgroups_path = plan.spec.cgroups_path().unwrap_or(plan.id);
-        let cgroups = Cgroups::of_sandbox(pid, cgroups_path)
+        let cgroups = Cgroups::of_sandbox(pid, plan.cgroup())
             .map_err(|e| Error::io(format!("find the cgroups of sandbox process {pid}"), &e))?;
-        record(plan, Some(pid), Some(&cgroups)).write(runsc.root())?;
+        plan.record(Some(pid), Some(&cgroups)).write(runsc.root())?;
         let socket = state
             .control_socket()
             .map(Path::to_owned)
             .unwrap_or_default();
-        let control = Control::new(Arc::clone(&runsc), socket, exit.clone(), plan.use_socket);
-        let master = match console {
-            Some(console) => Some(console.receive().await?),
-            None => None,
-        };
-        Ok((
-            Self {
-                id: plan.id.to_owned(),
-                runsc,
-                control,
-                exit,
-                cgroups,
+        let use_socket = plan.policy.runsc().control == Backend::Socket;
+        let control = Control::new(Arc::clone(&runsc), socket, exit.clone(), use_socket);
+        tokio::spawn(oom::watch(cgroups.clone(), exit.clone()));
+        let hardened = plan.hardened;
+        let entry = Entry {
+            // A pod's first container declares nothing of its own.
+            declared: if plan.is_pod {
+                Declared::default()
+            } else {
+                hardened.declared
             },
-            master,
-        ))
+            scratch: hardened.shared.scratch,
+        };
+        let sandbox = Self {
+            id: plan.id.to_owned(),
+            runsc,
+            control,
+            exit,
+            cgroups,
+            policy: plan.policy.clone(),
+            features: plan.features.clone(),
+            is_pod: plan.is_pod,
+            pod_cgroup: hardened.spec.cgroup_above().map(str::to_owned),
+            filestores: plan.filestores(),
+            books: Mutex::new(Books {
+                shared: hardened.shared.clone(),
+                limits: hardened.limits,
+                containers: HashMap::from([(plan.id.to_owned(), entry)]),
+            }),
+            updating: Mutex::default(),
+        };
+        Ok((sandbox, master))
     }
 
     /// Undoes a create that failed at any step.
     pub(crate) async fn undo(runsc: &Runsc, id: &str, bundle: &Bundle) {
-        let cgroups = Record::read(runsc.root()).and_then(|record| record.cgroups);
-        cleanup::remove_container(runsc, id, &bundle.rootfs()).await;
-        cleanup::remove_sandbox(runsc.root(), id, cgroups.as_ref()).await;
+        let record = Record::read(runsc.root());
+        let cgroups = record.as_ref().and_then(|record| record.cgroups.as_ref());
+        let filestores = record.as_ref().map_or(&[][..], |record| &record.filestores);
+        cleanup::remove_container(runsc, id, id, &bundle.rootfs()).await;
+        cleanup::remove_sandbox(runsc.root(), id, cgroups, filestores).await;
+    }
+
+    /// Makes room for a further container: `harden` decides, knowing what the sandbox has left.
+    ///
+    /// # Errors
+    /// `FailedPrecondition` where no container may join; what `harden` refuses.
+    pub(crate) fn join(
+        &self,
+        id: &str,
+        harden: impl FnOnce(&Shared) -> Result<Hardened>,
+    ) -> Result<Hardened> {
+        if self.exit.get().is_some() {
+            return Err(Error::precondition(format!(
+                "sandbox {:?} has exited",
+                self.id
+            )));
+        }
+        if !self.is_pod {
+            return Err(Error::precondition(format!(
+                "container {:?} is no pod's sandbox (its container type is not \"sandbox\")",
+                self.id
+            )));
+        }
+        let mut books = self.books();
+        let hardened = harden(&books.shared)?;
+        let entry = Entry {
+            declared: hardened.declared,
+            scratch: hardened.shared.scratch,
+        };
+        books.containers.insert(id.to_owned(), entry);
+        books.shared.scratch = books.shared.scratch.saturating_add(entry.scratch);
+        Ok(hardened)
+    }
+
+    /// Runs `runsc create` for a container that has joined; what it starts with comes later. The returned descriptor is
+    /// the master of its terminal, if it has one.
+    ///
+    /// # Errors
+    /// runsc's own reason, or the deadline.
+    pub(crate) async fn create_further(
+        &self,
+        id: &str,
+        bundle: &Bundle,
+        hardened: &Hardened,
+    ) -> Result<Option<OwnedFd>> {
+        let limit = create_limit(&self.policy);
+        let stdio = Stdio3::default();
+        run_create(&self.runsc, id, bundle, hardened, None, stdio, limit).await
+    }
+
+    /// Takes over a gofer that was started for a further container, so that it is reaped under a name.
+    pub(crate) fn adopt_gofer(&self, id: &str) {
+        let state = StateFile::read(self.runsc.root(), id);
+        if let Some(gofer) = state.and_then(|state| state.gofer_pid()) {
+            self.runsc.reaper().adopt(gofer);
+        }
+    }
+
+    /// How long `runsc start` and its like may take.
+    pub(crate) fn start_limit(&self) -> Duration {
+        Duration::from_secs(self.policy.runsc().start_timeout)
+    }
+
+    /// Tasks of one uid that the sandbox may have.
+    pub(crate) fn tasks_limit(&self) -> u64 {
+        self.books().shared.tasks_limit
+    }
+
+    /// Whether the kernel has killed something in it for want of memory.
+    pub(crate) fn ran_out_of_memory(&self) -> bool {
+        oom::kills(&self.cgroups) > 0
+    }
+
+    /// Changes the sandbox's limits as an update of one of its containers asks. Blocks for as long as the kernel needs to
+    /// take memory back.
+    ///
+    /// # Errors
+    /// `InvalidArgument` for malformed resources, `FailedPrecondition` for what cannot be given; nothing is changed then.
+    pub(crate) fn update(&self, id: &str, resources: &Value) -> Result<()> {
+        let _alone = self.updating.lock().unwrap_or_else(PoisonError::into_inner);
+        let (before, tasks_limit, entry, others) = {
+            let books = self.books();
+            let entry = books.containers.get(id).copied();
+            let others: Vec<Declared> = books
+                .containers
+                .iter()
+                .filter(|(other, _)| *other != id)
+                .map(|(_, entry)| entry.declared)
+                .collect();
+            (books.limits, books.shared.tasks_limit, entry, others)
+        };
+        let Some(mut entry) = entry else {
+            return Err(Error::not_found(format!("container {id:?} does not exist")));
+        };
+        let mut report = Report::default();
+        entry.declared = entry
+            .declared
+            .updated(resources, tasks_limit, &mut report)?;
+        for change in &report.changes {
+            tracing::info!(id, "policy: {change}");
+        }
+        let after = if self.is_pod {
+            let sum = Declared::sum(others.into_iter().chain([entry.declared]));
+            let pod = self.pod_cgroup.as_deref().map(limits::of_cgroup);
+            SandboxLimits::of_pod(pod.unwrap_or_default(), sum, &self.policy)
+        } else {
+            SandboxLimits::of_container(entry.declared, &self.policy)
+        };
+        after.check()?;
+        limits::change(&self.cgroups, &before, &after)?;
+        let mut books = self.books();
+        books.limits = after;
+        books.containers.insert(id.to_owned(), entry);
+        Ok(())
     }
 
     /// The sandbox's pid on the host. It is also what containerd is told for every process inside: a pid of the guest
@@ -206,19 +372,74 @@ impl Sandbox {
         }
     }
 
-    /// Removes the sandbox and its first container.
-    pub(crate) async fn remove(&self, bundle: &Bundle) {
-        cleanup::remove_container(&self.runsc, &self.id, &bundle.rootfs()).await;
-        cleanup::remove_sandbox(self.runsc.root(), &self.id, Some(&self.cgroups)).await;
+    /// Removes a container that has ended; with the first one, the sandbox.
+    pub(crate) async fn remove(&self, id: &str, bundle: &Bundle, has_poststop_hooks: bool) {
+        // All that `runsc delete` does is done here as well, but for hooks and for what lives on in the sentry.
+        if has_poststop_hooks || self.exit.get().is_none() {
+            cleanup::remove_container(&self.runsc, id, &self.id, &bundle.rootfs()).await;
+        } else {
+            cleanup::remove_rootfs(&self.id, &bundle.rootfs());
+        }
+        if id == self.id {
+            let (cgroups, files) = (Some(&self.cgroups), &self.filestores);
+            cleanup::remove_sandbox(self.runsc.root(), &self.id, cgroups, files).await;
+        } else {
+            self.leave(id);
+        }
+    }
+
+    /// Gives back what a container had of the sandbox.
+    pub(crate) fn leave(&self, id: &str) {
+        let mut books = self.books();
+        if let Some(entry) = books.containers.remove(id) {
+            books.shared.scratch = books.shared.scratch.saturating_sub(entry.scratch);
+        }
+    }
+
+    fn books(&self) -> MutexGuard<'_, Books> {
+        self.books.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn create_limit(policy: &Policy) -> Duration {
+    Duration::from_secs(policy.runsc().create_timeout)
+}
+
+async fn run_create(
+    runsc: &Runsc,
+    id: &str,
+    bundle: &Bundle,
+    hardened: &Hardened,
+    pid_file: Option<&Path>,
+    stdio: Stdio3,
+    limit: Duration,
+) -> Result<Option<OwnedFd>> {
+    let console = hardened
+        .spec
+        .terminal()
+        .then(|| ConsoleSocket::bind(runsc.scratch_path("tty")))
+        .transpose()?;
+    let mut args: Vec<&OsStr> = vec![OsStr::new("--bundle"), bundle.path().as_os_str()];
+    if let Some(pid_file) = pid_file {
+        args.extend([OsStr::new("--pid-file"), pid_file.as_os_str()]);
+    }
+    if let Some(console) = &console {
+        args.extend([OsStr::new("--console-socket"), console.path().as_os_str()]);
+    }
+    args.push(OsStr::new(id));
+    runsc.run("create", &args, stdio, limit).await?;
+    match console {
+        Some(console) => Ok(Some(console.receive().await?)),
+        None => Ok(None),
     }
 }
 
 /// Writes down what `delete` needs, before anything is started.
 fn write_down(plan: &Plan<'_>, root: &Path) -> Result<()> {
     plan.bundle.set_sandbox_root(root)?;
-    let cgroups = Cgroups::expected(plan.spec.cgroups_path().unwrap_or(plan.id))
+    let cgroups = Cgroups::expected(plan.cgroup())
         .map_err(|e| Error::io("look at the host's cgroups", &e))?;
-    record(plan, None, Some(&cgroups)).write(root)
+    plan.record(None, Some(&cgroups)).write(root)
 }
 
 fn read_pid(path: &Path) -> Result<i32> {
@@ -231,19 +452,4 @@ fn read_pid(path: &Path) -> Result<i32> {
         let text: String = text.chars().take(40).collect();
         Error::internal(format!("runsc create wrote {text:?} as the sandbox's pid"))
     })
-}
-
-fn record(plan: &Plan<'_>, sandbox_pid: Option<i32>, cgroups: Option<&Cgroups>) -> Record {
-    Record {
-        version: env!("CARGO_PKG_VERSION").to_owned(),
-        id: plan.id.to_owned(),
-        namespace: plan.owner.namespace.clone(),
-        containerd: plan.owner.containerd.clone(),
-        bundle: plan.bundle.path().to_owned(),
-        shim_pid: std::process::id(),
-        runsc: plan.binary.clone(),
-        flags: plan.flags.args(),
-        sandbox_pid,
-        cgroups: cgroups.cloned(),
-    }
 }

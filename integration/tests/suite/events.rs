@@ -28,7 +28,7 @@ cases! {
 }
 
 /// The last word of the topics that concern a container.
-fn topics(events: &[Envelope], id: &str) -> Vec<String> {
+pub(crate) fn topics(events: &[Envelope], id: &str) -> Vec<String> {
     let mine = events.iter().filter(|event| {
         let value = event
             .event

@@ -14,7 +14,9 @@ mod exec;
 mod faults;
 mod io;
 mod kill;
+mod limits;
 mod peers;
+mod pod;
 mod posture;
 mod service;
 mod start;
@@ -77,6 +79,8 @@ fn main() -> ExitCode {
         terminal::cases(),
         posture::cases(),
         user::cases(),
+        pod::cases(),
+        limits::cases(),
     ]
     .into_iter()
     .flatten()

@@ -70,7 +70,7 @@ fn explain(path: &Path, policy: Option<&Path>, as_json: bool) -> Result<(), Fail
     let context = Context {
         id: &id,
         sandbox_id: &id,
-        kind: ContainerKind::Sandbox,
+        kind: ContainerKind::Plain,
         namespace: "default",
         bundle: &bundle,
         features: &features,

@@ -144,15 +144,23 @@ impl Runsc {
         id: &str,
         limit: Duration,
     ) -> Result<()> {
-        // runsc takes any id that begins with the one given: make sure that the exact one exists.
-        if StateFile::find(&self.root, id).is_none() {
-            return Err(Error::not_found(format!(
-                "runsc {subcommand}: container {id:?} has no state file"
-            )));
-        }
+        self.require(id)?;
         let mut args: Vec<&OsStr> = options.iter().map(OsStr::new).collect();
         args.push(OsStr::new(id));
         self.output(subcommand, &args, limit).await.map(|_| ())
+    }
+
+    /// Makes sure that runsc has exactly this container: it takes any id that begins with the one given.
+    ///
+    /// # Errors
+    /// `NotFound` when it has not.
+    pub(crate) fn require(&self, id: &str) -> Result<()> {
+        match StateFile::find(&self.root, id) {
+            Some(_) => Ok(()),
+            None => Err(Error::not_found(format!(
+                "runsc has no state file of container {id:?}"
+            ))),
+        }
     }
 
     /// Starts a command that stays: the caller owns the wait for it.

@@ -13,6 +13,8 @@ use crate::process::{Phase, Process};
 
 /// The end of the type URL under which containerd sends an OCI process (`client/task.go`, registered by typeurl).
 const PROCESS_TYPE: &str = "opencontainers/runtime-spec/1/Process";
+/// The same for the resources of an update.
+const RESOURCES_TYPE: &str = "opencontainers/runtime-spec/1/LinuxResources";
 
 /// The state of init or of an exec.
 pub(super) fn state(container: &Container, process: &Process) -> StateResponse {
@@ -69,13 +71,25 @@ pub(super) fn pids(container: &Container) -> PidsResponse {
 /// # Errors
 /// `InvalidArgument` when it is missing, of another type, or no JSON.
 pub(super) fn process_spec(spec: Option<&Any>) -> Result<Value> {
-    let spec = spec.ok_or_else(|| Error::invalid("exec: the request has no process spec"))?;
-    if !spec.type_url.ends_with(PROCESS_TYPE) {
+    json("exec: spec", PROCESS_TYPE, spec)
+}
+
+/// The resources an update asks for.
+///
+/// # Errors
+/// As [`process_spec`].
+pub(super) fn resources(resources: Option<&Any>) -> Result<Value> {
+    json("update: resources", RESOURCES_TYPE, resources)
+}
+
+fn json(field: &str, wanted: &str, any: Option<&Any>) -> Result<Value> {
+    let any = any.ok_or_else(|| Error::invalid(format!("{field}: missing")))?;
+    if !any.type_url.ends_with(wanted) {
         return Err(Error::invalid(format!(
-            "exec: spec of type {:?} is not an OCI process",
-            spec.type_url
+            "{field}: type {:?} is not {wanted}",
+            any.type_url
         )));
     }
-    serde_json::from_slice(&spec.value)
-        .map_err(|e| Error::invalid(format!("exec: the process spec does not parse: {e}")))
+    serde_json::from_slice(&any.value)
+        .map_err(|e| Error::invalid(format!("{field}: does not parse: {e}")))
 }

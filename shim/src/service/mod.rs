@@ -169,19 +169,15 @@ impl Task for Service {
     }
 
     async fn pause(&self, _ctx: &TtrpcContext, request: PauseRequest) -> Reply<Empty> {
-        let paused = async {
-            let container = self.pod.container(&request.id)?;
-            detached(async move { container.set_paused(true).await }).await
-        };
-        logged("pause", &request.id, "", paused.await).map(|()| Empty::default())
+        let (pod, id) = (Arc::clone(&self.pod), request.id.clone());
+        let paused = detached(async move { pod.set_paused(&id, true).await }).await;
+        logged("pause", &request.id, "", paused).map(|()| Empty::default())
     }
 
     async fn resume(&self, _ctx: &TtrpcContext, request: ResumeRequest) -> Reply<Empty> {
-        let resumed = async {
-            let container = self.pod.container(&request.id)?;
-            detached(async move { container.set_paused(false).await }).await
-        };
-        logged("resume", &request.id, "", resumed.await).map(|()| Empty::default())
+        let (pod, id) = (Arc::clone(&self.pod), request.id.clone());
+        let resumed = detached(async move { pod.set_paused(&id, false).await }).await;
+        logged("resume", &request.id, "", resumed).map(|()| Empty::default())
     }
 
     async fn checkpoint(
@@ -194,11 +190,15 @@ impl Task for Service {
     }
 
     async fn update(&self, _ctx: &TtrpcContext, request: UpdateTaskRequest) -> Reply<Empty> {
-        let error = Error::new(
-            Code::Unimplemented,
-            "update: changing the limits of a running task is not supported",
-        );
-        logged("update", &request.id, "", Err(error))
+        let updated = async {
+            let container = self.pod.container(&request.id)?;
+            let resources = convert::resources(request.resources.as_ref())?;
+            // The kernel may take its time to free memory.
+            tokio::task::spawn_blocking(move || container.update(&resources))
+                .await
+                .unwrap_or_else(|error| Err(Error::internal(format!("update: {error}"))))
+        };
+        logged("update", &request.id, "", updated.await).map(|()| Empty::default())
     }
 
     async fn resize_pty(&self, _ctx: &TtrpcContext, request: ResizePtyRequest) -> Reply<Empty> {

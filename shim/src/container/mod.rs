@@ -3,26 +3,29 @@
 //! No lock is held while runsc or the sandbox is asked: a state is claimed first (starting, deleting), so that a second
 //! request is refused at once instead of waiting behind a slow one.
 
+mod exec;
+
 use std::collections::HashMap;
-use std::os::fd::OwnedFd;
+use std::ffi::OsStr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use containerd_shim_protos::events::task::{
-    TaskDelete, TaskExecAdded, TaskExecStarted, TaskExit, TaskPaused, TaskResumed, TaskStart,
+    TaskDelete, TaskExit, TaskOOM, TaskPaused, TaskResumed, TaskStart,
 };
 use containerd_shim_protos::protobuf::MessageField;
-use runsc_config::{ExecCeiling, harden_exec};
+use runsc_config::ExecCeiling;
+use serde_json::Value;
 use tokio::sync::watch;
 
 use crate::clock;
 use crate::error::{Code, Error, Result};
 use crate::events::Events;
-use crate::io::{ProcessIo, Stdio, console};
 use crate::layout::Bundle;
 use crate::process::{Exited, Phase, Process, StartReply};
 use crate::reaper::Exit;
-use crate::runsc::control::{Executed, RuntimeState, Target};
+use crate::runsc::command::Stdio3;
+use crate::runsc::control::{RuntimeState, Target};
 use crate::sandbox::Sandbox;
 use crate::stats::GuestCounts;
 
@@ -35,6 +38,9 @@ const ENDING_SIGNALS: [i32; 5] = [
     libc::SIGTERM,
 ];
 
+/// The code of a container that could not be started, as runc's shim has it.
+const FAILED_TO_START: i32 = 128;
+
 /// A container whose sandbox exists.
 #[derive(Debug)]
 pub(crate) struct Container {
@@ -44,9 +50,10 @@ pub(crate) struct Container {
     sandbox: Arc<Sandbox>,
     /// What an exec may have here.
     ceiling: ExecCeiling,
-    /// Tasks of one uid that the sandbox may have.
-    tasks_limit: u64,
-    start_limit: Duration,
+    /// Whether runsc has hooks to run after its end.
+    has_poststop_hooks: bool,
+    /// What a further container of a pod starts with; a sandbox's first got its streams when it was created.
+    start_stdio: Mutex<Stdio3>,
     events: Events,
     execs: Mutex<HashMap<String, Arc<Process>>>,
     started: watch::Sender<bool>,
@@ -60,8 +67,8 @@ pub(crate) struct Parts {
     pub(crate) init: Process,
     pub(crate) sandbox: Arc<Sandbox>,
     pub(crate) ceiling: ExecCeiling,
-    pub(crate) tasks_limit: u64,
-    pub(crate) start_limit: Duration,
+    pub(crate) has_poststop_hooks: bool,
+    pub(crate) start_stdio: Stdio3,
     pub(crate) events: Events,
 }
 
@@ -74,8 +81,8 @@ impl Container {
             init: Arc::new(parts.init),
             sandbox: parts.sandbox,
             ceiling: parts.ceiling,
-            tasks_limit: parts.tasks_limit,
-            start_limit: parts.start_limit,
+            has_poststop_hooks: parts.has_poststop_hooks,
+            start_stdio: Mutex::new(parts.start_stdio),
             events: parts.events,
             execs: Mutex::default(),
             started: watch::channel(false).0,
@@ -114,14 +121,14 @@ impl Container {
             return self.start_exec(&self.process(exec_id)?).await;
         }
         let reply = self.init.begin_start()?;
-        if let Err(error) = self
-            .sandbox
-            .runsc
-            .act("start", &[], &self.id, self.start_limit)
-            .await
-        {
-            // A container that failed to start is a stopped one: its sandbox has nothing else to run.
-            self.sandbox.kill();
+        if let Err(error) = self.start_init().await {
+            if self.is_root() {
+                // A container that failed to start is a stopped one: its sandbox has nothing else to run.
+                self.sandbox.kill();
+            } else {
+                self.finish(&self.init, Exited::now(Exit::Code(FAILED_TO_START)), false)
+                    .await;
+            }
             return Err(error.context(format!("start container {:?}", self.id)));
         }
         self.init.set_running();
@@ -133,134 +140,29 @@ impl Container {
         Ok(reply)
     }
 
-    /// Adds an exec, clamped like init; nothing runs until it is started.
-    ///
-    /// # Errors
-    /// `AlreadyExists`, `FailedPrecondition` when init does not run, or what the policy refuses.
-    pub(crate) fn add_exec(
-        &self,
-        exec_id: &str,
-        stdio: Stdio,
-        spec: serde_json::Value,
-    ) -> Result<()> {
-        let init = self.init.phase();
-        if init != Phase::Running {
-            let state = match init {
-                Phase::Stopped(_) => "has exited",
-                Phase::Paused => "is paused",
-                _ => "has not been started",
-            };
-            return Err(Error::precondition(format!(
-                "exec {exec_id:?}: container {:?} {state}",
-                self.id
-            )));
+    async fn start_init(&self) -> Result<()> {
+        let runsc = &self.sandbox.runsc;
+        let limit = self.sandbox.start_limit();
+        if self.is_root() {
+            return runsc.act("start", &[], &self.id, limit).await;
         }
-        stdio.validate()?;
-        let spec = harden_exec(spec, &self.ceiling).map_err(Error::from)?;
-        if spec.terminal() != stdio.terminal {
-            return Err(Error::invalid(format!(
-                "exec {exec_id:?}: the request says terminal {}, its process says {}",
-                stdio.terminal,
-                spec.terminal()
-            )));
-        }
-        let mut execs = self.lock_execs();
-        if execs.contains_key(exec_id) {
-            let message = format!("exec {exec_id:?} of container {:?} exists already", self.id);
-            return Err(Error::new(Code::AlreadyExists, message));
-        }
-        execs.insert(
-            exec_id.to_owned(),
-            Arc::new(Process::new(exec_id.to_owned(), stdio, Some(spec))),
+        let stdio = std::mem::take(
+            &mut *self
+                .start_stdio
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner),
         );
-        drop(execs);
-        let mut event = TaskExecAdded::new();
-        event.container_id.clone_from(&self.id);
-        exec_id.clone_into(&mut event.exec_id);
-        self.events.publish(event);
+        runsc.require(&self.id)?;
+        let id = [OsStr::new(&self.id)];
+        runsc.run("start", &id, stdio, limit).await?;
+        // Its gofer was started with it.
+        self.sandbox.adopt_gofer(&self.id);
         Ok(())
     }
 
-    async fn start_exec(self: &Arc<Self>, exec: &Arc<Process>) -> Result<StartReply> {
-        let reply = exec.begin_start()?;
-        match self.execute(exec).await {
-            Ok(()) => {
-                let mut event = TaskExecStarted::new();
-                event.container_id.clone_from(&self.id);
-                event.exec_id.clone_from(&exec.exec_id);
-                event.pid = self.sandbox.pid();
-                self.events.publish(event);
-                Ok(reply)
-            }
-            Err(error) => {
-                // Nothing ran: waiters get the code a shell gives for a program it cannot run, and there is no event.
-                exec.set_exited(Exited::now(Exit::Code(127)));
-                exec.close_io().await;
-                Err(error.context(format!(
-                    "exec {:?} in container {:?}",
-                    exec.exec_id, self.id
-                )))
-            }
-        }
-    }
-
-    async fn execute(self: &Arc<Self>, exec: &Arc<Process>) -> Result<()> {
-        let Some(spec) = &exec.spec else {
-            return Err(Error::internal("an exec without a process spec"));
-        };
-        let stdio = if exec.stdio.terminal {
-            let (master, replica) = console::open()?;
-            exec.set_terminal(master)?;
-            let dup = || replica.try_clone().map_err(|e| Error::io("terminal", &e));
-            [dup()?, dup()?, replica]
-        } else {
-            let (io, ends) = ProcessIo::pipes(&exec.stdio)?;
-            exec.set_io(io);
-            let [stdin, stdout, stderr] = ends.map(or_null);
-            [stdin?, stdout?, stderr?]
-        };
-        let executed = self.sandbox.control.execute(&self.id, spec, stdio).await?;
-        exec.set_guest_pid(executed.guest_pid);
-        exec.set_running();
-        let (container, exec) = (Arc::clone(self), Arc::clone(exec));
-        tokio::spawn(async move {
-            let mut sandbox_exit = container.sandbox.exit.clone();
-            let exit = tokio::select! {
-                biased;
-                exit = container.exec_exit(&exec, executed) => exit,
-                _ = sandbox_exit.wait() => Exit::Signal(libc::SIGKILL),
-            };
-            container.finish(&exec, Exited::now(exit), true).await;
-        });
-        Ok(())
-    }
-
-    /// Waits for an exec's exit. A wait that fails while the sandbox lives is tried again: giving up would leave a client
-    /// waiting for ever.
-    async fn exec_exit(&self, exec: &Process, executed: Executed) -> Exit {
-        if let Some(mut keeper) = executed.keeper {
-            return keeper.wait().await;
-        }
-        let mut pause = Duration::from_millis(20);
-        loop {
-            match self
-                .sandbox
-                .control
-                .wait_pid(&self.id, executed.guest_pid)
-                .await
-            {
-                Ok(exit) => return exit,
-                Err(error) if error.to_string().contains("no such process") => {
-                    tracing::error!(%error, exec = exec.exec_id, "exit status lost: reported as 255");
-                    return Exit::Code(255);
-                }
-                Err(error) => {
-                    tracing::warn!(%error, exec = exec.exec_id, "wait failed, trying again");
-                    tokio::time::sleep(pause).await;
-                    pause = (pause * 2).min(Duration::from_secs(2));
-                }
-            }
-        }
+    /// Whether the sandbox was made for this container, and ends with it.
+    fn is_root(&self) -> bool {
+        self.id == self.sandbox.id
     }
 
     /// Sends a signal to init, to an exec, or to everything in the container.
@@ -278,8 +180,7 @@ impl Container {
         let target = match (process.check_alive()?, all) {
             (Phase::Created, _) if exec_id.is_empty() => {
                 if ENDING_SIGNALS.contains(&signal) {
-                    self.sandbox.kill();
-                    process.wait().await;
+                    self.end_unstarted().await;
                 }
                 return Ok(());
             }
@@ -311,7 +212,18 @@ impl Container {
         }
     }
 
-    /// Pauses or resumes the whole container.
+    /// Ends a container that has not been started.
+    async fn end_unstarted(&self) {
+        if self.is_root() {
+            self.sandbox.kill();
+            self.init.wait().await;
+        } else {
+            let killed = Exited::now(Exit::Signal(libc::SIGKILL));
+            self.finish(&self.init, killed, false).await;
+        }
+    }
+
+    /// Pauses or resumes the sandbox, which the container must be the first of: gVisor stops all of it.
     ///
     /// # Errors
     /// `FailedPrecondition` when it does not run (or is not paused), else runsc's reason.
@@ -328,11 +240,24 @@ impl Container {
                 self.id
             )));
         }
+        if !self.is_root() {
+            return Err(Error::precondition(format!(
+                "{subcommand}: container {:?} shares its sandbox, which can only be paused as a whole: by {:?}",
+                self.id, self.sandbox.id
+            )));
+        }
+        let limit = self.sandbox.start_limit();
         self.sandbox
             .runsc
-            .act(subcommand, &[], &self.id, self.start_limit)
-            .await?;
-        self.init.set_paused(paused);
+            .act(subcommand, &[], &self.id, limit)
+            .await
+    }
+
+    /// Records that the sandbox was paused or resumed, with this container in it.
+    pub(crate) fn note_paused(&self, paused: bool) {
+        if !self.init.set_paused(paused) {
+            return;
+        }
         if paused {
             let mut event = TaskPaused::new();
             event.container_id.clone_from(&self.id);
@@ -342,22 +267,15 @@ impl Container {
             event.container_id.clone_from(&self.id);
             self.events.publish(event);
         }
-        Ok(())
     }
 
-    /// Forgets an exec that is not running.
+    /// Changes the limits, as `resources` (`LinuxResources` of the OCI specification) ask.
     ///
     /// # Errors
-    /// `FailedPrecondition` while it runs, `NotFound` for an unknown one.
-    pub(crate) async fn delete_exec(&self, exec_id: &str) -> Result<Exited> {
-        let exec = self.process(exec_id)?;
-        exec.begin_delete()?;
-        exec.close_io().await;
-        self.lock_execs().remove(exec_id);
-        Ok(match exec.phase() {
-            Phase::Stopped(exited) => exited,
-            _ => Exited::now(Exit::Code(0)),
-        })
+    /// `InvalidArgument` for malformed resources, `FailedPrecondition` for what cannot be given now.
+    pub(crate) fn update(&self, resources: &Value) -> Result<()> {
+        self.init.check_alive()?;
+        self.sandbox.update(&self.id, resources)
     }
 
     /// Removes everything of a container that is not running; one that was never started is ended first.
@@ -366,7 +284,7 @@ impl Container {
     /// `FailedPrecondition` while it runs.
     pub(crate) async fn delete(&self) -> Result<Exited> {
         if self.init.begin_delete()? == Phase::Created {
-            self.sandbox.kill();
+            self.end_unstarted().await;
         }
         let exited = self.init.wait().await;
         let execs: Vec<_> = self.lock_execs().drain().map(|(_, exec)| exec).collect();
@@ -374,7 +292,9 @@ impl Container {
             exec.close_io().await;
         }
         self.init.close_io().await;
-        self.sandbox.remove(&self.bundle).await;
+        self.sandbox
+            .remove(&self.id, &self.bundle, self.has_poststop_hooks)
+            .await;
         let mut event = TaskDelete::new();
         event.container_id.clone_from(&self.id);
         event.pid = self.sandbox.pid();
@@ -400,7 +320,7 @@ impl Container {
         });
         GuestCounts {
             tasks,
-            tasks_limit: Some(self.tasks_limit),
+            tasks_limit: Some(self.sandbox.tasks_limit()),
         }
     }
 
@@ -408,11 +328,23 @@ impl Container {
     async fn watch_init(self: Arc<Self>) {
         let mut sandbox_exit = self.sandbox.exit.clone();
         let exit = tokio::select! {
-            exit = sandbox_exit.wait() => exit,
+            // An answer that came before the sandbox ended is the container's own.
+            biased;
             exit = self.init_exit() => {
-                // The answer precedes the sandbox's own exit, and a delete that came in between would be refused.
-                self.sandbox.wait_gone().await;
+                if self.is_root() {
+                    // The answer precedes the sandbox's own exit, and a delete in between would be refused.
+                    self.sandbox.wait_gone().await;
+                }
                 exit
+            }
+            exit = sandbox_exit.wait() => {
+                // The sandbox's code is that of its first container; the others were killed with it. What is left of one
+                // that ran out of memory may end in any way.
+                if self.is_root() && !self.sandbox.ran_out_of_memory() {
+                    exit
+                } else {
+                    Exit::Signal(libc::SIGKILL)
+                }
             }
         };
         let exited = Exited::now(exit);
@@ -431,30 +363,39 @@ impl Container {
     }
 
     /// Asks the sentry for init's exit, as soon as there is one to ask for. Never returns when it cannot tell: the
-    /// sandbox's own exit then decides, whose code is the same (`runsc boot` exits with the code of its root container).
+    /// sandbox's own exit then decides.
     async fn init_exit(&self) -> Exit {
         let mut started = self.started.subscribe();
         if started.wait_for(|started| *started).await.is_err() {
             return std::future::pending().await;
         }
-        match self.sandbox.control.wait(&self.id).await {
-            Ok(exit) => exit,
-            Err(error) => {
-                tracing::debug!(%error, id = self.id, "wait not answered; the sandbox's end decides");
-                if self.sandbox.exit.get().is_none()
-                    && matches!(
-                        self.sandbox.control.state(&self.id).await,
-                        Ok(RuntimeState::Stopped)
-                    )
-                {
-                    tracing::warn!(
-                        id = self.id,
-                        "the container has stopped but its sandbox stays: ending it"
-                    );
-                    self.sandbox.wait_gone().await;
-                }
-                std::future::pending().await
+        let mut pause = Duration::from_millis(20);
+        loop {
+            let error = match self.sandbox.control.wait(&self.id).await {
+                Ok(exit) => return exit,
+                Err(error) => error,
+            };
+            if self.sandbox.exit.get().is_some() {
+                return std::future::pending().await;
             }
+            tracing::debug!(%error, id = self.id, "wait not answered");
+            let state = self.sandbox.control.state(&self.id).await;
+            if matches!(state, Ok(RuntimeState::Stopped)) {
+                if !self.is_root() {
+                    tracing::error!(%error, id = self.id, "exit status lost: reported as 255");
+                    return Exit::Code(255);
+                }
+                // `runsc boot` exits with the code of its first container, so nothing is lost.
+                tracing::warn!(
+                    id = self.id,
+                    "the container has stopped but its sandbox stays: ending it"
+                );
+                self.sandbox.wait_gone().await;
+                return std::future::pending().await;
+            }
+            // Giving up would leave a client waiting for ever.
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(Duration::from_secs(2));
         }
     }
 
@@ -465,6 +406,11 @@ impl Container {
             return;
         }
         process.wait_start_answered(was_started).await;
+        if !is_exec && self.sandbox.ran_out_of_memory() {
+            let mut event = TaskOOM::new();
+            event.container_id.clone_from(&self.id);
+            self.events.publish(event);
+        }
         let mut event = TaskExit::new();
         event.container_id.clone_from(&self.id);
         event.id = if is_exec {
@@ -480,18 +426,5 @@ impl Container {
 
     fn lock_execs(&self) -> MutexGuard<'_, HashMap<String, Arc<Process>>> {
         self.execs.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// A stream that nobody asked for is /dev/null, never a descriptor of the shim's.
-fn or_null(end: Option<OwnedFd>) -> Result<OwnedFd> {
-    match end {
-        Some(end) => Ok(end),
-        None => std::fs::File::options()
-            .read(true)
-            .write(true)
-            .open("/dev/null")
-            .map(OwnedFd::from)
-            .map_err(|e| Error::io("open /dev/null", &e)),
     }
 }

@@ -1,0 +1,307 @@
+//! Limits of a sandbox: what is set, what an update changes, and what happens when memory runs out.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use containerd_client::tonic::Code;
+use integration::bed::Bed;
+use integration::client::NAMESPACE;
+use integration::processes::eventually;
+use integration::runtime::Needs;
+use prost_types::Any;
+use serde_json::{Value, json};
+
+use crate::cases;
+use crate::events::topics;
+use crate::pod::{member, sandbox};
+
+cases! {
+    Needs::Any => [
+        an_update_raises_and_lowers_memory,
+        running_out_of_memory_is_told_before_the_exit,
+    ],
+    Needs::Bulkhead => [
+        an_update_changes_cpu_time,
+        an_update_of_nothing_or_nonsense_is_refused,
+        an_update_that_does_not_fit_changes_nothing,
+        a_container_without_limits_gets_the_policys,
+        every_container_of_a_pod_hears_that_memory_ran_out,
+        the_memory_of_a_pod_follows_what_its_containers_declare,
+        stats_of_a_killed_container_count_the_kill,
+    ],
+}
+
+const MIB: u64 = 1 << 20;
+
+/// Whether the host has cgroup v2 alone.
+fn is_v2() -> bool {
+    Path::new("/sys/fs/cgroup/cgroup.controllers").exists()
+}
+
+/// A file of the cgroup that the container's spec asks for: its name on v1, with the controller, and on v2.
+fn cgroup_file(id: &str, v1: &str, v2: &str) -> PathBuf {
+    let (controller, file) = v1.split_once('/').expect("controller/file");
+    let root = Path::new("/sys/fs/cgroup");
+    if is_v2() {
+        root.join(NAMESPACE).join(id).join(v2)
+    } else {
+        root.join(controller).join(NAMESPACE).join(id).join(file)
+    }
+}
+
+fn memory_limit(id: &str) -> u64 {
+    let file = cgroup_file(id, "memory/memory.limit_in_bytes", "memory.max");
+    let text = fs::read_to_string(&file).unwrap_or_else(|e| panic!("{}: {e}", file.display()));
+    text.trim().parse().expect("a limit")
+}
+
+fn resources(value: &Value) -> Any {
+    Any {
+        type_url: "types.containerd.io/opencontainers/runtime-spec/1/LinuxResources".into(),
+        value: value.to_string().into_bytes(),
+    }
+}
+
+fn limit(mib: u64) -> Any {
+    resources(&json!({ "memory": { "limit": mib * MIB } }))
+}
+
+async fn an_update_raises_and_lowers_memory(bed: &Bed) {
+    let container = bed.container(&["sleep", "1000"]).with(|spec| {
+        spec["linux"]["resources"]["memory"] = json!({ "limit": 256 * MIB });
+    });
+    let container = container.run().await.expect("run");
+    for mib in [512, 128, 300] {
+        bed.client()
+            .update(&container.id, Some(limit(mib)))
+            .await
+            .expect("update");
+        assert_eq!(memory_limit(&container.id), mib * MIB);
+    }
+    container.remove().await;
+}
+
+async fn an_update_changes_cpu_time(bed: &Bed) {
+    let container = bed.container(&["sleep", "1000"]).run().await.expect("run");
+    let read = || {
+        if is_v2() {
+            fs::read_to_string(cgroup_file(&container.id, "cpu/x", "cpu.max")).expect("cpu.max")
+        } else {
+            let number =
+                |file: &str| fs::read_to_string(cgroup_file(&container.id, file, "")).expect("cpu");
+            format!(
+                "{} {}",
+                number("cpu/cpu.cfs_quota_us").trim(),
+                number("cpu/cpu.cfs_period_us")
+            )
+        }
+    };
+    assert_eq!(read().trim(), "100000 100000", "the policy's one CPU");
+    for (cpu, expected) in [
+        (
+            json!({ "quota": 50_000, "period": 100_000 }),
+            "50000 100000",
+        ),
+        (
+            json!({ "quota": 150_000, "period": 50_000 }),
+            "150000 50000",
+        ),
+        (json!({ "quota": -1 }), "100000 100000"),
+    ] {
+        let asked = resources(&json!({ "cpu": cpu }));
+        bed.client()
+            .update(&container.id, Some(asked))
+            .await
+            .expect("update");
+        assert_eq!(read().trim(), expected);
+    }
+    container.remove().await;
+}
+
+async fn an_update_of_nothing_or_nonsense_is_refused(bed: &Bed) {
+    let container = bed.container(&["sleep", "1000"]).run().await.expect("run");
+    let before = memory_limit(&container.id);
+    let other = Any {
+        type_url: "types.containerd.io/x.Y".into(),
+        value: b"{}".to_vec(),
+    };
+    let text = Any {
+        value: b"{".to_vec(),
+        ..resources(&json!(null))
+    };
+    for asked in [
+        None,
+        Some(other),
+        Some(text),
+        Some(resources(&json!(null))),
+        Some(resources(&json!({ "memory": { "limit": "much" } }))),
+        Some(resources(&json!({ "cpu": { "quota": 3 } }))),
+    ] {
+        let shown = format!("{asked:?}");
+        let error = bed
+            .client()
+            .update(&container.id, asked)
+            .await
+            .expect_err(&shown);
+        assert_eq!(error.code(), Code::InvalidArgument, "{shown}: {error}");
+    }
+    let fewer = resources(&json!({ "pids": { "limit": 3 } }));
+    let error = bed
+        .client()
+        .update(&container.id, Some(fewer))
+        .await
+        .expect_err("fewer tasks");
+    assert_eq!(error.code(), Code::FailedPrecondition, "{error}");
+    assert_eq!(memory_limit(&container.id), before);
+    container.remove().await;
+}
+
+async fn an_update_that_does_not_fit_changes_nothing(bed: &Bed) {
+    let script = "dd if=/dev/zero of=/tmp/x bs=1M count=60 2>/dev/null; echo held; sleep 1000";
+    let mut container = bed.shell(script).run().await.expect("run");
+    eventually("memory is held", Duration::from_secs(30), || {
+        let file = cgroup_file(
+            &container.id,
+            "memory/memory.usage_in_bytes",
+            "memory.current",
+        );
+        fs::read_to_string(file)
+            .is_ok_and(|text| text.trim().parse::<u64>().expect("bytes") > 70 * MIB)
+    })
+    .await;
+    let asked = json!({ "memory": { "limit": 40 * MIB }, "cpu": { "quota": 20_000 } });
+    let error = bed
+        .client()
+        .update(&container.id, Some(resources(&asked)))
+        .await
+        .expect_err("too low");
+    assert_eq!(error.code(), Code::FailedPrecondition, "{error}");
+    assert!(error.message().contains("memory.limit"), "{error}");
+    assert_eq!(memory_limit(&container.id), 512 * MIB);
+    let exec = container.exec("e", &["echo", "alive"]).finish().await;
+    assert_eq!(exec.stdout, "alive\n");
+    container.kill(9).await.expect("kill");
+    container.wait().await.expect("wait");
+    assert_eq!(container.streams.stdout().await.text(), "held\n");
+    container.delete().await.expect("delete");
+}
+
+async fn a_container_without_limits_gets_the_policys(bed: &Bed) {
+    let container = bed.container(&["sleep", "1000"]).with(|spec| {
+        spec["linux"]
+            .as_object_mut()
+            .expect("linux")
+            .remove("resources");
+    });
+    let container = container.run().await.expect("run");
+    assert_eq!(memory_limit(&container.id), 512 * MIB);
+    container.remove().await;
+}
+
+/// Takes more memory than there is.
+const EATER: &str = "dd if=/dev/zero of=/dev/null bs=700M count=1; sleep 1000";
+
+async fn running_out_of_memory_is_told_before_the_exit(bed: &Bed) {
+    let events = bed.client().events().await;
+    let container = bed.shell(EATER).with(|spec| {
+        spec["linux"]["resources"]["memory"] = json!({ "limit": 96 * MIB });
+    });
+    let container = container.run().await.expect("run");
+    let id = container.id.clone();
+    assert_eq!(container.finish().await.status, 137);
+    eventually("delete", Duration::from_secs(10), || {
+        topics(&events.all(), &id)
+            .last()
+            .is_some_and(|topic| topic == "delete")
+    })
+    .await;
+    assert_eq!(
+        topics(&events.all(), &id),
+        ["create", "start", "oom", "exit", "delete"]
+    );
+}
+
+async fn every_container_of_a_pod_hears_that_memory_ran_out(bed: &Bed) {
+    let events = bed.client().events().await;
+    let pod = sandbox(bed).await;
+    let quiet = member(bed, &pod, "sleep 1000").run().await.expect("run");
+    let eater = member(bed, &pod, EATER).run().await.expect("run");
+    for container in [&quiet, &eater, &pod] {
+        assert_eq!(
+            container.wait().await.expect("wait").status,
+            137,
+            "{}",
+            container.id
+        );
+    }
+    for container in [quiet, eater, pod] {
+        let id = container.id.clone();
+        container.delete().await.expect("delete");
+        eventually("delete", Duration::from_secs(10), || {
+            topics(&events.all(), &id)
+                .last()
+                .is_some_and(|topic| topic == "delete")
+        })
+        .await;
+        assert_eq!(
+            topics(&events.all(), &id),
+            ["create", "start", "oom", "exit", "delete"],
+            "{id}"
+        );
+    }
+}
+
+async fn the_memory_of_a_pod_follows_what_its_containers_declare(bed: &Bed) {
+    let pod = sandbox(bed).await;
+    let declare = |mib: u64| {
+        member(bed, &pod, "sleep 1000").with(|spec| {
+            spec["linux"]["resources"]["memory"] = json!({ "limit": mib * MIB });
+        })
+    };
+    let (one, two) = (
+        declare(300).run().await.expect("run"),
+        declare(200).run().await.expect("run"),
+    );
+    assert_eq!(memory_limit(&pod.id), 512 * MIB, "the policy's");
+    bed.client()
+        .update(&one.id, Some(limit(700)))
+        .await
+        .expect("update");
+    assert_eq!(memory_limit(&pod.id), 900 * MIB, "the sum");
+    bed.client()
+        .update(&one.id, Some(limit(100)))
+        .await
+        .expect("update");
+    assert_eq!(memory_limit(&pod.id), 512 * MIB, "never below the policy's");
+    for container in [one, two, pod] {
+        container.remove().await;
+    }
+}
+
+async fn stats_of_a_killed_container_count_the_kill(bed: &Bed) {
+    let container = bed.shell(EATER).with(|spec| {
+        spec["linux"]["resources"]["memory"] = json!({ "limit": 96 * MIB });
+    });
+    let container = container.run().await.expect("run");
+    assert_eq!(container.wait().await.expect("wait").status, 137);
+    let metrics = bed
+        .client()
+        .metrics(&container.id)
+        .await
+        .expect("metrics of an exited task");
+    assert!(oom_kills(&metrics) > 0);
+    container.delete().await.expect("delete");
+}
+
+fn oom_kills(metrics: &Any) -> u64 {
+    use containerd_shim_protos::protobuf::Message as _;
+    use containerd_shim_protos::{cgroups::metrics as v1, cgroups_v2::metrics as v2};
+    if metrics.type_url.contains("v2") {
+        let metrics = v2::Metrics::parse_from_bytes(&metrics.value).expect("metrics");
+        metrics.memory_events.oom_kill
+    } else {
+        let metrics = v1::Metrics::parse_from_bytes(&metrics.value).expect("metrics");
+        metrics.memory_oom_control.oom_kill
+    }
+}

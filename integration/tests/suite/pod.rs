@@ -1,0 +1,440 @@
+//! Several containers in one sandbox, made as containerd's CRI plugin and CRI-O make them: by annotations. What CRI adds
+//! to that is in the tests of pods.
+
+use std::time::Duration;
+
+use containerd_client::tonic::Code;
+use containerd_client::types::v1::Status;
+use integration::bed::Bed;
+use integration::container::{Builder, Container};
+use integration::processes::{self, Role, eventually};
+use integration::runtime::Needs;
+
+use crate::cases;
+
+cases! {
+    Needs::Gvisor => [
+        the_containers_of_a_pod_have_one_shim_and_one_sandbox,
+        containers_come_and_go_one_by_one,
+        each_container_has_its_own_exit_code,
+        what_one_container_writes_to_shm_another_reads,
+        a_killed_sandbox_ends_every_container,
+        a_sandbox_that_ends_by_itself_ends_every_container,
+        two_containers_have_execs_of_the_same_id,
+    ],
+    Needs::Bulkhead => [
+        cri_os_annotations_make_a_pod,
+        a_container_that_starts_changes_nothing_in_another,
+        a_malformed_container_leaves_the_others_unharmed,
+        a_container_that_was_never_started_can_be_deleted,
+        a_container_cannot_join_what_is_no_sandbox,
+        a_container_cannot_join_a_sandbox_that_has_exited,
+        contradicting_annotations_are_refused,
+        a_terminal_in_a_pod,
+        a_program_that_is_missing_leaves_the_others_unharmed,
+        one_container_of_a_pod_cannot_be_paused,
+        a_paused_pod_is_paused_in_all_its_containers,
+        a_killed_shim_leaves_nothing_of_a_pod,
+        a_forged_mount_hint_opens_nothing,
+    ],
+}
+
+const CONTAINERD: [&str; 2] = [
+    "io.kubernetes.cri.container-type",
+    "io.kubernetes.cri.sandbox-id",
+];
+const CRI_O: [&str; 2] = [
+    "io.kubernetes.cri-o.ContainerType",
+    "io.kubernetes.cri-o.SandboxID",
+];
+
+fn annotated<'a>(builder: Builder<'a>, keys: [&str; 2], kind: &str, sandbox: &str) -> Builder<'a> {
+    builder.with(|spec| {
+        spec["annotations"][keys[0]] = kind.into();
+        spec["annotations"][keys[1]] = sandbox.into();
+    })
+}
+
+/// A pod's first container, which only waits.
+pub(crate) async fn sandbox(bed: &Bed) -> Container<'_> {
+    sandbox_by(bed, CONTAINERD).await
+}
+
+async fn sandbox_by<'a>(bed: &'a Bed, keys: [&str; 2]) -> Container<'a> {
+    let id = bed.id("pod");
+    let builder = bed.named(&id, &["sleep", "1000"]).null_streams();
+    let created = annotated(builder, keys, "sandbox", &id).run().await;
+    created.expect("run the sandbox")
+}
+
+/// A further container.
+pub(crate) fn member<'a>(bed: &'a Bed, pod: &Container<'_>, script: &str) -> Builder<'a> {
+    annotated(bed.shell(script), CONTAINERD, "container", &pod.id)
+}
+
+async fn end(pod: Container<'_>) {
+    pod.kill(9).await.expect("kill the sandbox");
+    assert_eq!(pod.wait().await.expect("wait").status, 137);
+    pod.delete().await.expect("delete the sandbox");
+}
+
+async fn the_containers_of_a_pod_have_one_shim_and_one_sandbox(bed: &Bed) {
+    let pod = sandbox(bed).await;
+    let one = member(bed, &pod, "sleep 1000").run().await.expect("run");
+    let two = member(bed, &pod, "sleep 1000").run().await.expect("run");
+    let count = |role| {
+        let all = [&pod.id, &one.id, &two.id];
+        let mut pids: Vec<i32> = all
+            .iter()
+            .flat_map(|id| processes::of(role, id))
+            .map(|process| process.pid)
+            .collect();
+        pids.sort_unstable();
+        pids.dedup();
+        pids.len()
+    };
+    assert_eq!(count(Role::Shim), 1, "shims");
+    assert_eq!(count(Role::Sandbox), 1, "sandboxes");
+    assert_eq!((one.pid, two.pid), (pod.pid, pod.pid), "the sandbox's pid");
+    for container in [one, two] {
+        container.remove().await;
+    }
+    end(pod).await;
+}
+
+async fn containers_come_and_go_one_by_one(bed: &Bed) {
+    let pod = sandbox(bed).await;
+    let stays = member(bed, &pod, "sleep 1000").run().await.expect("run");
+    for round in 0..3 {
+        let done = member(bed, &pod, "echo init").run().await.expect("run");
+        let done = done.finish().await;
+        assert_eq!(
+            (done.status, done.stdout.as_str()),
+            (0, "init\n"),
+            "round {round}"
+        );
+    }
+    assert_eq!(stays.status().await.expect("state"), Status::Running);
+    let exec = stays.exec("e", &["echo", "alive"]).finish().await;
+    assert_eq!(exec.stdout, "alive\n");
+    stays.remove().await;
+    end(pod).await;
+}
+
+async fn each_container_has_its_own_exit_code(bed: &Bed) {
+    let pod = sandbox(bed).await;
+    let mut running = Vec::new();
+    for code in [0, 7, 255] {
+        let script = format!("exit {code}");
+        let container = member(bed, &pod, &script).run().await.expect("run");
+        running.push((code, container));
+    }
+    let killed = member(bed, &pod, "sleep 1000").run().await.expect("run");
+    killed.kill(9).await.expect("kill");
+    assert_eq!(killed.finish().await.status, 137);
+    for (code, container) in running {
+        assert_eq!(container.finish().await.status, code);
+    }
+    end(pod).await;
+}
+
+async fn what_one_container_writes_to_shm_another_reads(bed: &Bed) {
+    let pod = sandbox(bed).await;
+    let writer = member(bed, &pod, "echo shared > /dev/shm/x")
+        .run()
+        .await
+        .expect("run");
+    assert_eq!(writer.finish().await.status, 0);
+    let reader = member(bed, &pod, "cat /dev/shm/x; df -k /dev/shm | tail -n 1")
+        .run()
+        .await
+        .expect("run");
+    let read = reader.finish().await;
+    assert!(read.stdout.starts_with("shared\n"), "{}", read.stdout);
+    if bed.runtime.is_bulkhead() {
+        assert!(read.stdout.contains(" 16384 "), "16 MiB: {}", read.stdout);
+    }
+    end(pod).await;
+}
+
+async fn everybody_hears(containers: Vec<Container<'_>>, pod: Container<'_>) {
+    for container in &containers {
+        let exit = container.wait().await.expect("wait");
+        assert_eq!(exit.status, 137, "{}", container.id);
+    }
+    pod.wait().await.expect("wait for the sandbox");
+    for container in containers {
+        container.delete().await.expect("delete");
+    }
+    pod.delete().await.expect("delete the sandbox");
+}
+
+async fn a_killed_sandbox_ends_every_container(bed: &Bed) {
+    let pod = sandbox(bed).await;
+    let mut containers = Vec::new();
+    for _ in 0..2 {
+        containers.push(member(bed, &pod, "sleep 1000").run().await.expect("run"));
+    }
+    assert_eq!(processes::kill_role(Role::Sandbox, &pod.id), 1);
+    everybody_hears(containers, pod).await;
+}
+
+async fn a_sandbox_that_ends_by_itself_ends_every_container(bed: &Bed) {
+    let pod = sandbox(bed).await;
+    let container = member(bed, &pod, "sleep 1000").run().await.expect("run");
+    pod.kill(9).await.expect("kill");
+    everybody_hears(vec![container], pod).await;
+}
+
+async fn two_containers_have_execs_of_the_same_id(bed: &Bed) {
+    let pod = sandbox(bed).await;
+    let one = member(bed, &pod, "export WHO=1; exec sleep 1000")
+        .run()
+        .await
+        .expect("run");
+    let two = member(bed, &pod, "sleep 1000").run().await.expect("run");
+    let first = one
+        .exec("same", &["sh", "-c", "read x; exit 3"])
+        .stdin()
+        .run()
+        .await
+        .expect("exec");
+    let second = two
+        .exec("same", &["sh", "-c", "exit 4"])
+        .run()
+        .await
+        .expect("exec");
+    assert_eq!(second.wait().await.expect("wait").status, 4);
+    first.close_stdin().await.expect("close stdin");
+    assert_eq!(first.wait().await.expect("wait").status, 3);
+    for container in [one, two] {
+        container.remove().await;
+    }
+    end(pod).await;
+}
+
+async fn cri_os_annotations_make_a_pod(bed: &Bed) {
+    let pod = sandbox_by(bed, CRI_O).await;
+    let builder = annotated(
+        bed.shell("dmesg | head -n 1; exit 5"),
+        CRI_O,
+        "container",
+        &pod.id,
+    );
+    let container = builder.run().await.expect("run");
+    assert_eq!(container.pid, pod.pid);
+    let done = container.finish().await;
+    assert_eq!(done.status, 5);
+    assert!(done.stdout.contains("gVisor"), "{}", done.stdout);
+    end(pod).await;
+}
+
+async fn a_container_that_starts_changes_nothing_in_another(bed: &Bed) {
+    let pod = sandbox(bed).await;
+    let one = member(bed, &pod, "sleep 1000").run().await.expect("run");
+    let look = [
+        "sh",
+        "-c",
+        "ulimit -n; ulimit -u; ulimit -c; set -- /proc/[0-9]*; echo $#",
+    ];
+    let before = one.exec("before", &look).finish().await.stdout;
+    let two = member(bed, &pod, "sleep 1000").with(|spec| {
+        spec["process"]["rlimits"] =
+            serde_json::json!([{ "type": "RLIMIT_NOFILE", "hard": 77, "soft": 77 }]);
+        spec["linux"]["resources"]["pids"] = serde_json::json!({ "limit": 9 });
+        spec["linux"]["resources"]["memory"] = serde_json::json!({ "limit": 64 << 20 });
+    });
+    let two = two.run().await.expect("run");
+    assert_eq!(one.exec("after", &look).finish().await.stdout, before);
+    for container in [one, two] {
+        container.remove().await;
+    }
+    end(pod).await;
+}
+
+async fn a_malformed_container_leaves_the_others_unharmed(bed: &Bed) {
+    let pod = sandbox(bed).await;
+    let one = member(bed, &pod, "sleep 1000").run().await.expect("run");
+    let broken = member(bed, &pod, "true").with(|spec| spec["process"]["cwd"] = "nowhere".into());
+    let error = broken.create().await.map(drop).expect_err("malformed");
+    assert_eq!(error.code(), Code::InvalidArgument, "{error}");
+    let crashing = member(bed, &pod, "true").with(|spec| {
+        spec["linux"]["seccomp"] = serde_json::json!({ "defaultAction": "SCMP_ACT_ALLOW", "syscalls": [{
+            "names": ["read"], "action": "SCMP_ACT_ERRNO", "args": [{ "index": 6, "value": 1, "op": "SCMP_CMP_EQ" }],
+        }]});
+    });
+    let error = crashing
+        .create()
+        .await
+        .map(drop)
+        .expect_err("an index that would kill the sandbox");
+    assert!(error.message().contains("index"), "{error}");
+    let refused = member(bed, &pod, "true").with(|spec| {
+        spec["mounts"]
+            .as_array_mut()
+            .expect("mounts")
+            .push(serde_json::json!({
+                "destination": "/host", "type": "bind", "source": "/", "options": ["rbind"],
+            }));
+    });
+    refused
+        .create()
+        .await
+        .map(drop)
+        .expect_err("the host's root");
+    assert_eq!(
+        one.exec("e", &["echo", "alive"]).finish().await.stdout,
+        "alive\n"
+    );
+    one.remove().await;
+    end(pod).await;
+}
+
+async fn a_container_that_was_never_started_can_be_deleted(bed: &Bed) {
+    let pod = sandbox(bed).await;
+    let deleted = member(bed, &pod, "true").create().await.expect("create");
+    deleted.delete().await.expect("delete");
+    let killed = member(bed, &pod, "true").create().await.expect("create");
+    killed.kill(9).await.expect("kill");
+    assert_eq!(killed.wait().await.expect("wait").status, 137);
+    killed.delete().await.expect("delete");
+    end(pod).await;
+}
+
+async fn a_container_cannot_join_what_is_no_sandbox(bed: &Bed) {
+    let plain = bed.container(&["sleep", "1000"]).run().await.expect("run");
+    let error = member(bed, &plain, "true")
+        .create()
+        .await
+        .map(drop)
+        .expect_err("no pod");
+    assert_eq!(error.code(), Code::FailedPrecondition, "{error}");
+    assert_eq!(plain.status().await.expect("state"), Status::Running);
+    plain.remove().await;
+    let orphan = annotated(bed.shell("true"), CONTAINERD, "container", "nobody");
+    let error = orphan.create().await.map(drop).expect_err("no sandbox");
+    assert_eq!(error.code(), Code::NotFound, "{error}");
+}
+
+async fn a_container_cannot_join_a_sandbox_that_has_exited(bed: &Bed) {
+    let pod = sandbox(bed).await;
+    pod.kill(9).await.expect("kill");
+    pod.wait().await.expect("wait");
+    let error = member(bed, &pod, "true")
+        .create()
+        .await
+        .map(drop)
+        .expect_err("exited");
+    assert_eq!(error.code(), Code::FailedPrecondition, "{error}");
+    pod.delete().await.expect("delete");
+}
+
+async fn contradicting_annotations_are_refused(bed: &Bed) {
+    let pod = sandbox(bed).await;
+    for (kind, sandbox) in [("sandbox", pod.id.as_str()), ("teapot", pod.id.as_str())] {
+        let error = annotated(bed.shell("true"), CONTAINERD, kind, sandbox)
+            .create()
+            .await;
+        let error = error.map(drop).expect_err(kind);
+        assert_eq!(error.code(), Code::InvalidArgument, "{error}");
+    }
+    end(pod).await;
+}
+
+async fn a_terminal_in_a_pod(bed: &Bed) {
+    let pod = sandbox(bed).await;
+    let script = "[ -t 0 ] && [ -t 1 ] && [ -t 2 ] && echo yes";
+    let builder = member(bed, &pod, script).with(|spec| {
+        spec["process"]["terminal"] = true.into();
+    });
+    let mut container = builder.run().await.expect("run");
+    assert_eq!(container.wait().await.expect("wait").status, 0);
+    let text = container.streams.stdout().await.text();
+    assert_eq!(text, "yes\r\n");
+    container.delete().await.expect("delete");
+    end(pod).await;
+}
+
+async fn a_program_that_is_missing_leaves_the_others_unharmed(bed: &Bed) {
+    let pod = sandbox(bed).await;
+    let one = member(bed, &pod, "sleep 1000").run().await.expect("run");
+    let builder = member(bed, &pod, "").with(|spec| {
+        spec["process"]["args"] = serde_json::json!(["/no/such/program"]);
+    });
+    let missing = builder.create().await.expect("create");
+    let error = missing.start().await.expect_err("start");
+    assert!(error.message().contains("/no/such/program"), "{error}");
+    missing.remove().await;
+    assert_eq!(
+        one.exec("e", &["echo", "alive"]).finish().await.stdout,
+        "alive\n"
+    );
+    one.remove().await;
+    end(pod).await;
+}
+
+async fn one_container_of_a_pod_cannot_be_paused(bed: &Bed) {
+    let pod = sandbox(bed).await;
+    let one = member(bed, &pod, "sleep 1000").run().await.expect("run");
+    let error = bed.client().pause(&one.id).await.expect_err("pause");
+    assert_eq!(error.code(), Code::FailedPrecondition, "{error}");
+    assert_eq!(
+        one.exec("e", &["echo", "alive"]).finish().await.stdout,
+        "alive\n"
+    );
+    one.remove().await;
+    end(pod).await;
+}
+
+async fn a_paused_pod_is_paused_in_all_its_containers(bed: &Bed) {
+    let pod = sandbox(bed).await;
+    let one = member(bed, &pod, "sleep 1000").run().await.expect("run");
+    bed.client().pause(&pod.id).await.expect("pause");
+    assert_eq!(one.status().await.expect("state"), Status::Paused);
+    let error = one
+        .exec("e", &["true"])
+        .add()
+        .await
+        .map(drop)
+        .expect_err("exec in a paused pod");
+    assert_eq!(error.code(), Code::FailedPrecondition, "{error}");
+    bed.client().resume(&pod.id).await.expect("resume");
+    assert_eq!(
+        one.exec("f", &["echo", "alive"]).finish().await.stdout,
+        "alive\n"
+    );
+    one.remove().await;
+    end(pod).await;
+}
+
+async fn a_killed_shim_leaves_nothing_of_a_pod(bed: &Bed) {
+    let pod = sandbox(bed).await;
+    let one = member(bed, &pod, "sleep 1000").run().await.expect("run");
+    assert_eq!(processes::kill_role(Role::Shim, &pod.id), 1);
+    eventually("the sandbox is gone", Duration::from_secs(20), || {
+        processes::of(Role::Sandbox, &pod.id).is_empty()
+    })
+    .await;
+    one.remove().await;
+    pod.remove().await;
+}
+
+async fn a_forged_mount_hint_opens_nothing(bed: &Bed) {
+    let id = bed.id("pod");
+    let forge = |spec: &mut serde_json::Value| {
+        for (field, value) in [("source", "/etc"), ("type", "bind"), ("share", "shared")] {
+            spec["annotations"][format!("dev.gvisor.spec.mount.v0.{field}")] = value.into();
+        }
+    };
+    let builder = bed
+        .named(&id, &["sleep", "1000"])
+        .null_streams()
+        .with(forge);
+    let pod = annotated(builder, CONTAINERD, "sandbox", &id)
+        .run()
+        .await
+        .expect("run");
+    let bundle = std::fs::read_to_string(bed.bundle(&id).join("config.json")).expect("config.json");
+    assert!(!bundle.contains("\"/etc\""), "{bundle}");
+    end(pod).await;
+}

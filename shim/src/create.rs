@@ -1,0 +1,267 @@
+//! Create: from a request to a container in its sandbox. What fails undoes all that was done before it.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use containerd_shim_protos::api::CreateTaskRequest;
+use runsc_config::{ContainerKind, Context, Features, Hardened, Policy, Role, Shared, harden};
+use serde_json::Value;
+
+use crate::container::{Container, Parts};
+use crate::error::{Error, Result};
+use crate::host;
+use crate::io::{ProcessIo, Stdio};
+use crate::layout::Bundle;
+use crate::mount;
+use crate::options;
+use crate::pod::Pod;
+use crate::process::{Phase, Process};
+use crate::runsc::command::{Runsc, Stdio3, look_up};
+use crate::runsc::features;
+use crate::sandbox::{Plan, Sandbox};
+
+/// A request, as far as it can be judged without its sandbox.
+struct Asked<'a> {
+    request: &'a CreateTaskRequest,
+    bundle: Bundle,
+    stdio: Stdio,
+    spec: Value,
+}
+
+impl Asked<'_> {
+    fn harden(
+        &self,
+        pod: &Pod,
+        policy: &Policy,
+        features: &Features,
+        sandbox: &str,
+        kind: ContainerKind<'_>,
+    ) -> Result<Hardened> {
+        let context = Context {
+            id: &self.request.id,
+            sandbox_id: sandbox,
+            kind,
+            namespace: &pod.owner.namespace,
+            bundle: self.bundle.path(),
+            features,
+            host: host::facts(&pod.owner.containerd),
+        };
+        let hardened = harden(self.spec.clone(), policy, &context)?;
+        if hardened.spec.terminal() != self.request.terminal {
+            return Err(Error::invalid(format!(
+                "the request says terminal {}, process.terminal of the spec says {}",
+                self.request.terminal,
+                hardened.spec.terminal()
+            )));
+        }
+        for change in &hardened.report.changes {
+            tracing::info!(id = self.request.id, "policy: {change}");
+        }
+        Ok(hardened)
+    }
+
+    /// Puts the bundle in order for runsc.
+    async fn furnish(&self, hardened: &Hardened) -> Result<()> {
+        if !self.request.rootfs.is_empty() {
+            mount::mount_rootfs(&self.request.rootfs, &self.bundle.rootfs()).await?;
+        }
+        self.bundle.write_spec(&hardened.spec)
+    }
+
+    fn parts(
+        &self,
+        hardened: Hardened,
+        init: Process,
+        sandbox: Arc<Sandbox>,
+        start_stdio: Stdio3,
+        pod: &Pod,
+    ) -> Parts {
+        Parts {
+            id: self.request.id.clone(),
+            bundle: self.bundle.clone(),
+            init,
+            sandbox,
+            has_poststop_hooks: hardened.spec.has_poststop_hooks(),
+            ceiling: hardened.exec,
+            start_stdio,
+            events: pod.events().clone(),
+        }
+    }
+}
+
+impl Pod {
+    /// Makes a container whose place in the pod has been claimed.
+    ///
+    /// # Errors
+    /// As [`Pod::create`].
+    pub(crate) async fn make(&self, request: &CreateTaskRequest) -> Result<Arc<Container>> {
+        let stdio = Stdio {
+            stdin: request.stdin.clone(),
+            stdout: request.stdout.clone(),
+            stderr: request.stderr.clone(),
+            terminal: request.terminal,
+        };
+        stdio.validate()?;
+        let bundle = Bundle::new(&request.bundle);
+        let spec = bundle.read_spec()?;
+        // Types first: what is read below is what the specification says.
+        runsc_config::validate(&spec)?;
+        let role = Role::of(&spec, &request.id)?;
+        let asked = Asked {
+            request,
+            bundle,
+            stdio,
+            spec,
+        };
+        match role {
+            Role::Plain => self.make_sandbox(&asked, false).await,
+            Role::PodSandbox => self.make_sandbox(&asked, true).await,
+            Role::PodContainer { sandbox } => self.make_further(&asked, &sandbox).await,
+        }
+    }
+
+    async fn make_sandbox(&self, asked: &Asked<'_>, is_pod: bool) -> Result<Arc<Container>> {
+        let id = &asked.request.id;
+        if self.has_others(id) {
+            return Err(Error::precondition(format!(
+                "this shim already serves a sandbox other than {id:?}"
+            )));
+        }
+        let policy = options::load_policy(asked.request.options.as_ref())?;
+        let binary = find_runsc(&policy)?;
+        let features = features::of(&binary, &policy.runsc().root, &self.reaper).await?;
+        let kind = if is_pod {
+            ContainerKind::PodSandbox
+        } else {
+            ContainerKind::Plain
+        };
+        let hardened = asked.harden(self, &policy, &features, id, kind)?;
+        let plan = Plan {
+            id,
+            owner: &self.owner,
+            bundle: &asked.bundle,
+            binary,
+            policy: &policy,
+            features: &features,
+            hardened: &hardened,
+            is_pod,
+            oom_score_adj: self.oom_score_adj,
+            reaper: Arc::clone(&self.reaper),
+        };
+        let runsc = Sandbox::prepare(&plan).await?;
+        match create_sandbox(asked, &plan, &runsc).await {
+            Ok((sandbox, init)) => {
+                let (sandbox, stdio) = (Arc::new(sandbox), Stdio3::default());
+                let parts = asked.parts(hardened, init, sandbox, stdio, self);
+                Ok(Container::watch(parts))
+            }
+            Err(error) => {
+                Sandbox::undo(&runsc, id, &asked.bundle).await;
+                Err(error)
+            }
+        }
+    }
+
+    async fn make_further(&self, asked: &Asked<'_>, sandbox_id: &str) -> Result<Arc<Container>> {
+        let id = &asked.request.id;
+        let root = self
+            .container(sandbox_id)
+            .map_err(|error| error.context("the sandbox to join"))?;
+        match root.init.phase() {
+            Phase::Running => {}
+            Phase::Stopped(_) => {
+                return Err(Error::precondition(format!(
+                    "sandbox {sandbox_id:?} has exited"
+                )));
+            }
+            Phase::Paused => {
+                return Err(Error::precondition(format!(
+                    "sandbox {sandbox_id:?} is paused"
+                )));
+            }
+            Phase::Created | Phase::Starting => {
+                return Err(Error::precondition(format!(
+                    "sandbox {sandbox_id:?} has not been started"
+                )));
+            }
+        }
+        options::check(asked.request.options.as_ref())?;
+        let sandbox = Arc::clone(root.sandbox());
+        let hardened = sandbox.join(id, |shared: &Shared| {
+            let kind = ContainerKind::PodContainer(shared);
+            asked.harden(self, &sandbox.policy, &sandbox.features, sandbox_id, kind)
+        })?;
+        match create_further(asked, &sandbox, &hardened).await {
+            Ok((init, stdio)) => {
+                let parts = asked.parts(hardened, init, sandbox, stdio, self);
+                Ok(Container::watch(parts))
+            }
+            Err(error) => {
+                let has_hooks = hardened.spec.has_poststop_hooks();
+                sandbox.remove(id, &asked.bundle, has_hooks).await;
+                Err(error)
+            }
+        }
+    }
+}
+
+async fn create_sandbox(
+    asked: &Asked<'_>,
+    plan: &Plan<'_>,
+    runsc: &Arc<Runsc>,
+) -> Result<(Sandbox, Process)> {
+    asked.furnish(plan.hardened).await?;
+    let init = Process::new(String::new(), asked.stdio.clone(), None);
+    let stdio = connect(&init)?;
+    let (sandbox, master) = Sandbox::create(plan, Arc::clone(runsc), stdio).await?;
+    connect_terminal(&init, master)?;
+    Ok((sandbox, init))
+}
+
+async fn create_further(
+    asked: &Asked<'_>,
+    sandbox: &Sandbox,
+    hardened: &Hardened,
+) -> Result<(Process, Stdio3)> {
+    // The `delete` action finds the sandbox by this when the shim is gone.
+    asked.bundle.set_sandbox_root(sandbox.runsc.root())?;
+    asked.furnish(hardened).await?;
+    let init = Process::new(String::new(), asked.stdio.clone(), None);
+    let stdio = connect(&init)?;
+    let master = sandbox
+        .create_further(&asked.request.id, &asked.bundle, hardened)
+        .await?;
+    connect_terminal(&init, master)?;
+    Ok((init, stdio))
+}
+
+/// Connects the client's streams to pipes and returns the ends for the sandbox; with a terminal there are none.
+fn connect(init: &Process) -> Result<Stdio3> {
+    if init.stdio.terminal {
+        return Ok(Stdio3::default());
+    }
+    let (io, [stdin, stdout, stderr]) = ProcessIo::pipes(&init.stdio)?;
+    init.set_io(io);
+    Ok(Stdio3 {
+        stdin,
+        stdout,
+        stderr,
+    })
+}
+
+fn connect_terminal(init: &Process, master: Option<std::os::fd::OwnedFd>) -> Result<()> {
+    match master {
+        Some(master) => init.set_terminal(master),
+        None => Ok(()),
+    }
+}
+
+fn find_runsc(policy: &Policy) -> Result<PathBuf> {
+    let asked = &policy.runsc().path;
+    look_up(asked).ok_or_else(|| {
+        Error::precondition(format!(
+            "runsc: {} is not in PATH; install it or set runsc.path in the policy file",
+            asked.display()
+        ))
+    })
+}

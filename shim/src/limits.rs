@@ -1,0 +1,167 @@
+//! Limits of cgroups: those of a pod are read, those of a sandbox are changed while it runs.
+//!
+//! `runsc update` does nothing for the containers of a pod, so the sandbox's cgroup is written here.
+
+use std::fs;
+use std::io;
+use std::path::Path;
+
+use runsc_config::{CpuTime, Declared, SandboxLimits};
+
+use crate::cgroup::{Cgroups, Mode};
+use crate::error::{Error, Result};
+
+/// The limits of the cgroup at `place`, below the root of each hierarchy.
+pub(crate) fn of_cgroup(place: &str) -> Declared {
+    let Ok(cgroups) = Cgroups::expected(place) else {
+        return Declared::default();
+    };
+    let period = |period: Option<u64>| period.filter(|period| *period > 0).unwrap_or(100_000);
+    match cgroups.mode {
+        Mode::V1 => Declared {
+            // No limit is the largest number of bytes that is a number of pages.
+            memory: cgroups
+                .number("memory", "memory.limit_in_bytes")
+                .filter(|limit| *limit < i64::MAX as u64 / 2),
+            // No quota is -1, which is no number here.
+            cpu: cgroups
+                .number("cpu", "cpu.cfs_quota_us")
+                .filter(|quota| *quota > 0)
+                .map(|quota| CpuTime {
+                    quota,
+                    period: period(cgroups.number("cpu", "cpu.cfs_period_us")),
+                }),
+            shares: None,
+        },
+        Mode::V2 => {
+            let max = cgroups.read("", "cpu.max").unwrap_or_default();
+            let mut numbers = max.split_whitespace().map(|text| text.parse::<u64>().ok());
+            let (quota, length) = (numbers.next().flatten(), numbers.next().flatten());
+            Declared {
+                memory: cgroups
+                    .number("", "memory.max")
+                    .filter(|limit| *limit < u64::MAX),
+                cpu: quota.map(|quota| CpuTime {
+                    quota,
+                    period: period(length),
+                }),
+                shares: None,
+            }
+        }
+    }
+}
+
+/// Gives a running sandbox new limits; `old` are put back when one of them is not taken.
+///
+/// # Errors
+/// `FailedPrecondition` when the sandbox uses more memory already, or the cgroup above allows less.
+pub(crate) fn change(cgroups: &Cgroups, old: &SandboxLimits, new: &SandboxLimits) -> Result<()> {
+    let changed = set_memory(cgroups, old.memory, new.memory)
+        .and_then(|()| set_cpu(cgroups, old, new))
+        .map_err(|error| error.context("update"));
+    if changed.is_err() {
+        let restored =
+            set_memory(cgroups, new.memory, old.memory).and_then(|()| set_cpu(cgroups, new, old));
+        if let Err(error) = restored {
+            tracing::warn!(%error, "the limits before a failed update were not all put back");
+        }
+    }
+    changed
+}
+
+fn set_memory(cgroups: &Cgroups, old: u64, new: u64) -> Result<()> {
+    if old == new {
+        return Ok(());
+    }
+    let refused = |error: &io::Error| {
+        let used = match cgroups.mode {
+            Mode::V1 => cgroups.number("memory", "memory.usage_in_bytes"),
+            Mode::V2 => cgroups.number("", "memory.current"),
+        };
+        Error::precondition(format!(
+            "memory.limit: {new} bytes are not taken ({error}); the sandbox uses {} bytes",
+            used.unwrap_or_default()
+        ))
+    };
+    match cgroups.mode {
+        Mode::V1 => {
+            let files = ["memory.limit_in_bytes", "memory.memsw.limit_in_bytes"];
+            let has_swap_limit = cgroups.read("memory", files[1]).is_some();
+            // Memory may never exceed memory and swap: the larger one first on the way up.
+            let order = if new > old { [1, 0] } else { [0, 1] };
+            for index in order {
+                let file = files.get(index).copied().unwrap_or_default();
+                if index == 0 || has_swap_limit {
+                    write(cgroups, "memory", file, &new.to_string()).map_err(|e| refused(&e))?;
+                }
+            }
+            Ok(())
+        }
+        Mode::V2 => {
+            // The kernel kills to reach a lower memory.max, but only reclaims to reach a lower memory.high.
+            let written = write(cgroups, "", "memory.high", &new.to_string());
+            let used = cgroups.number("", "memory.current").unwrap_or_default();
+            let set = match written {
+                Ok(()) if used <= new => write(cgroups, "", "memory.max", &new.to_string()),
+                Ok(()) => Err(io::ErrorKind::ResourceBusy.into()),
+                Err(error) => Err(error),
+            };
+            let lifted = write(cgroups, "", "memory.high", "max");
+            set.and(lifted).map_err(|e| refused(&e))
+        }
+    }
+}
+
+fn set_cpu(cgroups: &Cgroups, old: &SandboxLimits, new: &SandboxLimits) -> Result<()> {
+    let refused = |field: &str, value: &str, error: &io::Error| {
+        Error::precondition(format!("{field}: {value} is not taken ({error})"))
+    };
+    if let Some(shares) = new.shares.filter(|shares| old.shares != Some(*shares)) {
+        let (file, value) = match cgroups.mode {
+            Mode::V1 => ("cpu.shares", shares.to_string()),
+            Mode::V2 => ("cpu.weight", weight(shares).to_string()),
+        };
+        write(cgroups, "cpu", file, &value).map_err(|e| refused("cpu.shares", &value, &e))?;
+    }
+    if old.cpu == new.cpu {
+        return Ok(());
+    }
+    let (quota, period) = (new.cpu.quota.to_string(), new.cpu.period.to_string());
+    let written = match cgroups.mode {
+        Mode::V1 => {
+            // Each pair in between must fit under the cgroup above as well: no quota does while the period changes.
+            let none = if old.cpu.period == new.cpu.period {
+                Ok(())
+            } else {
+                write(cgroups, "cpu", "cpu.cfs_quota_us", "-1")
+                    .and_then(|()| write(cgroups, "cpu", "cpu.cfs_period_us", &period))
+            };
+            none.and_then(|()| write(cgroups, "cpu", "cpu.cfs_quota_us", &quota))
+        }
+        Mode::V2 => write(cgroups, "", "cpu.max", &format!("{quota} {period}")),
+    };
+    written.map_err(|e| refused("cpu.quota", &format!("{quota} of {period} us"), &e))
+}
+
+/// cgroup v2's weight for cgroup v1's shares: the linear map of 2..262144 to 1..10000 that runtimes share.
+fn weight(shares: u64) -> u64 {
+    1 + (shares.clamp(2, 262_144) - 2) * 9_999 / 262_142
+}
+
+fn write(cgroups: &Cgroups, controller: &str, file: &str, value: &str) -> io::Result<()> {
+    let folder = cgroups
+        .folder(controller)
+        .unwrap_or(Path::new("/nonexistent"));
+    fs::write(folder.join(file), value)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shares_become_weights_at_both_ends() {
+        assert_eq!([2, 1024, 262_144].map(weight), [1, 39, 10_000]);
+        assert_eq!([0, u64::MAX].map(weight), [1, 10_000]);
+    }
+}
