@@ -33,6 +33,8 @@ pub struct Builder<'a> {
     pub stdin: bool,
     /// Whether stdout and stderr are.
     pub output: bool,
+    /// Where both of them go instead of the test's own FIFOs.
+    log: Option<String>,
 }
 
 impl<'a> Builder<'a> {
@@ -56,7 +58,15 @@ impl<'a> Builder<'a> {
             options: None,
             stdin: false,
             output: true,
+            log: None,
         }
+    }
+
+    /// With stdout and stderr going to a URI, or to a FIFO that the caller has made.
+    #[must_use]
+    pub fn log_to(mut self, uri: &str) -> Self {
+        self.log = Some(uri.to_owned());
+        self
     }
 
     /// With stdin connected.
@@ -113,12 +123,10 @@ impl<'a> Builder<'a> {
         client.create_container(registered).await?;
         let streams = self.bed.streams(&self.id);
         let terminal = self.spec["process"]["terminal"] == true;
-        let path = |name, wanted| {
-            if wanted {
-                streams.path(name)
-            } else {
-                String::new()
-            }
+        let path = |name, wanted| match &self.log {
+            Some(uri) if name != "stdin" => uri.clone(),
+            _ if wanted => streams.path(name),
+            _ => String::new(),
         };
         let task = CreateTaskRequest {
             container_id: self.id.clone(),

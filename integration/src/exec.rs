@@ -20,6 +20,7 @@ pub struct ExecBuilder<'c, 'a> {
     /// The process; tests change it as they like.
     pub spec: Value,
     stdin: bool,
+    log: Option<String>,
 }
 
 #[allow(
@@ -33,7 +34,15 @@ impl<'c, 'a> ExecBuilder<'c, 'a> {
             id: id.to_owned(),
             spec: spec::process(args),
             stdin: false,
+            log: None,
         }
+    }
+
+    /// With stdout and stderr going to a URI.
+    #[must_use]
+    pub fn log_to(mut self, uri: &str) -> Self {
+        self.log = Some(uri.to_owned());
+        self
     }
 
     /// With a change to its process.
@@ -65,11 +74,12 @@ impl<'c, 'a> ExecBuilder<'c, 'a> {
             } else {
                 String::new()
             },
-            stdout: streams.path("stdout"),
-            stderr: if terminal {
-                String::new()
-            } else {
-                streams.path("stderr")
+            stdout: self.log.clone().unwrap_or_else(|| streams.path("stdout")),
+            stderr: match self.log {
+                Some(uri) => uri,
+                // A terminal has one output.
+                None if terminal => String::new(),
+                None => streams.path("stderr"),
             },
             terminal,
             spec: Some(Any {

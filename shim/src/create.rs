@@ -10,7 +10,7 @@ use serde_json::Value;
 use crate::container::{Container, Parts};
 use crate::error::{Error, Result};
 use crate::host;
-use crate::io::{ProcessIo, Stdio};
+use crate::io::{self, ProcessIo, Stdio};
 use crate::layout::Bundle;
 use crate::mount;
 use crate::options;
@@ -66,6 +66,23 @@ impl Asked<'_> {
             mount::mount_rootfs(&self.request.rootfs, &self.bundle.rootfs()).await?;
         }
         self.bundle.write_spec(&hardened.spec)
+    }
+
+    /// Init, with the client's streams connected to pipes, and the ends of those for the sandbox; a terminal comes later,
+    /// from runsc.
+    async fn init(&self, owner: io::Owner<'_>) -> Result<(Process, Stdio3)> {
+        let init = Process::new(String::new(), self.stdio.clone(), None);
+        if init.stdio.terminal {
+            return Ok((init, Stdio3::default()));
+        }
+        let (io, [stdin, stdout, stderr]) = ProcessIo::pipes(&init.stdio, owner).await?;
+        init.set_io(io);
+        let ends = Stdio3 {
+            stdin,
+            stdout,
+            stderr,
+        };
+        Ok((init, ends))
     }
 
     fn parts(
@@ -211,10 +228,16 @@ async fn create_sandbox(
     runsc: &Arc<Runsc>,
 ) -> Result<(Sandbox, Process)> {
     asked.furnish(plan.hardened).await?;
-    let init = Process::new(String::new(), asked.stdio.clone(), None);
-    let stdio = connect(&init)?;
+    let owner = io::Owner {
+        namespace: &plan.owner.namespace,
+        id: plan.id,
+        reaper: &plan.reaper,
+    };
+    let (init, stdio) = asked.init(owner).await?;
     let (sandbox, master) = Sandbox::create(plan, Arc::clone(runsc), stdio).await?;
-    connect_terminal(&init, master)?;
+    if let Some(master) = master {
+        init.set_terminal(master, owner).await?;
+    }
     Ok((sandbox, init))
 }
 
@@ -223,37 +246,17 @@ async fn create_further(
     sandbox: &Sandbox,
     hardened: &Hardened,
 ) -> Result<(Process, Stdio3)> {
+    let id = &asked.request.id;
     // The `delete` action finds the sandbox by this when the shim is gone.
     asked.bundle.set_sandbox_root(sandbox.runsc.root())?;
     asked.furnish(hardened).await?;
-    let init = Process::new(String::new(), asked.stdio.clone(), None);
-    let stdio = connect(&init)?;
-    let master = sandbox
-        .create_further(&asked.request.id, &asked.bundle, hardened)
-        .await?;
-    connect_terminal(&init, master)?;
+    let owner = sandbox.log_owner(id);
+    let (init, stdio) = asked.init(owner).await?;
+    let master = sandbox.create_further(id, &asked.bundle, hardened).await?;
+    if let Some(master) = master {
+        init.set_terminal(master, owner).await?;
+    }
     Ok((init, stdio))
-}
-
-/// Connects the client's streams to pipes and returns the ends for the sandbox; with a terminal there are none.
-fn connect(init: &Process) -> Result<Stdio3> {
-    if init.stdio.terminal {
-        return Ok(Stdio3::default());
-    }
-    let (io, [stdin, stdout, stderr]) = ProcessIo::pipes(&init.stdio)?;
-    init.set_io(io);
-    Ok(Stdio3 {
-        stdin,
-        stdout,
-        stderr,
-    })
-}
-
-fn connect_terminal(init: &Process, master: Option<std::os::fd::OwnedFd>) -> Result<()> {
-    match master {
-        Some(master) => init.set_terminal(master),
-        None => Ok(()),
-    }
 }
 
 fn find_runsc(policy: &Policy) -> Result<PathBuf> {

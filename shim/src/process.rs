@@ -9,7 +9,7 @@ use runsc_config::HardenedProcess;
 use tokio::sync::watch;
 
 use crate::error::{Code, Error, Result};
-use crate::io::{ProcessIo, Stdio, console};
+use crate::io::{Owner, ProcessIo, Stdio, console};
 use crate::reaper::Exit;
 
 /// How a process ended, and when.
@@ -262,9 +262,9 @@ impl Process {
     /// Connects the streams to a terminal's master, which stays with the process for its size.
     ///
     /// # Errors
-    /// When a FIFO cannot be opened.
-    pub(crate) fn set_terminal(&self, master: OwnedFd) -> Result<()> {
-        self.set_io(ProcessIo::terminal(&self.stdio, &master)?);
+    /// When a stream cannot be opened.
+    pub(crate) async fn set_terminal(&self, master: OwnedFd, owner: Owner<'_>) -> Result<()> {
+        self.set_io(ProcessIo::terminal(&self.stdio, owner, &master).await?);
         *self.terminal.lock().unwrap_or_else(PoisonError::into_inner) = Some(master);
         Ok(())
     }

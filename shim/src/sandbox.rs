@@ -20,7 +20,7 @@ use crate::reaper::{ExitWatch, Reaper};
 use crate::runsc::command::{Runsc, Stdio3};
 use crate::runsc::control::Control;
 use crate::runsc::state_file::StateFile;
-use crate::{limits, oom};
+use crate::{io, limits, oom};
 
 /// How long a sandbox may take to exit after its last container has.
 const EXIT_GRACE: Duration = Duration::from_secs(10);
@@ -84,6 +84,7 @@ impl Plan<'_> {
 #[derive(Debug)]
 pub(crate) struct Sandbox {
     pub(crate) id: String,
+    namespace: String,
     pub(crate) runsc: Arc<Runsc>,
     pub(crate) control: Control,
     pub(crate) exit: ExitWatch,
@@ -207,6 +208,7 @@ impl Sandbox {
         };
         let sandbox = Self {
             id: plan.id.to_owned(),
+            namespace: plan.owner.namespace.clone(),
             runsc,
             control,
             exit,
@@ -288,6 +290,15 @@ impl Sandbox {
         let state = StateFile::read(self.runsc.root(), id);
         if let Some(gofer) = state.and_then(|state| state.gofer_pid()) {
             self.runsc.reaper().adopt(gofer);
+        }
+    }
+
+    /// Whose output it is that a process of this sandbox writes; `id` is the container's or the exec's.
+    pub(crate) fn log_owner<'a>(&'a self, id: &'a str) -> io::Owner<'a> {
+        io::Owner {
+            namespace: &self.namespace,
+            id,
+            reaper: self.runsc.reaper(),
         }
     }
 

@@ -1,5 +1,8 @@
 //! Streams: FIFOs, stdin until CloseIO, none at all, and much of everything.
 
+use std::fs::{self, File};
+use std::io::Read as _;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use integration::bed::Bed;
@@ -13,7 +16,10 @@ cases! {
         stdout_and_stderr_come_separately,
         stdin_reaches_the_program_and_close_io_ends_it,
         stdin_of_64_mib_arrives_intact,
-        stdout_of_100_mib_arrives_intact,
+        stdout_of_1_gib_arrives_intact,
+        a_slow_reader_slows_the_program_and_gets_everything,
+        a_reader_that_comes_back_gets_the_rest,
+        two_readers_share_the_output,
         null_streams_do_not_block_a_program_that_writes,
         output_read_after_the_exit_is_whole,
         many_lines_before_exit_are_not_cut,
@@ -92,15 +98,133 @@ async fn stdin_of_64_mib_arrives_intact(bed: &Bed) {
     assert_eq!(done.stdout.split(' ').next(), Some(expected.as_str()));
 }
 
-async fn stdout_of_100_mib_arrives_intact(bed: &Bed) {
-    let script = "yes 0123456789abcdef0123456789abcde | head -c 104857600";
+async fn stdout_of_1_gib_arrives_intact(bed: &Bed) {
+    // What makes the bytes must not be slower than what is tested.
+    let script = "yes 0123456789abcdef0123456789abcde | head -c 33554432 >/tmp/x; \
+        i=0; while [ $i -lt 32 ]; do cat /tmp/x; i=$((i+1)); done";
     let mut container = bed.shell(script).run().await.expect("run");
     let output = container.streams.stdout().await;
-    assert_eq!(output.length, 104_857_600);
+    assert_eq!(output.length, 1 << 30);
     let expected = b"0123456789abcdef0123456789abcde\n".repeat(32768);
-    assert_eq!(output.sha256, sha256((0..100).map(|_| expected.clone())));
+    assert_eq!(output.sha256, sha256((0..1024).map(|_| expected.clone())));
     assert_eq!(container.wait().await.expect("wait").status, 0);
     container.delete().await.expect("delete");
+}
+
+/// A FIFO of the test's own, read when the test wants to.
+struct Fifo(PathBuf);
+
+impl Fifo {
+    fn new(bed: &Bed) -> Self {
+        let path = bed.folder.join(bed.id("fifo"));
+        nix::unistd::mkfifo(&path, nix::sys::stat::Mode::from_bits_truncate(0o600))
+            .expect("mkfifo");
+        Self(path)
+    }
+
+    fn open(&self) -> File {
+        File::open(&self.0).expect("open the FIFO")
+    }
+
+    fn path(&self) -> String {
+        self.0.display().to_string()
+    }
+}
+
+impl Drop for Fifo {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.0);
+    }
+}
+
+/// Numbered lines: what is lost or comes twice shows.
+const LINES: &str = "i=0; while [ $i -lt 40000 ]; do echo $i; i=$((i+1)); done";
+
+fn lines() -> String {
+    (0..40000).map(|number| format!("{number}\n")).collect()
+}
+
+async fn a_slow_reader_slows_the_program_and_gets_everything(bed: &Bed) {
+    let fifo = Fifo::new(bed);
+    let container = bed
+        .shell(LINES)
+        .log_to(&fifo.path())
+        .run()
+        .await
+        .expect("run");
+    let mut reader = fifo.open();
+    // Far more than the pipes between them hold is still to be written.
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let status = container.status().await.expect("state");
+    assert_eq!(
+        status,
+        containerd_client::types::v1::Status::Running,
+        "it waits for its reader"
+    );
+    let (mut text, mut buffer) = (Vec::new(), [0; 3001]);
+    while text.len() < lines().len() {
+        let count = reader.read(&mut buffer).expect("read");
+        text.extend_from_slice(&buffer[..count]);
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    assert!(text == lines().into_bytes(), "lines differ");
+    assert_eq!(container.wait().await.expect("wait").status, 0);
+    container.delete().await.expect("delete");
+}
+
+async fn a_reader_that_comes_back_gets_the_rest(bed: &Bed) {
+    let fifo = Fifo::new(bed);
+    let container = bed
+        .shell(LINES)
+        .log_to(&fifo.path())
+        .run()
+        .await
+        .expect("run");
+    let (mut text, mut buffer) = (Vec::new(), [0; 4096]);
+    for _ in 0..3 {
+        let mut reader = fifo.open();
+        for _ in 0..5 {
+            let count = reader.read(&mut buffer).expect("read");
+            text.extend_from_slice(&buffer[..count]);
+        }
+        drop(reader);
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    let mut reader = fifo.open();
+    while text.len() < lines().len() {
+        let count = reader.read(&mut buffer).expect("read");
+        text.extend_from_slice(&buffer[..count]);
+    }
+    assert!(text == lines().into_bytes(), "lines differ");
+    assert_eq!(container.wait().await.expect("wait").status, 0);
+    container.delete().await.expect("delete");
+}
+
+async fn two_readers_share_the_output(bed: &Bed) {
+    // What `ctr task attach` beside a running client comes to.
+    let fifo = Fifo::new(bed);
+    let container = bed
+        .shell(LINES)
+        .log_to(&fifo.path())
+        .run()
+        .await
+        .expect("run");
+    let readers = [fifo.open(), fifo.open()].map(|mut reader| {
+        std::thread::spawn(move || {
+            let (mut total, mut buffer) = (0, [0; 4096]);
+            while let Ok(count @ 1..) = reader.read(&mut buffer) {
+                total += count;
+            }
+            total
+        })
+    });
+    assert_eq!(container.wait().await.expect("wait").status, 0);
+    container.delete().await.expect("delete");
+    let total: usize = readers
+        .map(|reader| reader.join().expect("reader"))
+        .iter()
+        .sum();
+    assert_eq!(total, lines().len());
 }
 
 async fn null_streams_do_not_block_a_program_that_writes(bed: &Bed) {

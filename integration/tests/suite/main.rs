@@ -15,6 +15,7 @@ mod faults;
 mod io;
 mod kill;
 mod limits;
+mod log;
 mod peers;
 mod pod;
 mod posture;
@@ -81,6 +82,7 @@ fn main() -> ExitCode {
         user::cases(),
         pod::cases(),
         limits::cases(),
+        log::cases(),
     ]
     .into_iter()
     .flatten()

@@ -90,13 +90,14 @@ impl Container {
         let Some(spec) = &exec.spec else {
             return Err(Error::internal("an exec without a process spec"));
         };
+        let owner = self.sandbox.log_owner(&exec.exec_id);
         let stdio = if exec.stdio.terminal {
             let (master, replica) = console::open()?;
-            exec.set_terminal(master)?;
+            exec.set_terminal(master, owner).await?;
             let dup = || replica.try_clone().map_err(|e| Error::io("terminal", &e));
             [dup()?, dup()?, replica]
         } else {
-            let (io, ends) = ProcessIo::pipes(&exec.stdio)?;
+            let (io, ends) = ProcessIo::pipes(&exec.stdio, owner).await?;
             exec.set_io(io);
             let [stdin, stdout, stderr] = ends.map(or_null);
             [stdin?, stdout?, stderr?]

@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io::{self, Write as _};
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::io::unix::AsyncFd;
@@ -15,21 +16,66 @@ const CHUNK: usize = 32 * 1024;
 /// How long after the exit a stream that something else still holds open is read on, while it stays silent.
 const HELD_OPEN_LIMIT: Duration = Duration::from_secs(2);
 
+/// Where a copy goes.
+#[derive(Debug)]
+pub(crate) enum Sink {
+    /// A pipe, FIFO or terminal.
+    Stream(AsyncFd<File>),
+    /// A file, whose disk may be slow and cannot be waited for otherwise than by a thread.
+    File(Arc<File>),
+}
+
+impl Sink {
+    /// # Errors
+    /// When the descriptor cannot be polled: it is a regular file, for one.
+    pub(crate) fn stream(file: impl Into<OwnedFd>) -> io::Result<Self> {
+        poll::pollable(file.into()).map(Self::Stream)
+    }
+
+    pub(crate) fn file(file: File) -> Self {
+        Self::File(Arc::new(file))
+    }
+
+    /// Writes all of the buffer and gives it back.
+    async fn write(&self, buffer: Vec<u8>) -> io::Result<Vec<u8>> {
+        match self {
+            Self::Stream(stream) => {
+                let mut data = buffer.as_slice();
+                while !data.is_empty() {
+                    let mut ready = stream.writable().await?;
+                    match ready.try_io(|fd| fd.get_ref().write(data)) {
+                        Ok(Ok(written)) => data = data.get(written..).unwrap_or_default(),
+                        Ok(Err(error)) if error.kind() == io::ErrorKind::Interrupted => {}
+                        Ok(Err(error)) => return Err(error),
+                        Err(_would_block) => {}
+                    }
+                }
+                Ok(buffer)
+            }
+            Self::File(file) => {
+                let file = Arc::clone(file);
+                let write = move || (&*file).write_all(&buffer).map(|()| buffer);
+                tokio::task::spawn_blocking(write)
+                    .await
+                    .unwrap_or_else(|error| Err(io::Error::other(error)))
+            }
+        }
+    }
+}
+
 /// One direction of one stream.
 #[derive(Debug)]
 pub(crate) struct Pump {
     from: AsyncFd<File>,
-    to: AsyncFd<File>,
+    to: Sink,
 }
 
 impl Pump {
     /// # Errors
-    /// When a descriptor cannot be polled: it is no pipe, FIFO or terminal.
-    pub(crate) fn new(from: OwnedFd, to: OwnedFd) -> io::Result<Self> {
-        Ok(Self {
-            from: poll::pollable(from)?,
-            to: poll::pollable(to)?,
-        })
+    /// When the source cannot be polled: it is no pipe, FIFO or terminal.
+    pub(crate) fn new(from: OwnedFd, to: Sink) -> io::Result<Self> {
+        let from = poll::pollable(from)?;
+        Ok(Self { from, to })
     }
 
     /// Copies stdin until the client is done or the process has gone. The writing end closes on return, which is how
@@ -65,8 +111,9 @@ impl Pump {
                 Ok(false) => return,
                 Err(error) => return log_failure(Err(error)),
             }
-            if let Err(error) = self.write(&buffer).await {
-                return log_failure(Err(error));
+            match self.to.write(buffer).await {
+                Ok(written) => buffer = written,
+                Err(error) => return log_failure(Err(error)),
             }
         }
     }
@@ -74,7 +121,7 @@ impl Pump {
     async fn copy_all(&self) -> io::Result<()> {
         let mut buffer = Vec::new();
         while self.read(&mut buffer).await? {
-            self.write(&buffer).await?;
+            buffer = self.to.write(buffer).await?;
         }
         Ok(())
     }
@@ -91,19 +138,6 @@ impl Pump {
         }?;
         buffer.truncate(read);
         Ok(read > 0)
-    }
-
-    async fn write(&self, mut data: &[u8]) -> io::Result<()> {
-        while !data.is_empty() {
-            let mut ready = self.to.writable().await?;
-            match ready.try_io(|fd| fd.get_ref().write(data)) {
-                Ok(Ok(written)) => data = data.get(written..).unwrap_or_default(),
-                Ok(Err(error)) if error.kind() == io::ErrorKind::Interrupted => {}
-                Ok(Err(error)) => return Err(error),
-                Err(_would_block) => {}
-            }
-        }
-        Ok(())
     }
 }
 
@@ -133,7 +167,11 @@ mod tests {
         let (from, mut holder) = pipe();
         let (sink, to) = pipe();
         let (exited, watch) = watch::channel(false);
-        let pump = tokio::spawn(Pump::new(from, to).expect("pump").run_output(watch));
+        let pump = tokio::spawn(
+            Pump::new(from, Sink::stream(to).expect("sink"))
+                .expect("pump")
+                .run_output(watch),
+        );
         io::Write::write_all(
             &mut File::from(holder.try_clone().expect("dup")),
             b"last words",
@@ -157,7 +195,11 @@ mod tests {
         let (from, source) = pipe();
         let (sink, to) = pipe();
         let (_exited, watch) = watch::channel(false);
-        let pump = tokio::spawn(Pump::new(from, to).expect("pump").run_output(watch));
+        let pump = tokio::spawn(
+            Pump::new(from, Sink::stream(to).expect("sink"))
+                .expect("pump")
+                .run_output(watch),
+        );
         let data: Vec<u8> = (0..1_000_000_u32)
             .map(|n| u8::try_from(n % 251).unwrap_or(0))
             .collect();

@@ -43,8 +43,8 @@ impl Input {
 }
 
 /// Opens stdout or stderr for writing.
-pub(crate) fn open_output(path: &str) -> io::Result<OwnedFd> {
-    open(path, true, true).map(OwnedFd::from)
+pub(crate) fn open_output(path: &str) -> io::Result<File> {
+    open(path, true, true)
 }
 
 fn open(path: &str, read: bool, write: bool) -> io::Result<File> {

@@ -6,7 +6,9 @@
 pub(crate) mod console;
 mod copy;
 mod fifo;
+mod logger;
 
+use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::{Mutex, PoisonError};
@@ -15,14 +17,17 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use crate::error::{Code, Error, Result};
-use crate::io::copy::Pump;
+use crate::error::{Error, Result};
+use crate::io::copy::{Pump, Sink};
 use crate::io::fifo::{Input, open_output};
+use crate::io::logger::{LogUri, Logger};
+
+pub(crate) use crate::io::logger::Owner;
 
 /// How long `Delete` waits for output that nobody reads.
 const DRAIN_LIMIT: Duration = Duration::from_secs(3);
 
-/// Where a process's streams go, as the client asked for it: FIFO paths, empty for none.
+/// Where a process's streams go, as the client asked for it: FIFO paths or log URIs, empty for none.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Stdio {
     pub(crate) stdin: String,
@@ -35,25 +40,39 @@ impl Stdio {
     /// Checks what can be checked before anything is made.
     ///
     /// # Errors
-    /// `InvalidArgument` for a stream that is neither a path nor a log URI this shim serves.
+    /// `InvalidArgument` for a stream that is neither a path nor a URI this shim serves.
     pub(crate) fn validate(&self) -> Result<()> {
         for (field, uri) in [
             ("stdin", &self.stdin),
             ("stdout", &self.stdout),
             ("stderr", &self.stderr),
         ] {
-            if uri.is_empty() || uri.starts_with('/') || uri.starts_with("fifo://") {
+            if uri.is_empty() || uri.starts_with('/') || uri.starts_with("fifo:///") {
                 continue;
             }
-            let scheme = uri
-                .split_once("://")
-                .map_or(uri.as_str(), |(scheme, _)| scheme);
-            return Err(Error::new(
-                Code::InvalidArgument,
-                format!(
-                    "{field}: {scheme:?} streams are not supported: give an absolute FIFO path or a fifo:// URI"
-                ),
-            ));
+            let log = LogUri::parse(field, uri)?;
+            let is_log = log.is_some();
+            if !is_log || field == "stdin" {
+                let scheme = uri.split_once("://").map_or("", |(scheme, _)| scheme);
+                let rule = if field == "stdin" {
+                    "give an absolute FIFO path or a fifo:// URI"
+                } else {
+                    "give an absolute FIFO path, or a fifo://, file://, binary:// or binary-v2:// URI"
+                };
+                return Err(Error::invalid(format!(
+                    "{field}: {uri:?} has scheme {scheme:?}, which is not supported: {rule}"
+                )));
+            }
+            let other = if field == "stdout" {
+                &self.stderr
+            } else {
+                &self.stdout
+            };
+            if matches!(log, Some(LogUri::Binary { .. })) && !other.is_empty() && other != uri {
+                return Err(Error::invalid(format!(
+                    "{field}: {uri:?} takes both outputs, the other one is for {other:?}"
+                )));
+            }
         }
         Ok(())
     }
@@ -63,6 +82,49 @@ fn path_of(uri: &str) -> &str {
     uri.strip_prefix("fifo://").unwrap_or(uri)
 }
 
+/// Where the outputs go.
+#[derive(Default)]
+struct Sinks {
+    stdout: Option<Sink>,
+    stderr: Option<Sink>,
+    logger: Option<Logger>,
+}
+
+impl Sinks {
+    async fn open(stdio: &Stdio, owner: Owner<'_>) -> Result<Self> {
+        let mut sinks = Self::default();
+        for (name, uri) in [("stdout", &stdio.stdout), ("stderr", &stdio.stderr)] {
+            if uri.is_empty() || (name == "stderr" && sinks.logger.is_some()) {
+                continue;
+            }
+            let failed = |error: io::Error| failed(name, uri, &error);
+            let sink = match LogUri::parse(name, uri)? {
+                Some(LogUri::Binary {
+                    program,
+                    args,
+                    strict,
+                }) => {
+                    let started = Logger::start(&program, &args, strict, owner).await?;
+                    let (logger, [to_stdout, to_stderr]) = started;
+                    sinks.logger = Some(logger);
+                    sinks.stdout = Some(Sink::stream(to_stdout).map_err(failed)?);
+                    sinks.stderr = Some(Sink::stream(to_stderr).map_err(failed)?);
+                    continue;
+                }
+                Some(LogUri::File(path)) => Sink::file(logger::open_file(&path).map_err(failed)?),
+                None => open_output(path_of(uri))
+                    .and_then(Sink::stream)
+                    .map_err(failed)?,
+            };
+            match name {
+                "stdout" => sinks.stdout = Some(sink),
+                _ => sinks.stderr = Some(sink),
+            }
+        }
+        Ok(sinks)
+    }
+}
+
 /// The running copies of one process.
 #[derive(Debug)]
 pub(crate) struct ProcessIo {
@@ -70,86 +132,91 @@ pub(crate) struct ProcessIo {
     input_task: Option<JoinHandle<()>>,
     /// Everything that still writes to the client; guarded because drain and drop take it out.
     outputs: Mutex<Vec<JoinHandle<()>>>,
+    logger: Option<Logger>,
     exited: watch::Sender<bool>,
 }
 
 impl ProcessIo {
-    /// Opens the client's FIFOs and makes the pipes; the returned descriptors are for the sandbox (stdin, stdout,
+    /// Opens the client's streams and makes the pipes; the returned descriptors are for the sandbox (stdin, stdout,
     /// stderr).
     ///
     /// # Errors
-    /// When a FIFO cannot be opened; nothing is left behind.
-    pub(crate) fn pipes(stdio: &Stdio) -> Result<(Self, [Option<OwnedFd>; 3])> {
-        let (exited, exit_watch) = watch::channel(false);
-        let mut io = Self {
-            input: None,
-            input_task: None,
-            outputs: Mutex::default(),
-            exited,
-        };
+    /// When a stream cannot be opened; nothing is left behind.
+    pub(crate) async fn pipes(
+        stdio: &Stdio,
+        owner: Owner<'_>,
+    ) -> Result<(Self, [Option<OwnedFd>; 3])> {
+        let sinks = Sinks::open(stdio, owner).await?;
+        let mut io = Self::new(sinks.logger);
         let stdin = if stdio.stdin.is_empty() {
             None
         } else {
-            let (input, source) = Input::open(path_of(&stdio.stdin))
-                .map_err(|e| failed("stdin", &stdio.stdin, &e))?;
             let (reader, writer) = pipe("stdin")?;
-            let pump = Pump::new(source, writer).map_err(|e| failed("stdin", &stdio.stdin, &e))?;
-            let input_exit = io.exited.subscribe();
-            io.input_task = Some(tokio::spawn(pump.run_input(input_exit)));
-            io.input = Some(input);
+            io.feed(&stdio.stdin, writer)?;
             Some(reader)
         };
-        let output = |name: &'static str, uri: &str| -> Result<Option<OwnedFd>> {
-            if uri.is_empty() {
-                return Ok(None);
-            }
-            let sink = open_output(path_of(uri)).map_err(|e| failed(name, uri, &e))?;
+        let mut output = |name: &str, sink: Option<Sink>| -> Result<Option<OwnedFd>> {
+            let Some(sink) = sink else { return Ok(None) };
             let (reader, writer) = pipe(name)?;
-            let pump = Pump::new(reader, sink).map_err(|e| failed(name, uri, &e))?;
-            let task = tokio::spawn(pump.run_output(exit_watch.clone()));
-            io.outputs
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .push(task);
+            io.deliver(name, reader, sink)?;
             Ok(Some(writer))
         };
-        let stdout = output("stdout", &stdio.stdout)?;
-        let stderr = output("stderr", &stdio.stderr)?;
+        let stdout = output("stdout", sinks.stdout)?;
+        let stderr = output("stderr", sinks.stderr)?;
         Ok((io, [stdin, stdout, stderr]))
     }
 
-    /// Connects the client's FIFOs to the master side of a terminal.
+    /// Connects the client's streams to the master side of a terminal.
     ///
     /// # Errors
-    /// When a FIFO cannot be opened.
-    pub(crate) fn terminal(stdio: &Stdio, master: &OwnedFd) -> Result<Self> {
-        let (exited, exit_watch) = watch::channel(false);
-        let mut io = Self {
+    /// When a stream cannot be opened.
+    pub(crate) async fn terminal(
+        stdio: &Stdio,
+        owner: Owner<'_>,
+        master: &OwnedFd,
+    ) -> Result<Self> {
+        let sinks = Sinks::open(stdio, owner).await?;
+        let mut io = Self::new(sinks.logger);
+        let dup = || master.try_clone().map_err(|e| Error::io("terminal", &e));
+        if !stdio.stdin.is_empty() {
+            io.feed(&stdio.stdin, dup()?)?;
+        }
+        if let Some(sink) = sinks.stdout {
+            io.deliver("stdout", dup()?, sink)?;
+        }
+        Ok(io)
+    }
+
+    fn new(logger: Option<Logger>) -> Self {
+        Self {
             input: None,
             input_task: None,
             outputs: Mutex::default(),
-            exited,
-        };
-        let dup = || master.try_clone().map_err(|e| Error::io("terminal", &e));
-        if !stdio.stdin.is_empty() {
-            let (input, source) = Input::open(path_of(&stdio.stdin))
-                .map_err(|e| failed("stdin", &stdio.stdin, &e))?;
-            let pump = Pump::new(source, dup()?).map_err(|e| failed("stdin", &stdio.stdin, &e))?;
-            let input_exit = io.exited.subscribe();
-            io.input_task = Some(tokio::spawn(pump.run_input(input_exit)));
-            io.input = Some(input);
+            logger,
+            exited: watch::channel(false).0,
         }
-        if !stdio.stdout.is_empty() {
-            let sink = open_output(path_of(&stdio.stdout))
-                .map_err(|e| failed("stdout", &stdio.stdout, &e))?;
-            let pump = Pump::new(dup()?, sink).map_err(|e| failed("stdout", &stdio.stdout, &e))?;
-            let task = tokio::spawn(pump.run_output(exit_watch));
-            io.outputs
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .push(task);
-        }
-        Ok(io)
+    }
+
+    /// Copies the client's stdin.
+    fn feed(&mut self, uri: &str, to: OwnedFd) -> Result<()> {
+        let failed = |e: io::Error| failed("stdin", uri, &e);
+        let (input, source) = Input::open(path_of(uri)).map_err(failed)?;
+        let sink = Sink::stream(File::from(to)).map_err(failed)?;
+        let pump = Pump::new(source, sink).map_err(failed)?;
+        self.input_task = Some(tokio::spawn(pump.run_input(self.exited.subscribe())));
+        self.input = Some(input);
+        Ok(())
+    }
+
+    /// Copies an output to where it goes.
+    fn deliver(&mut self, name: &str, from: OwnedFd, sink: Sink) -> Result<()> {
+        let pump = Pump::new(from, sink).map_err(|e| Error::io(format!("copy {name}"), &e))?;
+        let task = tokio::spawn(pump.run_output(self.exited.subscribe()));
+        self.outputs
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(task);
+        Ok(())
     }
 
     /// Lets stdin end once the client has closed its side: the shim's own hold on the FIFO is dropped.
@@ -165,7 +232,7 @@ impl ProcessIo {
         self.exited.send_replace(true);
     }
 
-    /// Waits, bounded, until all output has reached the client's FIFOs, and lets go of them.
+    /// Waits, bounded, until all output has reached where it goes, and lets go of that.
     pub(crate) async fn drain(&self) {
         let tasks =
             std::mem::take(&mut *self.outputs.lock().unwrap_or_else(PoisonError::into_inner));
@@ -177,6 +244,9 @@ impl ProcessIo {
                     "output was left undelivered: its reader took nothing for {DRAIN_LIMIT:?}"
                 );
             }
+        }
+        if let Some(logger) = &self.logger {
+            logger.finish().await;
         }
     }
 }
