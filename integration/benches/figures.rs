@@ -14,7 +14,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use integration::bed::{Bed, IMAGE, tool};
+use integration::bed::{Bed, IMAGE, Services, tool};
 use integration::client::NAMESPACE;
 use integration::processes::{self, Role};
 use integration::runtime::Runtime;
@@ -56,7 +56,7 @@ fn main() {
         // Each has a containerd of its own: nothing is warmer for the later ones.
         let store = folder.join(name);
         fs::create_dir_all(&store).expect("make a folder");
-        let bed = Bed::start(store, runtime);
+        let bed = Bed::start(store, runtime, Services::Tasks);
         match measure(&bed, &binary, runs) {
             Ok(figures) => all.push(figures),
             Err(reason) => println!("{name}: does not run here, left out: {reason}"),

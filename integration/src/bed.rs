@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use crate::client::{Client, NAMESPACE};
 use crate::container::{self, Builder};
+use crate::cri;
 use crate::fifo::Streams;
 use crate::processes;
 use crate::runtime::Runtime;
@@ -25,6 +26,15 @@ pub const SOCKET: &str = "/run/b/c.sock";
 pub const PATH_FOLDER: &str = "/run/b/path";
 const STATE: &str = "/run/b/state";
 const LOG: &str = "/run/b/log";
+
+/// What containerd is to serve.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Services {
+    /// Tasks, as `ctr` and `nerdctl` use them.
+    Tasks,
+    /// Kubernetes' runtime interface as well.
+    Cri,
+}
 
 /// containerd and its surroundings; there is one for all tests.
 #[derive(Debug)]
@@ -73,11 +83,12 @@ impl Bed {
     /// # Panics
     /// When a tool is missing or containerd does not come up.
     #[must_use]
-    pub fn start(folder: PathBuf, runtime: Runtime) -> Self {
+    pub fn start(folder: PathBuf, runtime: Runtime, services: Services) -> Self {
         for path in [PATH_FOLDER, STATE, LOG, IMAGE, "/run/lock"] {
             fs::create_dir_all(path).expect("make the testbed's folders");
         }
-        fs::write("/run/b/log/config.toml", configuration(&folder)).expect("configure containerd");
+        let text = configuration(&folder, &runtime, services);
+        fs::write("/run/b/log/config.toml", text).expect("configure containerd");
         // Only by this link is runsc found, so that a test can take it away.
         let runsc = tool("runsc");
         for name in ["containerd", "ctr", &runtime.binary(), "runsc"] {
@@ -107,24 +118,34 @@ impl Bed {
             runsc,
             count: AtomicU32::new(0),
         };
-        bed.import();
+        bed.import(NAMESPACE, "busybox");
+        bed.ctr_ok(&["image", "mount", IMAGE_NAME, IMAGE]);
+        if services == Services::Cri {
+            for image in ["busybox", "pause"] {
+                bed.import(cri::NAMESPACE, image);
+            }
+        }
         bed
     }
 
-    fn import(&self) {
-        let archive = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/images/busybox.tar");
+    fn import(&self, namespace: &str, image: &str) {
+        let archive = Path::new(env!("CARGO_MANIFEST_DIR"))
+            .join("../target/images")
+            .join(format!("{image}.tar"));
+        let archive = archive.display().to_string();
         assert!(
-            archive.is_file(),
-            "{} is missing: make images",
-            archive.display()
+            Path::new(&archive).is_file(),
+            "{archive} is missing: make images"
         );
+        // The later of two --namespace counts.
         self.ctr_ok(&[
+            "--namespace",
+            namespace,
             "image",
             "import",
             "--digests=false",
-            &archive.display().to_string(),
+            &archive,
         ]);
-        self.ctr_ok(&["image", "mount", IMAGE_NAME, IMAGE]);
     }
 
     /// Runs to its end what a test does.
@@ -309,17 +330,13 @@ impl Drop for Bed {
     }
 }
 
-fn configuration(folder: &Path) -> String {
-    // Nothing but what tasks, `ctr run` and the image need.
-    let unused = [
-        "io.containerd.cri.v1.images",
-        "io.containerd.cri.v1.runtime",
-        "io.containerd.grpc.v1.cri",
+fn configuration(folder: &Path, runtime: &Runtime, services: Services) -> String {
+    // Nothing but what the tests need.
+    let mut unused = vec![
         "io.containerd.internal.v1.opt",
         "io.containerd.internal.v1.restart",
         "io.containerd.internal.v1.tracing",
         "io.containerd.nri.v1.nri",
-        "io.containerd.podsandbox.controller.v1",
         "io.containerd.snapshotter.v1.blockfile",
         "io.containerd.snapshotter.v1.btrfs",
         "io.containerd.snapshotter.v1.devmapper",
@@ -327,9 +344,20 @@ fn configuration(folder: &Path) -> String {
         "io.containerd.snapshotter.v1.zfs",
         "io.containerd.tracing.processor.v1.otlp",
     ];
+    let more = if services == Services::Cri {
+        cri::configuration(folder, runtime)
+    } else {
+        unused.extend([
+            "io.containerd.cri.v1.images",
+            "io.containerd.cri.v1.runtime",
+            "io.containerd.grpc.v1.cri",
+            "io.containerd.podsandbox.controller.v1",
+        ]);
+        String::new()
+    };
     format!(
         "version = 3\nroot = {:?}\nstate = {STATE:?}\noom_score = 0\ndisabled_plugins = {unused:?}\n\
-         [grpc]\naddress = {SOCKET:?}\n",
+         [grpc]\naddress = {SOCKET:?}\n{more}",
         folder.join("root").display().to_string(),
     )
 }

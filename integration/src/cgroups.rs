@@ -92,12 +92,21 @@ pub fn remount() -> io::Result<()> {
             let leaf = path.join("testbed");
             fs::create_dir_all(&leaf)?;
             fs::write(leaf.join("cgroup.procs"), "0")?;
-            for name in names {
-                fs::write(path.join("cgroup.subtree_control"), format!("+{name}"))?;
-            }
+            delegate(&path);
         }
     }
     Ok(())
+}
+
+/// Lets the cgroups below a v2 cgroup have all its controllers.
+///
+/// # Panics
+/// When the kernel refuses one.
+pub fn delegate(folder: &Path) {
+    for name in controllers(folder) {
+        let file = folder.join("cgroup.subtree_control");
+        fs::write(file, format!("+{name}")).expect("hand a controller on");
+    }
 }
 
 /// Removes a cgroup and all below it, once its processes are gone.

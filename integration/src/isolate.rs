@@ -152,19 +152,23 @@ fn furnish() -> io::Result<()> {
         MsFlags::empty(),
         Some("mode=0755"),
     )?;
-    for folder in ["upper", "work"] {
-        fs::create_dir_all(Path::new("/run/etc").join(folder))?;
+    for folder in ["/etc", "/var/lib"] {
+        cover(folder)?;
     }
-    let layers = "lowerdir=/etc,upperdir=/run/etc/upper,workdir=/run/etc/work";
-    mount(
-        Some("overlay"),
-        "/etc",
-        Some("overlay"),
-        MsFlags::empty(),
-        Some(layers),
-    )?;
     let _ = fs::remove_dir_all("/etc/bulkhead");
     loopback_up()
+}
+
+/// Puts a layer over a folder that takes what is written there.
+fn cover(folder: &str) -> io::Result<()> {
+    let layer = format!("/run/etc{folder}");
+    for part in ["upper", "work"] {
+        fs::create_dir_all(Path::new(&layer).join(part))?;
+    }
+    let layers = format!("lowerdir={folder},upperdir={layer}/upper,workdir={layer}/work");
+    let kind = Some("overlay");
+    mount(kind, folder, kind, MsFlags::empty(), Some(layers.as_str()))?;
+    Ok(())
 }
 
 fn loopback_up() -> io::Result<()> {

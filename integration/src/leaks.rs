@@ -72,7 +72,7 @@ fn folders(path: &Path, found: &mut BTreeSet<String>) {
 /// Where the testbed and containerd keep what is no container's.
 const IGNORED: [&str; 4] = ["/run/etc", "/run/b/log", "/run/b/path", "/run/b/image"];
 /// Made by a runtime's first container for all of them, and empty without any: no leak, whichever test is the first.
-const SHARED: [&str; 9] = [
+const SHARED: [&str; 10] = [
     "/run/bulkhead",
     "/run/containerd",
     "/run/containerd/s",
@@ -82,6 +82,7 @@ const SHARED: [&str; 9] = [
     "/run/runc",
     "/run/runsc",
     "/run/lock",
+    "/run/netns",
 ];
 
 fn files(path: &Path, found: &mut BTreeSet<String>) {

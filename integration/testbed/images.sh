@@ -38,6 +38,15 @@ busybox() {
   ln -s ../../bin/busybox "$tree/usr/bin/env"
 }
 
+# What holds a pod open: a program that waits.
+pause() {
+  local tree=$1
+  unpack "$tree.packages" busybox-static
+  mkdir -p "$tree"/{bin,dev,etc,proc,sys}
+  cp "$tree.packages/bin/busybox" "$tree/bin/sleep"
+  rm -rf "$tree.packages"
+}
+
 python() {
   local tree=$1
   # python3-minimal has a tenth of the library; a shell and a few commands make a usable image.
@@ -52,22 +61,25 @@ python() {
     /usr/lib/python3.11
 }
 
-# image NAME: build the tree, write target/images/NAME.tar, drop the tree.
+# image NAME COMMAND...: build the tree, write target/images/NAME.tar, drop the tree.
 image() {
   local name=$1 tree=$images/$1.tree
   rm -rf "$tree"
   mkdir -p "$images"
   "$name" "$tree"
-  python3 -I "$here/oci_archive.py" "$tree" "bulkhead.test/$name:latest" "$2" "$images/$name.tar.new"
+  python3 -I "$here/oci_archive.py" "$tree" "bulkhead.test/$name:latest" "$images/$name.tar.new" "${@:2}"
   mv "$images/$name.tar.new" "$images/$name.tar"
   rm -rf "$tree"
 }
 
 need_root "making images"
 # An image is stale when the scripts that make it are newer.
-for pair in busybox:sh python:python3; do
-  name=${pair%:*}
-  archive=$images/$name.tar
-  if [ "$archive" -nt "$0" ] && [ "$archive" -nt "$here/oci_archive.py" ]; then continue; fi
-  step "making the image bulkhead.test/$name from Debian $suite" image "$name" "${pair#*:}"
-done
+refresh() { # NAME COMMAND...
+  local archive=$images/$1.tar
+  if [ "$archive" -nt "$0" ] && [ "$archive" -nt "$here/oci_archive.py" ]; then return; fi
+  step "making the image bulkhead.test/$1 from Debian $suite" image "$@"
+}
+
+refresh busybox sh
+refresh python python3
+refresh pause sleep 2147483647

@@ -1,4 +1,4 @@
-"""Writes a folder as an OCI image archive of one layer: TREE NAME COMMAND OUT.
+"""Writes a folder as an OCI image archive of one layer: TREE NAME OUT COMMAND...
 
 Everything that would differ between two runs is fixed (order, times, owners' names), so the same
 tree gives the same bytes.
@@ -42,7 +42,7 @@ def layer(tree):
     return out.getvalue()
 
 
-def main(tree, name, command, out):
+def main(tree, name, out, *command):
     blobs = {}
 
     def blob(media_type, content):
@@ -60,7 +60,7 @@ def main(tree, name, command, out):
         {
             "architecture": ARCHITECTURES[platform.machine()],
             "os": "linux",
-            "config": {"Cmd": [command], "Env": [f"PATH={SEARCH_PATH}"], "WorkingDir": "/"},
+            "config": {"Cmd": list(command), "Env": [f"PATH={SEARCH_PATH}"], "WorkingDir": "/"},
             "rootfs": {"type": "layers", "diff_ids": [content["digest"]]},
         },
     )

@@ -11,7 +11,7 @@ use integration::runtime::Needs;
 use integration::shim::Shim;
 use serde_json::json;
 
-use crate::cases;
+use integration::cases;
 
 cases! {
     Needs::Any => [

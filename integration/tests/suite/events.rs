@@ -8,8 +8,8 @@ use integration::bed::Bed;
 use integration::processes::eventually;
 use integration::runtime::Needs;
 
-use crate::cases;
-use crate::start::join_all;
+use integration::cases;
+use integration::harness::join_all;
 
 cases! {
     Needs::Any => [

@@ -8,8 +8,8 @@ use integration::container::Container;
 use integration::runtime::Needs;
 use serde_json::json;
 
-use crate::cases;
-use crate::start::join_all;
+use integration::cases;
+use integration::harness::join_all;
 
 cases! {
     Needs::Any => [

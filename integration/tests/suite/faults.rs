@@ -9,8 +9,8 @@ use integration::processes::{self, Role};
 use integration::runtime::Needs;
 use integration::wrapper::Wrapper;
 
-use crate::cases;
 use crate::create::options;
+use integration::cases;
 
 cases! {
     Needs::Any => [

@@ -9,7 +9,7 @@ use integration::bed::Bed;
 use integration::fifo::sha256;
 use integration::runtime::Needs;
 
-use crate::cases;
+use integration::cases;
 
 cases! {
     Needs::Any => [

@@ -7,8 +7,8 @@ use containerd_client::types::v1::Status;
 use integration::bed::Bed;
 use integration::runtime::Needs;
 
-use crate::cases;
-use crate::start::join_all;
+use integration::cases;
+use integration::harness::join_all;
 
 cases! {
     Needs::Any => [

@@ -12,9 +12,9 @@ use integration::runtime::Needs;
 use prost_types::Any;
 use serde_json::{Value, json};
 
-use crate::cases;
 use crate::events::topics;
 use crate::pod::{member, sandbox};
+use integration::cases;
 
 cases! {
     Needs::Any => [

@@ -9,7 +9,7 @@ use integration::bed::Bed;
 use integration::processes::eventually;
 use integration::runtime::Needs;
 
-use crate::cases;
+use integration::cases;
 
 cases! {
     Needs::Any => [

@@ -28,7 +28,7 @@ use integration::shim::{self, Shim};
 use integration::spec;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
-use crate::cases;
+use integration::cases;
 
 cases! {
     Needs::Bulkhead => [

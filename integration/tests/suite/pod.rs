@@ -10,7 +10,7 @@ use integration::container::{Builder, Container};
 use integration::processes::{self, Role, eventually};
 use integration::runtime::Needs;
 
-use crate::cases;
+use integration::cases;
 
 cases! {
     Needs::Gvisor => [

@@ -3,7 +3,7 @@
 use integration::bed::Bed;
 use integration::runtime::Needs;
 
-use crate::cases;
+use integration::cases;
 
 cases! {
     Needs::Gvisor => [

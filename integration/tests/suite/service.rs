@@ -5,7 +5,7 @@ use std::time::Duration;
 use integration::bed::Bed;
 use integration::runtime::Needs;
 
-use crate::cases;
+use integration::cases;
 
 cases! {
     Needs::Bulkhead => [

@@ -13,7 +13,8 @@ use integration::processes::{self, Role, eventually};
 use integration::runtime::Needs;
 use integration::{shim, spec};
 
-use crate::cases;
+use integration::cases;
+use integration::harness::join_all;
 
 cases! {
     Needs::Any => [
@@ -54,35 +55,6 @@ async fn fifty_containers_at_once_each_keep_their_code(bed: &Bed) {
     }
     let codes = join_all(all).await;
     assert_eq!(codes, (0..50).collect::<Vec<_>>());
-}
-
-/// Runs futures side by side on this task.
-pub(crate) async fn join_all<T>(futures: Vec<impl Future<Output = T>>) -> Vec<T> {
-    let mut pending: Vec<_> = futures
-        .into_iter()
-        .map(|future| (Box::pin(future), None))
-        .collect();
-    std::future::poll_fn(|context| {
-        let mut done = true;
-        for (future, result) in &mut pending {
-            if result.is_none() {
-                match future.as_mut().poll(context) {
-                    std::task::Poll::Ready(value) => *result = Some(value),
-                    std::task::Poll::Pending => done = false,
-                }
-            }
-        }
-        if done {
-            std::task::Poll::Ready(())
-        } else {
-            std::task::Poll::Pending
-        }
-    })
-    .await;
-    pending
-        .into_iter()
-        .map(|(_, result)| result.expect("every future has ended"))
-        .collect()
 }
 
 async fn the_longest_id_works(bed: &Bed) {

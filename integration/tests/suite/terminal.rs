@@ -5,7 +5,7 @@ use integration::bed::Bed;
 use integration::runtime::Needs;
 use integration::shim::Shim;
 
-use crate::cases;
+use integration::cases;
 
 cases! {
     Needs::Any => [

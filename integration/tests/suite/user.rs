@@ -4,7 +4,7 @@ use integration::bed::Bed;
 use integration::processes::{self, Role};
 use integration::runtime::Needs;
 
-use crate::cases;
+use integration::cases;
 
 cases! {
     Needs::Any => [

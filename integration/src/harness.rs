@@ -1,0 +1,183 @@
+//! The tests' own test program: one behaviour after the other, each followed by a look at what it left.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::Pin;
+use std::process::ExitCode;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use libtest_mimic::{Arguments, Completion, Failed, Trial};
+
+use crate::bed::{Bed, Services};
+use crate::isolate;
+use crate::leaks::{Snapshot, settle};
+use crate::runtime::{Needs, Runtime};
+
+/// No behaviour takes longer, whatever goes wrong.
+const LIMIT: Duration = Duration::from_secs(150);
+
+/// What a behaviour does.
+pub type Work<'a> = Pin<Box<dyn Future<Output = ()> + 'a>>;
+
+/// A behaviour and what it needs to make sense.
+#[derive(Debug)]
+pub struct Case {
+    /// Its path.
+    pub name: &'static str,
+    /// What it needs.
+    pub needs: Needs,
+    /// What it does.
+    pub run: for<'a> fn(&'a Bed) -> Work<'a>,
+}
+
+/// Lists the behaviours of a module; the path gives the name its first part.
+#[macro_export]
+macro_rules! cases {
+    ($($needs:expr => [$($test:ident),* $(,)?]),* $(,)?) => {
+        pub(crate) fn cases() -> Vec<$crate::harness::Case> {
+            vec![$($($crate::harness::Case {
+                name: concat!(module_path!(), "::", stringify!($test)),
+                needs: $needs,
+                run: |bed| Box::pin($test(bed)),
+            }),*),*]
+        }
+    };
+}
+
+/// Runs a test program. `warm_up` makes what a first container or pod makes for all of them.
+pub fn main(
+    services: Services,
+    cases: Vec<Case>,
+    warm_up: for<'a> fn(&'a Bed) -> Work<'a>,
+) -> ExitCode {
+    let mut arguments = Arguments::from_args();
+    // What is left after one test can only be told while no other runs.
+    arguments.test_threads = Some(1);
+    let runtime = Runtime::from_environment();
+    if arguments.list {
+        let trials = cases
+            .into_iter()
+            .map(|case| Trial::test(name(&case), || Ok(())))
+            .collect();
+        return libtest_mimic::run(&arguments, trials).exit_code();
+    }
+    let folder = isolate::enter();
+    std::panic::set_hook(Box::new(|panic| {
+        let place = panic
+            .location()
+            .map(ToString::to_string)
+            .unwrap_or_default();
+        PLACES
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(place);
+    }));
+    let bed: &'static Bed = Box::leak(Box::new(Bed::start(folder, runtime, services)));
+    prepare(bed, warm_up);
+    let trials = cases.into_iter().map(|case| trial(bed, case)).collect();
+    let conclusion = libtest_mimic::run(&arguments, trials);
+    println!(
+        "suite: {} passed, {} failed, {} skipped ({})",
+        conclusion.num_passed, conclusion.num_failed, conclusion.num_ignored, bed.runtime.name
+    );
+    bed.kill_containerd();
+    if conclusion.num_failed > 0
+        && let Ok(keep) = std::env::var("BULKHEAD_TEST_LOG")
+    {
+        let _ = std::fs::copy("/run/b/log/containerd.log", keep);
+    }
+    conclusion.exit_code()
+}
+
+/// Without the name of the test program.
+fn name(case: &Case) -> String {
+    let (_, name) = case.name.split_once("::").unwrap_or(("", case.name));
+    name.to_owned()
+}
+
+fn prepare(bed: &Bed, warm_up: for<'a> fn(&'a Bed) -> Work<'a>) {
+    let work = || bed.block_on(async { tokio::time::timeout(LIMIT, warm_up(bed)).await });
+    if !matches!(catch_unwind(AssertUnwindSafe(work)), Ok(Ok(()))) {
+        bed.sweep(&[]);
+    }
+}
+
+fn trial(bed: &'static Bed, case: Case) -> Trial {
+    let lacks = bed.runtime.lacks(case.needs);
+    Trial::ignorable_test(name(&case), move || match lacks {
+        Some(reason) => Ok(Completion::ignored_with(reason)),
+        None => judge(bed, &case).map(|()| Completion::Completed),
+    })
+}
+
+/// Where the last panics were: a failed test is reported with its place, once, in its own words.
+static PLACES: Mutex<Vec<String>> = Mutex::new(Vec::new());
+
+/// Runs a test and looks for what it left, whether it failed or not.
+fn judge(bed: &Bed, case: &Case) -> Result<(), Failed> {
+    let before = Snapshot::take(&bed.known_processes());
+    let run = || bed.block_on(async { tokio::time::timeout(LIMIT, (case.run)(bed)).await });
+    let result = catch_unwind(AssertUnwindSafe(run));
+    let failure = match result {
+        Ok(Ok(())) => None,
+        Ok(Err(_)) => Some(format!("not done within {LIMIT:?}")),
+        Err(panic) => {
+            let places =
+                std::mem::take(&mut *PLACES.lock().unwrap_or_else(PoisonError::into_inner));
+            Some(format!(
+                "{}: {}",
+                places.join(", "),
+                text_of(panic.as_ref())
+            ))
+        }
+    };
+    if let Some(failure) = failure {
+        bed.sweep(&settle_after_failure(bed, &before));
+        return Err(failure.into());
+    }
+    let left = settle(&before, || bed.known_processes());
+    if left.is_empty() {
+        return Ok(());
+    }
+    bed.sweep(&left);
+    Err(format!("left behind:\n  {}", left.join("\n  ")).into())
+}
+
+fn settle_after_failure(bed: &Bed, before: &Snapshot) -> Vec<String> {
+    Snapshot::take(&bed.known_processes()).since(before)
+}
+
+fn text_of(panic: &(dyn std::any::Any + Send)) -> String {
+    let text = panic.downcast_ref::<String>().cloned();
+    text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()))
+        .unwrap_or_default()
+}
+
+/// Runs futures side by side on this task.
+pub async fn join_all<T>(futures: impl IntoIterator<Item = impl Future<Output = T>>) -> Vec<T> {
+    let mut pending: Vec<_> = futures
+        .into_iter()
+        .map(|future| (Box::pin(future), None))
+        .collect();
+    std::future::poll_fn(|context| {
+        let mut done = true;
+        for (future, result) in &mut pending {
+            if result.is_none() {
+                match future.as_mut().poll(context) {
+                    std::task::Poll::Ready(value) => *result = Some(value),
+                    std::task::Poll::Pending => done = false,
+                }
+            }
+        }
+        if done {
+            std::task::Poll::Ready(())
+        } else {
+            std::task::Poll::Pending
+        }
+    })
+    .await;
+    pending
+        .into_iter()
+        .map(|(_, result)| result.expect("every future has ended"))
+        .collect()
+}

@@ -1,0 +1,45 @@
+//! Behaviours of a runtime under Kubernetes' runtime interface, judged through containerd's CRI plugin.
+#![allow(
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "this is a test: it ends at the first thing that is not as expected"
+)]
+
+mod faults;
+mod life;
+mod limits;
+mod volumes;
+
+use std::process::ExitCode;
+
+use integration::bed::{Bed, Services};
+use integration::cri::Pod;
+use integration::harness::{self, Work};
+
+fn main() -> ExitCode {
+    let cases = [
+        life::cases(),
+        volumes::cases(),
+        limits::cases(),
+        faults::cases(),
+    ];
+    harness::main(
+        Services::Cri,
+        cases.into_iter().flatten().collect(),
+        warm_up,
+    )
+}
+
+/// containerd makes folders for the first pod that serve all others.
+fn warm_up(bed: &Bed) -> Work<'_> {
+    Box::pin(async {
+        if let Ok(pod) = Pod::run(Pod::config(bed)).await {
+            if let Ok(id) = pod.launch(pod.container("warm", &["true"])).await {
+                pod.ended(&id).await;
+            }
+            pod.remove().await;
+        }
+    })
+}

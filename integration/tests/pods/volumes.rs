@@ -1,0 +1,261 @@
+//! What the containers of a pod share, and what they see of the node.
+
+use std::fs;
+use std::path::PathBuf;
+
+use integration::bed::Bed;
+use integration::cases;
+use integration::cri::{Pod, mount};
+use integration::runtime::Needs;
+use nix::mount::{MsFlags, umount};
+
+cases! {
+    Needs::Any => [
+        shm_is_shared_in_a_pod_and_bounded,
+        an_empty_dir_is_shared_and_survives_its_containers,
+        an_empty_dir_in_memory_is_shared_and_bounded,
+        a_fifo_in_an_empty_dir_connects_containers,
+        a_volume_can_be_read_only_in_one_container,
+        a_config_map_is_read_and_follows_the_node,
+        hosts_and_resolv_conf_are_there,
+    ],
+    Needs::Bulkhead => [
+        a_part_of_an_empty_dir_is_refused_with_its_reason,
+        a_forged_hint_of_a_pod_has_no_effect,
+    ],
+}
+
+/// An empty dir, as the kubelet makes it before the pod.
+fn empty_dir(config: &k8s_cri::v1::PodSandboxConfig, name: &str) -> PathBuf {
+    let uid = &config.metadata.as_ref().expect("metadata").uid;
+    let path = PathBuf::from(integration::cri::KUBELET)
+        .join("pods")
+        .join(uid)
+        .join("volumes/kubernetes.io~empty-dir")
+        .join(name);
+    fs::create_dir_all(&path).expect("make the volume");
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o777);
+    fs::set_permissions(&path, mode).expect("open the volume");
+    path
+}
+
+async fn shm_is_shared_in_a_pod_and_bounded(bed: &Bed) {
+    let pod = Pod::run(Pod::config(bed)).await.expect("run");
+    let one = pod
+        .launch(pod.shell("one", "echo shared >/dev/shm/x; sleep 1000"))
+        .await
+        .expect("launch");
+    let two = pod
+        .launch(pod.container("two", &["sleep", "1000"]))
+        .await
+        .expect("launch");
+    assert_eq!(
+        pod.exec(&two, &["cat", "/dev/shm/x"]).await,
+        (0, "shared\n".into())
+    );
+    let (code, _) = pod
+        .exec(
+            &one,
+            &["dd", "if=/dev/zero", "of=/dev/shm/y", "bs=1M", "count=70"],
+        )
+        .await;
+    assert_ne!(code, 0, "more than its size fits into /dev/shm");
+    pod.remove().await;
+}
+
+async fn an_empty_dir_is_shared_and_survives_its_containers(bed: &Bed) {
+    let config = Pod::config(bed);
+    let volume = empty_dir(&config, "work");
+    let pod = Pod::run(config).await.expect("run");
+    let with = |mut config: k8s_cri::v1::ContainerConfig| {
+        config.mounts.push(mount(&volume, "/work", false));
+        config
+    };
+    let writer = pod
+        .launch(with(pod.shell("writer", "echo kept >/work/x")))
+        .await
+        .expect("launch");
+    assert_eq!(pod.ended(&writer).await.exit_code, 0);
+    pod.remove_container(&writer).await;
+    let reader = pod
+        .launch(with(pod.shell("reader", "cat /work/x; sleep 1000")))
+        .await
+        .expect("launch");
+    assert_eq!(
+        pod.exec(&reader, &["cat", "/work/x"]).await,
+        (0, "kept\n".into())
+    );
+    pod.remove().await;
+    assert!(!volume.exists());
+}
+
+async fn an_empty_dir_in_memory_is_shared_and_bounded(bed: &Bed) {
+    let config = Pod::config(bed);
+    let volume = empty_dir(&config, "fast");
+    let size = Some("size=8m");
+    nix::mount::mount(Some("fast"), &volume, Some("tmpfs"), MsFlags::empty(), size).expect("mount");
+    let pod = Pod::run(config).await.expect("run");
+    let with = |mut config: k8s_cri::v1::ContainerConfig| {
+        config.mounts.push(mount(&volume, "/fast", false));
+        config
+    };
+    let one = pod
+        .launch(with(pod.shell("one", "echo shared >/fast/x; sleep 1000")))
+        .await
+        .expect("launch");
+    let two = pod
+        .launch(with(pod.container("two", &["sleep", "1000"])))
+        .await
+        .expect("launch");
+    assert_eq!(
+        pod.exec(&two, &["cat", "/fast/x"]).await,
+        (0, "shared\n".into())
+    );
+    let (code, _) = pod
+        .exec(
+            &one,
+            &["dd", "if=/dev/zero", "of=/fast/y", "bs=1M", "count=9"],
+        )
+        .await;
+    assert_ne!(code, 0, "more than its size fits into the volume");
+    pod.stop().await;
+    umount(&volume).expect("unmount");
+    pod.remove().await;
+}
+
+async fn a_fifo_in_an_empty_dir_connects_containers(bed: &Bed) {
+    let config = Pod::config(bed);
+    let volume = empty_dir(&config, "run");
+    let pod = Pod::run(config).await.expect("run");
+    let with = |mut config: k8s_cri::v1::ContainerConfig| {
+        config.mounts.push(mount(&volume, "/work", false));
+        config
+    };
+    let server = pod
+        .launch(with(pod.container("server", &["sleep", "1000"])))
+        .await
+        .expect("launch");
+    let client = pod
+        .launch(with(pod.container("client", &["sleep", "1000"])))
+        .await
+        .expect("launch");
+    assert_eq!(pod.exec(&server, &["mkfifo", "/work/f"]).await.0, 0);
+    let reads = pod.exec(&server, &["cat", "/work/f"]);
+    let writes = pod.exec(&client, &["sh", "-c", "echo through >/work/f"]);
+    let (read, written) = tokio::join!(reads, writes);
+    assert_eq!((read, written.0), ((0, "through\n".into()), 0));
+    pod.remove().await;
+}
+
+async fn a_volume_can_be_read_only_in_one_container(bed: &Bed) {
+    let config = Pod::config(bed);
+    let volume = empty_dir(&config, "work");
+    let pod = Pod::run(config).await.expect("run");
+    let with = |mut config: k8s_cri::v1::ContainerConfig, readonly| {
+        config.mounts.push(mount(&volume, "/work", readonly));
+        config
+    };
+    let reads = pod
+        .launch(with(pod.container("reads", &["sleep", "1000"]), true))
+        .await
+        .expect("launch");
+    let writes = pod
+        .launch(with(pod.container("writes", &["sleep", "1000"]), false))
+        .await
+        .expect("launch");
+    assert_eq!(pod.exec(&writes, &["touch", "/work/x"]).await.0, 0);
+    assert_eq!(pod.exec(&reads, &["ls", "/work"]).await, (0, "x\n".into()));
+    assert_ne!(pod.exec(&reads, &["touch", "/work/y"]).await.0, 0);
+    pod.remove().await;
+}
+
+async fn a_config_map_is_read_and_follows_the_node(bed: &Bed) {
+    let config = Pod::config(bed);
+    let uid = &config.metadata.as_ref().expect("metadata").uid;
+    let volume = PathBuf::from(integration::cri::KUBELET)
+        .join("pods")
+        .join(uid)
+        .join("volumes/kubernetes.io~configmap/settings");
+    // The kubelet writes a folder and swaps the link to it.
+    let publish = |name: &str, text: &str| {
+        fs::create_dir_all(volume.join(name)).expect("make a folder");
+        fs::write(volume.join(name).join("key"), text).expect("write");
+        let _ = fs::remove_file(volume.join("..new"));
+        std::os::unix::fs::symlink(name, volume.join("..new")).expect("link");
+        fs::rename(volume.join("..new"), volume.join("..data")).expect("swap");
+    };
+    publish("..1", "first\n");
+    std::os::unix::fs::symlink("..data/key", volume.join("key")).expect("link");
+    let pod = Pod::run(config).await.expect("run");
+    let mut container = pod.container("main", &["sleep", "1000"]);
+    container.mounts.push(mount(&volume, "/settings", true));
+    let id = pod.launch(container).await.expect("launch");
+    assert_eq!(
+        pod.exec(&id, &["cat", "/settings/key"]).await,
+        (0, "first\n".into())
+    );
+    publish("..2", "second\n");
+    assert_eq!(
+        pod.exec(&id, &["cat", "/settings/key"]).await,
+        (0, "second\n".into())
+    );
+    assert_ne!(pod.exec(&id, &["touch", "/settings/x"]).await.0, 0);
+    pod.remove().await;
+}
+
+async fn hosts_and_resolv_conf_are_there(bed: &Bed) {
+    let pod = Pod::run(Pod::config(bed)).await.expect("run");
+    let id = pod
+        .launch(pod.container("main", &["sleep", "1000"]))
+        .await
+        .expect("launch");
+    let (code, _) = pod
+        .exec(
+            &id,
+            &["cat", "/etc/hosts", "/etc/hostname", "/etc/resolv.conf"],
+        )
+        .await;
+    assert_eq!(code, 0);
+    let (_, name) = pod.exec(&id, &["hostname"]).await;
+    assert_eq!(name.trim(), pod.config.hostname);
+    pod.remove().await;
+}
+
+async fn a_part_of_an_empty_dir_is_refused_with_its_reason(bed: &Bed) {
+    let config = Pod::config(bed);
+    let _volume = empty_dir(&config, "work");
+    let pod = Pod::run(config).await.expect("run");
+    let part = pod.folder().join("volume-subpaths/work/main/0");
+    fs::create_dir_all(&part).expect("make a folder");
+    let mut container = pod.container("main", &["true"]);
+    container.mounts.push(mount(&part, "/part", false));
+    let id = pod.create(container).await.expect("create");
+    let error = pod.start(&id).await.expect_err("refused");
+    assert!(error.message().contains("subPath"), "{error}");
+    pod.remove().await;
+}
+
+async fn a_forged_hint_of_a_pod_has_no_effect(bed: &Bed) {
+    let mut config = Pod::config(bed);
+    for (field, value) in [
+        ("source", "/dev/shm"),
+        ("type", "bind"),
+        ("share", "shared"),
+    ] {
+        config
+            .annotations
+            .insert(format!("dev.gvisor.spec.mount.v0.{field}"), value.into());
+    }
+    config
+        .annotations
+        .insert("dev.gvisor.flag.network".into(), "host".into());
+    let pod = Pod::run(config).await.expect("run");
+    let id = pod
+        .launch(pod.shell("main", "grep -c : /proc/net/dev; df /dev/shm | tail -n 1"))
+        .await
+        .expect("launch");
+    assert_eq!(pod.ended(&id).await.exit_code, 0);
+    let log = pod.log("main");
+    assert!(log.starts_with("1\n") && log.contains("16384"), "{log}");
+    pod.remove().await;
+}
