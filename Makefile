@@ -5,10 +5,10 @@ SCRIPTS := integration/testbed
 
 # Each step says what it does; two at once would talk over each other.
 .NOTPARALLEL:
-.PHONY: help build tools images testbed testbed-down demo test bench lint packages clean
+.PHONY: help build tools images testbed testbed-down demo test test-versions test-v2 bench lint packages clean
 
 help: ## this list
-	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
+	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
 
 build: packages ## the shim and the node tool, stripped, in target/dist
 	@$(SCRIPTS)/rust.sh build
@@ -30,6 +30,13 @@ demo: build tools images ## one attack: as a plain process, on runc, on Bulkhead
 
 test: build tools images ## all tests, on real containerd and runsc
 	@$(SCRIPTS)/rust.sh test
+
+test-versions: build tools images ## the core of the tests on containerd 1.7, an old runsc, and by commands
+	@$(SCRIPTS)/versions.sh
+
+test-v2: build tools images ## the core of the tests on a host with cgroup v2 alone, in QEMU
+	@$(SCRIPTS)/packages.sh v2
+	@$(SCRIPTS)/v2.sh
 
 bench: build tools images ## the figures, side by side; gates nothing
 	@$(SCRIPTS)/tools.sh bench

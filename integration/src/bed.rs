@@ -13,6 +13,7 @@ use crate::client::{Client, NAMESPACE};
 use crate::container::{self, Builder};
 use crate::cri;
 use crate::fifo::Streams;
+use crate::patience::patience;
 use crate::processes;
 use crate::runtime::Runtime;
 
@@ -87,8 +88,6 @@ impl Bed {
         for path in [PATH_FOLDER, STATE, LOG, IMAGE, "/run/lock"] {
             fs::create_dir_all(path).expect("make the testbed's folders");
         }
-        let text = configuration(&folder, &runtime, services);
-        fs::write("/run/b/log/config.toml", text).expect("configure containerd");
         // Only by this link is runsc found, so that a test can take it away.
         let runsc = tool("runsc");
         for name in ["containerd", "ctr", &runtime.binary(), "runsc"] {
@@ -106,6 +105,8 @@ impl Bed {
                 symlink(path, Path::new(PATH_FOLDER).join(helper)).expect("link the tools");
             }
         }
+        let text = configuration(&folder, &runtime, services);
+        fs::write("/run/b/log/config.toml", text).expect("configure containerd");
         let tokio = tokio::runtime::Runtime::new().expect("start the async runtime");
         let daemon = Mutex::new(spawn_containerd(runtime.needs_user_namespace()));
         let client = tokio.block_on(connect());
@@ -355,11 +356,23 @@ fn configuration(folder: &Path, runtime: &Runtime, services: Services) -> String
         ]);
         String::new()
     };
+    let version = if is_before_2() { 2 } else { 3 };
     format!(
-        "version = 3\nroot = {:?}\nstate = {STATE:?}\noom_score = 0\ndisabled_plugins = {unused:?}\n\
+        "version = {version}\nroot = {:?}\nstate = {STATE:?}\noom_score = 0\ndisabled_plugins = {unused:?}\n\
          [grpc]\naddress = {SOCKET:?}\n{more}",
         folder.join("root").display().to_string(),
     )
+}
+
+/// Whether this containerd is a 1.x, whose configuration has another version.
+fn is_before_2() -> bool {
+    let containerd = Path::new(PATH_FOLDER).join("containerd");
+    let output = Command::new(containerd).arg("--version").output();
+    let text = output.expect("run containerd").stdout;
+    // "containerd MODULE VERSION REVISION"
+    let text = String::from_utf8_lossy(&text);
+    let version = text.split_whitespace().nth(2).unwrap_or_default();
+    version.trim_start_matches('v').starts_with("1.")
 }
 
 fn spawn_containerd(in_user_namespace: bool) -> Child {
@@ -412,7 +425,7 @@ fn map_root(pid: u32) {
 }
 
 async fn connect() -> Client {
-    let deadline = Instant::now() + Duration::from_secs(20);
+    let deadline = Instant::now() + patience(Duration::from_secs(20));
     loop {
         if let Ok(client) = Client::connect(Path::new(SOCKET)).await
             && client.list_containers().await.is_ok()

@@ -22,6 +22,8 @@ use containerd_client::types::Envelope;
 use containerd_client::types::v1::Process;
 use prost_types::{Any, Timestamp};
 
+use crate::patience::patience;
+
 /// The containerd namespace of all tests.
 pub const NAMESPACE: &str = "suite";
 /// Longer than any deadline of a runtime's own.
@@ -58,7 +60,7 @@ async fn answer<T>(
     what: &str,
     call: impl Future<Output = Result<Response<T>, Status>>,
 ) -> Result<T, Status> {
-    let answer = tokio::time::timeout(DEADLINE, call).await;
+    let answer = tokio::time::timeout(patience(DEADLINE), call).await;
     answer
         .unwrap_or_else(|_| panic!("no answer to {what} within {DEADLINE:?}"))
         .map(Response::into_inner)

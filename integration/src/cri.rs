@@ -21,6 +21,7 @@ use k8s_cri::v1::{
 
 use crate::bed::{Bed, IMAGE_NAME, SOCKET};
 use crate::client::DEADLINE;
+use crate::patience::patience;
 use crate::runtime::Runtime;
 
 /// containerd's namespace for CRI.
@@ -81,7 +82,7 @@ async fn answer<T>(
     call: &str,
     work: impl Future<Output = Result<Response<T>, Status>>,
 ) -> Result<T, Status> {
-    match tokio::time::timeout(DEADLINE, work).await {
+    match tokio::time::timeout(patience(DEADLINE), work).await {
         Ok(answer) => answer.map(Response::into_inner),
         Err(_) => panic!("no answer to {call} within {DEADLINE:?}"),
     }
@@ -120,7 +121,7 @@ impl Cri {
             {
                 return cri;
             }
-            tokio::time::sleep(Duration::from_millis(50)).await;
+            tokio::time::sleep(patience(Duration::from_millis(50))).await;
         }
         panic!("containerd does not serve CRI: see its log");
     }
@@ -341,7 +342,7 @@ impl Pod {
             if status.finished_at > 0 {
                 return status;
             }
-            tokio::time::sleep(Duration::from_millis(50)).await;
+            tokio::time::sleep(patience(Duration::from_millis(50))).await;
         }
         panic!("container {id} has not ended within 30 s");
     }
@@ -493,6 +494,6 @@ async fn clean_up(config: &PodSandboxConfig) {
         if !left.iter().any(|folder| folder.exists()) {
             return;
         }
-        tokio::time::sleep(Duration::from_millis(50)).await;
+        tokio::time::sleep(patience(Duration::from_millis(50))).await;
     }
 }

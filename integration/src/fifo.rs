@@ -11,6 +11,8 @@ use nix::unistd::mkfifo;
 use sha2::{Digest as _, Sha256};
 use tokio::sync::oneshot;
 
+use crate::patience::patience;
+
 /// How much of a stream is kept beside its checksum.
 const KEPT: usize = 1 << 20;
 
@@ -124,7 +126,7 @@ impl Streams {
 
 async fn end_of(name: &str, stream: Option<oneshot::Receiver<Output>>) -> Output {
     let stream = stream.expect("a stream is read once");
-    let output = tokio::time::timeout(Duration::from_secs(60), stream).await;
+    let output = tokio::time::timeout(patience(Duration::from_secs(60)), stream).await;
     output
         .unwrap_or_else(|_| panic!("{name} is still open 60 s later"))
         .expect("the reading thread ends well")

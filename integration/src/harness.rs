@@ -11,6 +11,7 @@ use libtest_mimic::{Arguments, Completion, Failed, Trial};
 use crate::bed::{Bed, Services};
 use crate::isolate;
 use crate::leaks::{Snapshot, settle};
+use crate::patience::patience;
 use crate::runtime::{Needs, Runtime};
 
 /// No behaviour takes longer, whatever goes wrong.
@@ -44,6 +45,12 @@ macro_rules! cases {
     };
 }
 
+/// The test program that the cases belong to.
+fn program(cases: &[Case]) -> &'static str {
+    let first = cases.first().and_then(|case| case.name.split_once("::"));
+    first.map_or("tests", |(program, _)| program)
+}
+
 /// Runs a test program. `warm_up` makes what a first container or pod makes for all of them.
 pub fn main(
     services: Services,
@@ -54,6 +61,7 @@ pub fn main(
     // What is left after one test can only be told while no other runs.
     arguments.test_threads = Some(1);
     let runtime = Runtime::from_environment();
+    let (program, cases) = (program(&cases), chosen(cases));
     if arguments.list {
         let trials = cases
             .into_iter()
@@ -77,7 +85,7 @@ pub fn main(
     let trials = cases.into_iter().map(|case| trial(bed, case)).collect();
     let conclusion = libtest_mimic::run(&arguments, trials);
     println!(
-        "suite: {} passed, {} failed, {} skipped ({})",
+        "{program}: {} passed, {} failed, {} skipped ({})",
         conclusion.num_passed, conclusion.num_failed, conclusion.num_ignored, bed.runtime.name
     );
     bed.kill_containerd();
@@ -89,6 +97,16 @@ pub fn main(
     conclusion.exit_code()
 }
 
+/// Those that `BULKHEAD_TEST_ONLY` names, each by the beginning of its name; all where it names none.
+fn chosen(cases: Vec<Case>) -> Vec<Case> {
+    let only = std::env::var("BULKHEAD_TEST_ONLY").unwrap_or_default();
+    let beginnings: Vec<&str> = only.split_whitespace().collect();
+    let is_chosen = |case: &Case| {
+        beginnings.is_empty() || beginnings.iter().any(|only| name(case).starts_with(only))
+    };
+    cases.into_iter().filter(is_chosen).collect()
+}
+
 /// Without the name of the test program.
 fn name(case: &Case) -> String {
     let (_, name) = case.name.split_once("::").unwrap_or(("", case.name));
@@ -96,7 +114,7 @@ fn name(case: &Case) -> String {
 }
 
 fn prepare(bed: &Bed, warm_up: for<'a> fn(&'a Bed) -> Work<'a>) {
-    let work = || bed.block_on(async { tokio::time::timeout(LIMIT, warm_up(bed)).await });
+    let work = || bed.block_on(async { tokio::time::timeout(patience(LIMIT), warm_up(bed)).await });
     if !matches!(catch_unwind(AssertUnwindSafe(work)), Ok(Ok(()))) {
         bed.sweep(&[]);
     }
@@ -116,7 +134,8 @@ static PLACES: Mutex<Vec<String>> = Mutex::new(Vec::new());
 /// Runs a test and looks for what it left, whether it failed or not.
 fn judge(bed: &Bed, case: &Case) -> Result<(), Failed> {
     let before = Snapshot::take(&bed.known_processes());
-    let run = || bed.block_on(async { tokio::time::timeout(LIMIT, (case.run)(bed)).await });
+    let run =
+        || bed.block_on(async { tokio::time::timeout(patience(LIMIT), (case.run)(bed)).await });
     let result = catch_unwind(AssertUnwindSafe(run));
     let failure = match result {
         Ok(Ok(())) => None,

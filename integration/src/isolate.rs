@@ -156,6 +156,10 @@ fn furnish() -> io::Result<()> {
         cover(folder)?;
     }
     let _ = fs::remove_dir_all("/etc/bulkhead");
+    if let Ok(policy) = std::env::var("BULKHEAD_TEST_POLICY") {
+        fs::create_dir("/etc/bulkhead")?;
+        fs::write("/etc/bulkhead/config.toml", policy)?;
+    }
     loopback_up()
 }
 

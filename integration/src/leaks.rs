@@ -7,6 +7,7 @@ use std::os::unix::fs::FileTypeExt as _;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use crate::patience::patience;
 use crate::{cgroups, processes};
 
 /// How long what a test used may take to go away.
@@ -115,7 +116,7 @@ fn files(path: &Path, found: &mut BTreeSet<String>) {
 /// Waits for what a test used to go away and returns what stays.
 #[must_use]
 pub fn settle(before: &Snapshot, known: impl Fn() -> Vec<u32>) -> Vec<String> {
-    let deadline = Instant::now() + SETTLE;
+    let deadline = Instant::now() + patience(SETTLE);
     loop {
         let left = Snapshot::take(&known()).since(before);
         if left.is_empty() || Instant::now() > deadline {

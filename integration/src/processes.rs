@@ -6,6 +6,8 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+use crate::patience::patience;
+
 /// A process, as /proc shows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Process {
@@ -90,6 +92,7 @@ pub fn kill_role(wanted: Role, id: &str) -> usize {
 /// # Panics
 /// When it does not within the time.
 pub async fn eventually(what: &str, limit: Duration, mut condition: impl FnMut() -> bool) {
+    let limit = patience(limit);
     let deadline = Instant::now() + limit;
     while !condition() {
         assert!(Instant::now() < deadline, "{what}: not within {limit:?}");

@@ -16,6 +16,8 @@ pub enum Needs {
     Gvisor,
     /// A promise of Bulkhead's own.
     Bulkhead,
+    /// A promise of Bulkhead's own, shown with a tool that not everybody has.
+    Tool(&'static str),
     /// What containerd and the OCI specification ask for and stock runc answers otherwise; the text says how.
     NotRunc(&'static str),
 }
@@ -85,6 +87,10 @@ impl Runtime {
             }
             Needs::Bulkhead if !self.is_bulkhead() => {
                 Some(format!("a promise of Bulkhead's, not of {}", self.name))
+            }
+            Needs::Tool(_) if !self.is_bulkhead() => self.lacks(Needs::Bulkhead),
+            Needs::Tool(name) if crate::bed::tool(name).is_none() => {
+                Some(format!("{name} is not there: make tools"))
             }
             Needs::NotRunc(how) if self.is_runc() => {
                 Some(format!("known difference of {}: {how}", self.name))

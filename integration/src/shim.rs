@@ -25,15 +25,26 @@ impl std::fmt::Debug for Shim {
 }
 
 impl Shim {
-    /// Connects to the shim of a container, by what it told containerd.
+    /// The address of a container's shim, as it told containerd: 2.x writes that down, for 1.x the shim does.
+    ///
+    /// # Panics
+    /// When there is none.
+    #[must_use]
+    pub fn address(bed: &Bed, id: &str) -> String {
+        let read = |name: &str| std::fs::read_to_string(bed.bundle(id).join(name));
+        let Ok(text) = read("bootstrap.json") else {
+            return read("address").expect("read the shim's address");
+        };
+        let text: serde_json::Value = serde_json::from_str(&text).expect("parse bootstrap.json");
+        text["address"].as_str().expect("an address").to_owned()
+    }
+
+    /// Connects to the shim of a container.
     ///
     /// # Panics
     /// When there is none.
     pub async fn of(bed: &Bed, id: &str) -> Self {
-        let text = std::fs::read_to_string(bed.bundle(id).join("bootstrap.json"))
-            .expect("read bootstrap.json");
-        let text: serde_json::Value = serde_json::from_str(&text).expect("parse bootstrap.json");
-        Self::at(text["address"].as_str().expect("an address")).await
+        Self::at(&Self::address(bed, id)).await
     }
 
     /// Connects to an address.

@@ -66,3 +66,9 @@ testbed_init() {
   read -ra stat 2>/dev/null <"/proc/$pid/stat" || return 1
   [ "${stat[21]}" = "$started" ] && printf '%s\n' "$pid"
 }
+
+# totals LOG…: adds up what each test program says at its end.
+totals() {
+  awk '/^test result:/ { passed += $4; failed += $6; skipped += $8 }
+    END { printf "%d passed, %d failed, %d skipped\n", passed, failed, skipped }' "$@"
+}

@@ -16,6 +16,16 @@ packages=(
   shellcheck               # make lint
 )
 
+# What only one target needs.
+if [ "${1:-}" = v2 ]; then
+  packages+=(
+    qemu-system-x86        # the machine that has cgroup v2
+    cpio                   # packs its file system
+    kmod                   # finds the kernel's modules in their order
+    busybox-static         # its userland
+  )
+fi
+
 command -v dpkg-query >/dev/null || {
   say "This is not a Debian system; install by hand the likes of: ${packages[*]}"
   exit 0

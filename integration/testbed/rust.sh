@@ -19,12 +19,6 @@ build() {
   stat -c '    %n: %s bytes' "$dist/containerd-shim-bulkhead-v1" "$dist/bulkhead"
 }
 
-# Adds up what cargo's test runner says at the end of each test program.
-totals() {
-  awk '/^test result:/ { passed += $4; failed += $6; skipped += $8 }
-    END { printf "%d passed, %d failed, %d skipped\n", passed, failed, skipped }' "$1"
-}
-
 run_tests() {
   local log=$target/logs/test.log status=0
   mkdir -p "$target/logs"
@@ -32,7 +26,7 @@ run_tests() {
   # The integration tests make namespaces of their own and start their own containerd in there.
   say "==> running the tests"
   cargo test --locked --workspace --no-fail-fast 2>&1 | tee "$log" || status=1
-  totals "$log" | tee "$target/logs/totals"
+  totals "$log"
   return $status
 }
 

@@ -101,6 +101,24 @@ for plugin in main/bridge main/loopback ipam/host-local; do
     "-X $cni_module/pkg/utils/buildversion.BuildVersion=v$cni_version"
 done
 
+# What older nodes have, from Debian's packages, unpacked and installed nowhere.
+if [ ! -x "$target/tools/runsc-20240729/runsc" ] || [ ! -x "$target/tools/containerd-1.7/containerd" ]; then
+  unpacked=$target/tools/debian
+  rm -rf "$unpacked"
+  step "unpacking Debian's containerd 1.7 and runsc 20240729" \
+    mmdebstrap --variant=extract --include=containerd,runsc trixie "$unpacked"
+  mkdir -p "$target/tools/containerd-1.7" "$target/tools/runsc-20240729"
+  cp "$unpacked"/usr/bin/{containerd,ctr,containerd-shim-runc-v2} "$target/tools/containerd-1.7/"
+  cp "$unpacked/usr/bin/runsc" "$target/tools/runsc-20240729/"
+  rm -rf "$unpacked"
+  case $("$target/tools/containerd-1.7/containerd" --version) in
+    *" 1.7."*) ;;
+    *) die "Debian's containerd is no 1.7 any more: its tests need another source" ;;
+  esac
+fi
+# By a name of its own, for what is tested beside the current one.
+ln -sf ../runsc-20240729/runsc "$tools/old-runsc"
+
 # gVisor's own shim is only measured beside Bulkhead. Its package is called shim, so it is renamed.
 if [ "${1:-}" = bench ] && [ ! -x "$tools/containerd-shim-runsc-v1" ]; then
   need_go containerd-shim-runsc-v1

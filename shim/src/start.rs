@@ -20,7 +20,7 @@ use crate::error::{Error, Result};
 use crate::{id, layout};
 
 /// How long another start may hold the socket folder.
-const LOCK_LIMIT: Duration = Duration::from_secs(5);
+const LOCK_LIMIT: Duration = Duration::from_secs(15);
 
 /// Runs the `start` action in the bundle, which is the working folder.
 ///

@@ -301,15 +301,17 @@ async fn a_config_body_that_does_not_parse_is_named(bed: &Bed) {
 
 async fn a_policy_file_others_may_write_is_refused(bed: &Bed) {
     use std::os::unix::fs::PermissionsExt as _;
+    let path = "/etc/bulkhead/config.toml";
+    let before = fs::read(path).ok();
     fs::create_dir_all("/etc/bulkhead").expect("make the folder");
-    fs::write("/etc/bulkhead/config.toml", "").expect("write a policy");
-    fs::set_permissions(
-        "/etc/bulkhead/config.toml",
-        fs::Permissions::from_mode(0o666),
-    )
-    .expect("chmod");
+    fs::write(path, before.clone().unwrap_or_default()).expect("write a policy");
+    let mode = |mode| fs::set_permissions(path, fs::Permissions::from_mode(mode)).expect("chmod");
+    mode(0o666);
     let result = bed.container(&["true"]).create().await;
-    fs::remove_dir_all("/etc/bulkhead").expect("remove the policy");
+    mode(0o644);
+    if before.is_none() {
+        fs::remove_dir_all("/etc/bulkhead").expect("remove the policy");
+    }
     let error = result.expect_err("refused");
     assert!(
         error.message().contains("/etc/bulkhead/config.toml"),

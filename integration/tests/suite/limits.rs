@@ -35,7 +35,7 @@ cases! {
 const MIB: u64 = 1 << 20;
 
 /// Whether the host has cgroup v2 alone.
-fn is_v2() -> bool {
+pub(crate) fn is_v2() -> bool {
     Path::new("/sys/fs/cgroup/cgroup.controllers").exists()
 }
 

@@ -8,6 +8,7 @@
     reason = "this is a test: it ends at the first thing that is not as expected"
 )]
 
+mod cgroup;
 mod create;
 mod events;
 mod exec;
@@ -16,6 +17,7 @@ mod io;
 mod kill;
 mod limits;
 mod log;
+mod old;
 mod peers;
 mod pod;
 mod posture;
@@ -46,6 +48,8 @@ fn main() -> ExitCode {
         pod::cases(),
         limits::cases(),
         log::cases(),
+        old::cases(),
+        cgroup::cases(),
     ];
     harness::main(
         Services::Tasks,

@@ -285,15 +285,8 @@ async fn start_without_containerd_listening_does_not_hang(bed: &Bed) {
 async fn the_socket_is_roots_alone(bed: &Bed) {
     use std::os::unix::fs::PermissionsExt as _;
     let container = bed.container(&["sleep", "100"]).run().await.expect("run");
-    let text = fs::read_to_string(bed.bundle(&container.id).join("bootstrap.json"))
-        .expect("read bootstrap.json");
-    let text: serde_json::Value = serde_json::from_str(&text).expect("parse");
-    let socket = PathBuf::from(
-        text["address"]
-            .as_str()
-            .expect("address")
-            .trim_start_matches("unix://"),
-    );
+    let address = shim::Shim::address(bed, &container.id);
+    let socket = PathBuf::from(address.trim_start_matches("unix://"));
     let mode =
         |path: &std::path::Path| fs::metadata(path).expect("stat").permissions().mode() & 0o777;
     assert_eq!(mode(&socket), 0o600);

@@ -1,0 +1,48 @@
+//! A runsc that is too old to hold the policy: refused, unless the policy accepts that.
+
+use containerd_client::tonic::Code;
+use integration::bed::{Bed, tool};
+use integration::cases;
+use integration::container::Builder;
+use integration::runtime::Needs;
+
+use crate::create::options;
+
+cases! {
+    Needs::Tool("old-runsc") => [
+        an_old_runsc_is_refused_by_the_controls_it_lacks,
+        an_old_runsc_that_is_accepted_runs_containers,
+    ],
+}
+
+fn under<'a>(bed: &'a Bed, script: &str, more: &str) -> Builder<'a> {
+    let runsc = tool("old-runsc").expect("found before");
+    let policy = format!(
+        "{more}\n[runsc]\npath = {:?}\n",
+        runsc.display().to_string()
+    );
+    let body = options(3, policy.as_bytes());
+    bed.shell(script).options("runtimeoptions.v1.Options", body)
+}
+
+async fn an_old_runsc_is_refused_by_the_controls_it_lacks(bed: &Bed) {
+    let error = under(bed, "true", "")
+        .create()
+        .await
+        .map(drop)
+        .expect_err("refused");
+    assert_eq!(error.code(), Code::FailedPrecondition, "{error}");
+    for text in ["too old", "seccomp for exec", "allow_old_runsc"] {
+        assert!(error.message().contains(text), "{text}: {error}");
+    }
+}
+
+async fn an_old_runsc_that_is_accepted_runs_containers(bed: &Bed) {
+    let container = under(
+        bed,
+        "dmesg | grep -c gVisor; exit 3",
+        "allow_old_runsc = true",
+    );
+    let done = container.run().await.expect("run").finish().await;
+    assert_eq!((done.status, done.stdout.trim()), (3, "1"));
+}
