@@ -1,5 +1,6 @@
 //! Things break at every step: the client gets an answer, and after delete nothing is left.
 
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use containerd_client::tonic::Status;
@@ -60,7 +61,7 @@ cases! {
     ],
 }
 
-#[derive(Clone, Copy)]
+#[derive(Debug, Clone, Copy)]
 enum Step {
     Create,
     Start,
@@ -69,16 +70,20 @@ enum Step {
     Delete,
 }
 
-#[derive(Clone, Copy)]
+#[derive(Debug, Clone, Copy)]
 enum Victim {
     Containerd,
     Process(Role),
 }
 
+/// When the victim is killed, in milliseconds after the step has begun.
+const DELAYS: [u64; 6] = [0, 15, 40, 90, 200, 700];
+
 /// Kills the victim at several moments of a step. Whatever the step then answers, it answers, and the container can be
 /// deleted.
 async fn fault(bed: &Bed, step: Step, victim: Victim) {
-    for delay in [0, 15, 40, 90] {
+    let mut row = Row::new(step, victim);
+    for delay in DELAYS {
         let id = bed.id("fault");
         let shoot = async {
             tokio::time::sleep(Duration::from_millis(delay)).await;
@@ -86,45 +91,146 @@ async fn fault(bed: &Bed, step: Step, victim: Victim) {
                 Victim::Containerd => {
                     bed.kill_containerd();
                     bed.start_containerd().await;
+                    true
                 }
-                Victim::Process(role) => drop(processes::kill_role(role, &id)),
+                Victim::Process(role) => processes::kill_role(role, &id) > 0,
             }
         };
-        tokio::join!(perform(bed, &id, step, shoot));
+        let (answer, hit) = perform(bed, &id, step, shoot).await;
+        row.add(answer, hit);
         bed.remove(&id).await;
+    }
+    row.finish();
+}
+
+/// The same at the delete of one container of a pod, whose sandbox and gofers live on until the pod ends.
+async fn fault_in_pod(bed: &Bed, role: Role) {
+    let mut row = Row::new(Step::Delete, Victim::Process(role));
+    for delay in DELAYS {
+        let pod = crate::pod::sandbox(bed).await;
+        let member = crate::pod::member(bed, &pod, "sleep 1000");
+        let member = member.run().await.expect("run");
+        member.kill(9).await.expect("kill");
+        member.wait().await.expect("wait");
+        let shoot = async {
+            tokio::time::sleep(Duration::from_millis(delay)).await;
+            processes::kill_role(role, &pod.id) > 0
+        };
+        let (deleted, hit) = tokio::join!(member.delete(), shoot);
+        row.add(told(&deleted), hit);
+        for id in [&member.id, &pod.id] {
+            bed.remove(id).await;
+        }
+    }
+    row.finish();
+}
+
+/// What came of one fault, for the table of `docs/reliability.md`.
+struct Row {
+    victim: Victim,
+    step: Step,
+    hits: u32,
+    answers: BTreeSet<String>,
+}
+
+impl Row {
+    fn new(step: Step, victim: Victim) -> Self {
+        Self {
+            victim,
+            step,
+            hits: 0,
+            answers: BTreeSet::new(),
+        }
+    }
+
+    fn add(&mut self, answer: String, hit: bool) {
+        self.hits += u32::from(hit);
+        self.answers.insert(answer);
+    }
+
+    fn finish(self) {
+        assert!(self.hits > 0, "no shot has met a {:?}", self.victim);
+        write_down(&self);
+    }
+}
+
+/// Appends a line to the table that `BULKHEAD_FAULT_TABLE` names. That nothing is left is judged by the harness: a line is
+/// worth as much as its test.
+fn write_down(row: &Row) {
+    let Some(path) = std::env::var_os("BULKHEAD_FAULT_TABLE") else {
+        return;
+    };
+    let victim = match row.victim {
+        Victim::Containerd => "containerd".to_owned(),
+        Victim::Process(Role::Command) => "the runsc command".to_owned(),
+        Victim::Process(role) => format!("{role:?}").to_lowercase(),
+    };
+    let answers: Vec<&str> = row.answers.iter().map(String::as_str).collect();
+    let line = format!(
+        "| {victim} | {} | {} of {} | {} | nothing |\n",
+        format!("{:?}", row.step).to_lowercase(),
+        row.hits,
+        DELAYS.len(),
+        answers.join(", ")
+    );
+    let file = std::fs::File::options()
+        .append(true)
+        .create(true)
+        .open(path);
+    std::io::Write::write_all(&mut file.expect("open the table"), line.as_bytes()).expect("write");
+}
+
+/// An answer in a word.
+fn told<T>(result: &Result<T, Status>) -> String {
+    match result {
+        Ok(_) => "done".to_owned(),
+        Err(error) => format!("{:?}", error.code()),
     }
 }
 
 /// Goes as far as the step and takes it while `shoot` runs. Only what comes before the step must succeed.
-async fn perform(bed: &Bed, id: &str, step: Step, shoot: impl Future<Output = ()>) {
-    let builder = bed.named(id, &["sleep", "1000"]);
+async fn perform(
+    bed: &Bed,
+    id: &str,
+    step: Step,
+    shoot: impl Future<Output = bool>,
+) -> (String, bool) {
+    let builder = bed.named(id, &["sleep", "1000"]).with(|spec| {
+        // Without a hook there is no command at delete that could be killed.
+        spec["hooks"]["poststop"] = serde_json::json!([{ "path": "/bin/true" }]);
+    });
     if let Step::Create = step {
-        let (_, ()) = tokio::join!(builder.create(), shoot);
-        return;
+        let (created, hit) = tokio::join!(builder.create(), shoot);
+        return (told(&created), hit);
     }
     let container = builder.create().await.expect("create");
     if let Step::Start = step {
-        let (_, ()) = tokio::join!(container.start(), shoot);
-        return;
+        let (started, hit) = tokio::join!(container.start(), shoot);
+        return (told(&started), hit);
     }
     container.start().await.expect("start");
     match step {
-        Step::Create | Step::Start => {}
-        Step::Exec => {
-            let (_, ()) = tokio::join!(container.exec("e", &["sleep", "1000"]).run(), shoot);
+        Step::Create | Step::Start | Step::Exec => {
+            let exec = container.exec("e", &["sleep", "1000"]).run();
+            let (added, hit) = tokio::join!(exec, shoot);
+            (told(&added), hit)
         }
         Step::Wait => {
-            let wait = async {
-                let wait = tokio::time::timeout(Duration::from_secs(3), container.wait()).await;
-                // A restarted containerd and an untouched container: the wait would go on.
-                drop(wait);
+            // A restarted containerd and an untouched container: the wait would go on.
+            let wait = tokio::time::timeout(Duration::from_secs(3), container.wait());
+            let (waited, hit) = tokio::join!(wait, shoot);
+            let answer = match waited {
+                Ok(Ok(exit)) => format!("exit {}", exit.status),
+                Ok(Err(error)) => format!("{:?}", error.code()),
+                Err(_) => "it runs on".to_owned(),
             };
-            let ((), ()) = tokio::join!(wait, shoot);
+            (answer, hit)
         }
         Step::Delete => {
             container.kill(9).await.expect("kill");
             container.wait().await.expect("wait");
-            let (_, ()) = tokio::join!(container.delete(), shoot);
+            let (deleted, hit) = tokio::join!(container.delete(), shoot);
+            (told(&deleted), hit)
         }
     }
 }
@@ -152,15 +258,21 @@ faults! {
     sandbox_killed_during_start: Start, Victim::Process(Role::Sandbox);
     sandbox_killed_during_exec: Exec, Victim::Process(Role::Sandbox);
     sandbox_killed_during_wait: Wait, Victim::Process(Role::Sandbox);
-    sandbox_killed_during_delete: Delete, Victim::Process(Role::Sandbox);
     gofer_killed_during_create: Create, Victim::Process(Role::Gofer);
     gofer_killed_during_start: Start, Victim::Process(Role::Gofer);
     gofer_killed_during_exec: Exec, Victim::Process(Role::Gofer);
     gofer_killed_during_wait: Wait, Victim::Process(Role::Gofer);
-    gofer_killed_during_delete: Delete, Victim::Process(Role::Gofer);
     command_killed_during_create: Create, Victim::Process(Role::Command);
     command_killed_during_start: Start, Victim::Process(Role::Command);
     command_killed_during_delete: Delete, Victim::Process(Role::Command);
+}
+
+async fn sandbox_killed_during_delete(bed: &Bed) {
+    fault_in_pod(bed, Role::Sandbox).await;
+}
+
+async fn gofer_killed_during_delete(bed: &Bed) {
+    fault_in_pod(bed, Role::Gofer).await;
 }
 
 async fn create_fails(bed: &Bed) -> Status {
