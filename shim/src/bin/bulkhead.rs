@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
 use clap::{Parser, Subcommand};
-use runsc_config::{ContainerKind, Context, Features, Hardened, HostFacts, Policy, harden};
+use runsc_config::{ContainerKind, Context, Features, Hardened, HostFacts, Policy, Role, harden};
+use serde_json::Value;
 
 /// Shows what Bulkhead's policy makes of a container.
 #[derive(Debug, Parser)]
@@ -53,37 +54,63 @@ fn explain(path: &Path, policy: Option<&Path>, as_json: bool) -> Result<(), Fail
     } else {
         (parent(path), path.to_owned())
     };
-    let text = fs::read(&config).map_err(|e| format!("read {}: {e}", config.display()))?;
-    let asked =
-        serde_json::from_slice(&text).map_err(|e| format!("parse {}: {e}", config.display()))?;
+    let asked = read(&config)?;
     let features = features(&policy.runsc().path)?;
     let bundle = fs::canonicalize(&bundle).unwrap_or(bundle);
-    let id = bundle
-        .file_name()
-        .and_then(|name| name.to_str())
-        .unwrap_or("container")
-        .to_owned();
-    let host = HostFacts {
-        resolve: |path| fs::canonicalize(path).ok(),
-        ..HostFacts::default()
-    };
-    let context = Context {
-        id: &id,
-        sandbox_id: &id,
-        kind: ContainerKind::Plain,
-        namespace: "default",
-        bundle: &bundle,
-        features: &features,
-        host,
-    };
-    let hardened =
-        harden(asked, &policy, &context).map_err(|refusal| format!("refused: {refusal}"))?;
+    let hardened = given(asked, &bundle, &policy, &features)?;
     if as_json {
         println!("{}", serde_json::to_string_pretty(&hardened.report)?);
     } else {
         print(&hardened);
     }
     Ok(())
+}
+
+/// What a container in `bundle` is given. For one that joins a pod, the pod's sandbox is looked at first: in the bundle
+/// beside it, where containerd keeps them all.
+fn given(
+    asked: Value,
+    bundle: &Path,
+    policy: &Policy,
+    features: &Features,
+) -> Result<Hardened, Failure> {
+    let name = |path: Option<&Path>| Some(path?.file_name()?.to_str()?.to_owned());
+    let id = name(Some(bundle)).unwrap_or_else(|| "container".to_owned());
+    let namespace = name(bundle.parent()).unwrap_or_else(|| "default".to_owned());
+    let judge = |asked, sandbox: &str, kind| {
+        let context = Context {
+            id: &id,
+            sandbox_id: sandbox,
+            kind,
+            namespace: &namespace,
+            bundle,
+            features,
+            host: HostFacts {
+                resolve: |path| fs::canonicalize(path).ok(),
+                ..HostFacts::default()
+            },
+        };
+        harden(asked, policy, &context).map_err(|refusal| format!("refused: {refusal}").into())
+    };
+    match Role::of(&asked, &id).map_err(|refusal| format!("refused: {refusal}"))? {
+        Role::Plain => judge(asked, &id, ContainerKind::Plain),
+        Role::PodSandbox => judge(asked, &id, ContainerKind::PodSandbox),
+        Role::PodContainer { sandbox } => {
+            let beside = bundle.with_file_name(&sandbox);
+            let root = read(&config_of(&beside))?;
+            if Role::of(&root, &sandbox) != Ok(Role::PodSandbox) {
+                return Err(format!("{} is no pod's sandbox", beside.display()).into());
+            }
+            let root = given(root, &beside, policy, features)?;
+            judge(asked, &sandbox, ContainerKind::PodContainer(&root.shared))
+        }
+    }
+}
+
+fn read(config: &Path) -> Result<Value, Failure> {
+    let text = fs::read(config).map_err(|e| format!("read {}: {e}", config.display()))?;
+    let value = serde_json::from_slice(&text);
+    Ok(value.map_err(|e| format!("parse {}: {e}", config.display()))?)
 }
 
 /// The request as the client made it, where the shim has put the hardened spec in its place.

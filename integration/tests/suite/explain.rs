@@ -1,0 +1,122 @@
+//! `bulkhead explain`: what a container asked for, what it is given, and by which key.
+
+use std::path::Path;
+use std::process::Output;
+
+use integration::bed::{Bed, tool};
+use integration::cases;
+use integration::runtime::Needs;
+use serde_json::Value;
+
+use crate::pod::{end, member, sandbox};
+
+cases! {
+    Needs::Tool("bulkhead") => [
+        a_running_container_is_explained,
+        a_container_of_a_pod_is_explained,
+        another_policy_gives_another_answer,
+        what_would_be_refused_is_said_with_the_rule,
+        what_is_no_spec_is_named,
+    ],
+}
+
+fn explain(args: &[&str], path: &Path) -> Output {
+    let mut command = std::process::Command::new(tool("bulkhead").expect("found before"));
+    let path_variable = std::env::var("PATH").unwrap_or_default();
+    command
+        .env(
+            "PATH",
+            format!("{}:{path_variable}", integration::bed::PATH_FOLDER),
+        )
+        .arg("explain")
+        .args(args)
+        .arg(path);
+    command.output().expect("run bulkhead")
+}
+
+/// The changes by their control: what was given, and the key.
+fn changes(args: &[&str], path: &Path) -> Vec<(String, String, String)> {
+    let output = explain(&[args, &["--json"]].concat(), path);
+    assert!(output.status.success(), "{output:?}");
+    let report: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    let changes = report["changes"].as_array().expect("changes").iter();
+    let text = |change: &Value, field: &str| change[field].as_str().expect("text").to_owned();
+    changes
+        .map(|change| {
+            let field = |name| text(change, name);
+            (field("control"), field("given"), field("key"))
+        })
+        .collect()
+}
+
+async fn a_running_container_is_explained(bed: &Bed) {
+    let ask = |spec: &mut Value| {
+        spec["root"]["readonly"] = false.into();
+        spec["process"]["capabilities"]["bounding"] = serde_json::json!(["CAP_SYS_ADMIN"]);
+    };
+    let container = bed.container(&["sleep", "1000"]).with(ask);
+    let container = container.run().await.expect("run");
+    let bundle = bed.bundle(&container.id);
+    let found = changes(&[], &bundle);
+    let key = |control: &str| {
+        let change = found.iter().find(|change| change.0 == control);
+        change.map(|change| change.2.as_str())
+    };
+    // The spec in the bundle is the hardened one; what is explained is what was asked.
+    assert_eq!(key("capabilities"), Some("capabilities.allow"), "{found:?}");
+    assert_eq!(key("rootfs"), Some("rootfs.writable"), "{found:?}");
+    let table = explain(&[], &bundle).stdout;
+    let table = String::from_utf8_lossy(&table);
+    for text in ["POLICY KEY", "CAP_AUDIT_WRITE", "--network=none"] {
+        assert!(table.contains(text), "{text}: {table}");
+    }
+    container.remove().await;
+}
+
+async fn a_container_of_a_pod_is_explained(bed: &Bed) {
+    let pod = sandbox(bed).await;
+    let one = member(bed, &pod, "sleep 1000").run().await.expect("run");
+    let found = changes(&[], &bed.bundle(&one.id));
+    assert!(
+        found.iter().any(|change| change.0 == "seccomp"),
+        "{found:?}"
+    );
+    one.remove().await;
+    end(pod).await;
+}
+
+async fn another_policy_gives_another_answer(bed: &Bed) {
+    let container = bed.container(&["sleep", "1000"]).run().await.expect("run");
+    let policy = bed.folder.join(bed.id("policy"));
+    std::fs::write(&policy, "limits.memory_mib = 100").expect("write a policy");
+    let policy = policy.display().to_string();
+    let found = changes(&["--policy", &policy], &bed.bundle(&container.id));
+    let memory = found.iter().find(|change| change.0 == "memory");
+    assert_eq!(memory.expect("memory").1, "104857600 bytes");
+    container.remove().await;
+}
+
+async fn what_would_be_refused_is_said_with_the_rule(bed: &Bed) {
+    let mut spec = bed.container(&["true"]).spec;
+    spec["linux"]["devices"] =
+        serde_json::json!([{ "path": "/dev/kvm", "type": "c", "major": 10, "minor": 232 }]);
+    let path = bed.folder.join("config.json");
+    std::fs::write(&path, spec.to_string()).expect("write");
+    let output = explain(&[], &path);
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(
+        said.contains("refused") && said.contains("/dev/kvm"),
+        "{said}"
+    );
+}
+
+async fn what_is_no_spec_is_named(bed: &Bed) {
+    let path = bed.folder.join("config.json");
+    for text in ["", "{", "[]", "{\"process\": 7}"] {
+        std::fs::write(&path, text).expect("write");
+        let output = explain(&[], &path);
+        assert_eq!(output.status.code(), Some(1), "{text}: {output:?}");
+        assert!(!output.stderr.is_empty(), "{text}");
+    }
+}
