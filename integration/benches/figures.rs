@@ -14,25 +14,19 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use integration::bed::{Bed, IMAGE, Services, tool};
+use integration::bed::{Bed, IMAGE, Services};
 use integration::client::NAMESPACE;
+use integration::measure::{each, median, megabytes, timed};
 use integration::processes::{self, Role};
-use integration::runtime::Runtime;
 use integration::{isolate, spec};
-
-/// First the one that the others are compared with.
-const RUNTIMES: [&str; 3] = [
-    "io.containerd.bulkhead.v1",
-    "io.containerd.runc.v2",
-    "io.containerd.runsc.v1",
-];
 
 /// What was measured of one runtime.
 struct Figures {
-    runtime: String,
     shim_kb: u64,
     helpers: usize,
     run_ms: f64,
+    /// `ctr task metrics`, less what ctr takes to ask containerd anything.
+    metrics_ms: f64,
     binary: u64,
 }
 
@@ -42,60 +36,24 @@ fn main() {
         .filter_map(|word| word.parse::<usize>().ok());
     let (runs, exits) = (numbers.next().unwrap_or(20), numbers.next().unwrap_or(1000));
     let folder = isolate::enter();
-    let mut all = Vec::new();
     let mut bare = None;
-    for name in RUNTIMES {
-        let runtime = Runtime {
-            name: name.to_owned(),
-        };
-        let Some(binary) = tool(&runtime.binary()) else {
-            println!("{name}: {} is not there, left out", runtime.binary());
-            continue;
-        };
-        eprintln!("measuring {name} …");
-        // Each has a containerd of its own: nothing is warmer for the later ones.
-        let store = folder.join(name);
-        fs::create_dir_all(&store).expect("make a folder");
-        let bed = Bed::start(store, runtime, Services::Tasks);
-        match measure(&bed, &binary, runs) {
-            Ok(figures) => all.push(figures),
-            Err(reason) => println!("{name}: does not run here, left out: {reason}"),
+    let all = each(&folder, Services::Tasks, |bed, binary| {
+        let figures = measure(bed, binary, runs)?;
+        if bed.runtime.is_bulkhead() {
+            bare = bed.runsc.is_some().then(|| bare_runsc(bed, runs));
+            check_exits(bed, exits);
         }
-        if name == RUNTIMES[0] {
-            bare = bed.runsc.is_some().then(|| bare_runsc(&bed, runs));
-            check_exits(&bed, exits);
-        }
-        drop(bed);
-        clear();
-    }
+        Ok(figures)
+    });
     print(&all, bare, runs);
-}
-
-/// Takes away what the next testbed makes anew.
-fn clear() {
-    let mounts = fs::read_to_string("/proc/self/mountinfo").expect("read mountinfo");
-    for place in mounts
-        .lines()
-        .filter_map(|line| line.split(' ').nth(4))
-        .filter(|place| place.starts_with("/run/b/"))
-    {
-        let _ = nix::mount::umount2(place, nix::mount::MntFlags::MNT_DETACH);
-    }
-    fs::remove_dir_all("/run/b").expect("remove the testbed");
-}
-
-fn median(mut times: Vec<Duration>) -> f64 {
-    times.sort_unstable();
-    times[times.len() / 2].as_secs_f64() * 1000.0
 }
 
 /// # Errors
 /// What `ctr` says when the runtime runs nothing here.
 fn measure(bed: &Bed, binary: &Path, runs: usize) -> Result<Figures, String> {
     let once = || {
-        let (id, began) = (bed.id("run"), Instant::now());
-        let output = bed.ctr_run(&["--rm"], &id, &["true"]);
-        (began.elapsed(), output)
+        let id = bed.id("run");
+        timed(|| bed.ctr_run(&["--rm"], &id, &["true"]))
     };
     // The first fills caches, and tells whether it works; the stock shim may answer 128 for a program that ran.
     let (_, first) = once();
@@ -115,13 +73,18 @@ fn measure(bed: &Bed, binary: &Path, runs: usize) -> Result<Figures, String> {
         .filter_map(|shim| processes::resident_kb(shim.pid))
         .sum();
     let helpers = processes::of(Role::Command, &id).len() + shims.len().saturating_sub(1);
+    let ctr = |args: &[&str]| -> f64 {
+        let times = (0..runs).map(|_| timed(|| bed.ctr_ok(args)).0);
+        median(times.collect())
+    };
+    let metrics_ms = ctr(&["task", "metrics", &id]) - ctr(&["version"]);
     bed.block_on(bed.remove(&id));
     let binary = fs::metadata(binary).expect("the shim's size").len();
     Ok(Figures {
-        runtime: bed.runtime.name.clone(),
         shim_kb,
         helpers,
         run_ms,
+        metrics_ms,
         binary,
     })
 }
@@ -190,20 +153,23 @@ fn check_exits(bed: &Bed, count: usize) {
     );
 }
 
-fn print(all: &[Figures], bare: Option<f64>, runs: usize) {
-    let Some(first) = all.first() else { return };
+fn print(all: &[(String, Figures)], bare: Option<f64>, runs: usize) {
+    let Some((compared, first)) = all.first() else {
+        return;
+    };
     println!(
-        "\n{:<28} {:>12} {:>9} {:>22} {:>14}",
-        "runtime", "shim RSS", "helpers", "ctr run --rm … true", "shim binary"
+        "\n{:<28} {:>12} {:>9} {:>22} {:>18} {:>14}",
+        "runtime", "shim RSS", "helpers", "ctr run --rm … true", "ctr task metrics", "shim binary"
     );
-    for row in all {
+    for (runtime, row) in all {
         println!(
-            "{:<28} {:>9.1} MB {:>9} {:>12.0} ms ({:>4.2}×) {:>11.1} MB",
-            row.runtime,
+            "{:<28} {:>9.1} MB {:>9} {:>12.0} ms ({:>4.2}×) {:>+15.1} ms {:>11.1} MB",
+            runtime,
             megabytes(row.shim_kb * 1024),
             row.helpers,
             row.run_ms,
             row.run_ms / first.run_ms,
+            row.metrics_ms,
             megabytes(row.binary),
         );
     }
@@ -216,12 +182,6 @@ fn print(all: &[Figures], bare: Option<f64>, runs: usize) {
         );
     }
     println!(
-        "times: median of {runs}; × is relative to {}; idle: one container, no pod",
-        first.runtime
+        "times: median of {runs}; × is relative to {compared}; idle: one container, no pod; metrics: over `ctr version`"
     );
-}
-
-#[allow(clippy::cast_precision_loss, reason = "shown with one decimal")]
-fn megabytes(bytes: u64) -> f64 {
-    bytes as f64 / 1e6
 }

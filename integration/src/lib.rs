@@ -18,6 +18,7 @@ pub mod fifo;
 pub mod harness;
 pub mod isolate;
 pub mod leaks;
+pub mod measure;
 pub mod patience;
 pub mod processes;
 pub mod runtime;

@@ -45,8 +45,8 @@ lint() {
 
 bench() {
   # In the profile of the tests, whose build it shares: what it measures are other programs.
-  step "building the bench" cargo test --locked -p integration --bench figures --no-run
-  cargo test --locked -p integration --bench figures
+  step "building the benches" cargo test --locked -p integration --bench figures --bench pods --no-run
+  cargo test --locked -p integration --bench figures --bench pods
 }
 
 case ${1:-} in

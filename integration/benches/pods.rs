@@ -1,0 +1,156 @@
+//! Pods, side by side in one run on one machine: prints times and memory with their ratios and gates nothing. Runtimes that
+//! run no pod here are left out with their reason. `bench [RUNS]`: how often a time is measured (20).
+#![allow(
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "a bench that cannot measure ends"
+)]
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::time::{Duration, Instant};
+
+use integration::bed::{Bed, Services};
+use integration::cri::Pod;
+use integration::isolate;
+use integration::measure::{each, median, megabytes};
+use integration::processes::{self, Role};
+
+/// How many pods stand while memory is measured.
+const MANY: u32 = 15;
+
+/// What was measured of one runtime.
+struct Figures {
+    up_ms: f64,
+    down_ms: f64,
+    /// Of all pods together.
+    shims: usize,
+    helpers: usize,
+    /// Of one pod, in bytes: what its processes take, shared pages in proportion.
+    proportional: u64,
+    /// Of one pod, in bytes: by how much less is available on the host.
+    unavailable: u64,
+}
+
+fn main() {
+    let mut numbers = std::env::args()
+        .skip(1)
+        .filter_map(|word| word.parse::<usize>().ok());
+    let runs = numbers.next().unwrap_or(20);
+    let folder = isolate::enter();
+    let all = each(&folder, Services::Cri, |bed, _| {
+        bed.block_on(measure(bed, runs))
+    });
+    print(&all, runs);
+}
+
+/// A pod of a sandbox container and one that sleeps.
+async fn up(bed: &Bed) -> Result<Pod, String> {
+    let failed = |error: containerd_client::tonic::Status| error.message().to_owned();
+    let pod = Pod::run(Pod::config(bed)).await.map_err(failed)?;
+    let container = pod.container("main", &["sleep", "1000"]);
+    match pod.launch(container).await {
+        Ok(_) => Ok(pod),
+        Err(error) => {
+            pod.remove().await;
+            Err(failed(error))
+        }
+    }
+}
+
+/// # Errors
+/// What containerd says when the runtime runs no pod here.
+async fn measure(bed: &Bed, runs: usize) -> Result<Figures, String> {
+    up(bed).await?.remove().await;
+    let (mut ups, mut downs) = (Vec::new(), Vec::new());
+    for _ in 0..runs {
+        let began = Instant::now();
+        let pod = up(bed).await?;
+        ups.push(began.elapsed());
+        let began = Instant::now();
+        pod.remove().await;
+        downs.push(began.elapsed());
+    }
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let before = pids();
+    let available = available();
+    let mut pods = Vec::new();
+    for _ in 0..MANY {
+        pods.push(up(bed).await?);
+    }
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let new: Vec<i32> = pids().difference(&before).copied().collect();
+    let figures = Figures {
+        up_ms: median(ups),
+        down_ms: median(downs),
+        shims: processes::of(Role::Shim, "").len(),
+        helpers: processes::of(Role::Command, "").len(),
+        proportional: new.iter().copied().map(proportional).sum::<u64>() / u64::from(MANY),
+        unavailable: available.saturating_sub(self::available()) / u64::from(MANY),
+    };
+    for pod in pods {
+        pod.remove().await;
+    }
+    Ok(figures)
+}
+
+fn pids() -> BTreeSet<i32> {
+    processes::all()
+        .into_iter()
+        .map(|process| process.pid)
+        .collect()
+}
+
+/// A figure in a file of /proc that gives it in kilobytes; in bytes.
+fn figure(path: &str, name: &str) -> u64 {
+    let text = fs::read_to_string(path).unwrap_or_default();
+    let words = text.lines().find_map(|line| line.strip_prefix(name));
+    let kilobytes = words.and_then(|words| words.split_whitespace().next()?.parse::<u64>().ok());
+    kilobytes.unwrap_or(0) * 1024
+}
+
+fn proportional(pid: i32) -> u64 {
+    figure(&format!("/proc/{pid}/smaps_rollup"), "Pss:")
+}
+
+fn available() -> u64 {
+    figure("/proc/meminfo", "MemAvailable:")
+}
+
+fn print(all: &[(String, Figures)], runs: usize) {
+    let Some((compared, first)) = all.first() else {
+        return;
+    };
+    println!(
+        "\n{:<28} {:>18} {:>18} {:>7} {:>9} {:>20} {:>20}",
+        "runtime",
+        "pod up",
+        "pod down",
+        "shims",
+        "helpers",
+        "memory of processes",
+        "memory of the host"
+    );
+    for (runtime, row) in all {
+        println!(
+            "{:<28} {:>8.0} ms ({:>4.2}×) {:>8.0} ms ({:>4.2}×) {:>7} {:>9} {:>10.1} MB ({:>4.2}×) {:>10.1} MB ({:>4.2}×)",
+            runtime,
+            row.up_ms,
+            row.up_ms / first.up_ms,
+            row.down_ms,
+            row.down_ms / first.down_ms,
+            row.shims,
+            row.helpers,
+            megabytes(row.proportional),
+            megabytes(row.proportional) / megabytes(first.proportional),
+            megabytes(row.unavailable),
+            megabytes(row.unavailable) / megabytes(first.unavailable),
+        );
+    }
+    println!(
+        "times: median of {runs}, by CRI and with a network by CNI; × is relative to {compared}; up: RunPodSandbox, \
+         CreateContainer, StartContainer; down: StopPodSandbox, RemovePodSandbox; memory: of one of {MANY} pods"
+    );
+}
