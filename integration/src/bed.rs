@@ -2,6 +2,7 @@
 //! an address of a unix socket ends at 108 bytes.
 
 use std::fs;
+use std::io::Write as _;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -239,21 +240,53 @@ impl Bed {
         stdout.into_owned()
     }
 
+    fn annotations(&self) -> Vec<String> {
+        let annotations = self.runtime.annotations().into_iter();
+        annotations
+            .map(|(key, value)| format!("--annotation={key}={value}"))
+            .collect()
+    }
+
     /// `ctr run` of the runtime under test, with what it needs.
     #[must_use]
     pub fn ctr_run<'a>(&'a self, flags: &[&'a str], id: &'a str, args: &[&'a str]) -> Output {
-        let annotations: Vec<String> = self
-            .runtime
-            .annotations()
-            .iter()
-            .map(|(key, value)| format!("--annotation={key}={value}"))
-            .collect();
+        let annotations = self.annotations();
         let mut all = vec!["run", "--runtime", &self.runtime.name];
         all.extend(annotations.iter().map(String::as_str));
         all.extend(flags);
         all.extend([IMAGE_NAME, id]);
         all.extend(args);
         self.ctr(&all)
+    }
+
+    /// `ctr run -t` in a terminal of 33 rows and 101 columns, into which `typed` is typed.
+    ///
+    /// # Panics
+    /// When there is no `script`, which makes the terminal (Debian: bsdutils).
+    #[must_use]
+    pub fn ctr_in_a_terminal(&self, id: &str, program: &str, typed: &str) -> Output {
+        let ctr = tool("ctr").expect("ctr").display().to_string();
+        let annotations = self.annotations().join(" ");
+        let line = format!(
+            "stty rows 33 cols 101; exec {ctr} --address {SOCKET} --namespace {NAMESPACE} \
+             run --runtime {} {annotations} --rm -t {IMAGE_NAME} {id} {program}",
+            self.runtime.name
+        );
+        let mut command = Command::new("script");
+        command.args(["--quiet", "--return", "--command", &line, "/dev/null"]);
+        let child = command
+            .env("CONTAINERD_SUPPRESS_DEPRECATION_WARNINGS", "true")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn();
+        let mut child = child.expect("run script");
+        let mut stdin = child.stdin.take().expect("a pipe");
+        stdin.write_all(typed.as_bytes()).expect("type");
+        // The pipe stays open until the end: its closing would type ctrl-D.
+        let output = child.wait_with_output().expect("wait for script");
+        drop(stdin);
+        output
     }
 
     /// Processes that are the testbed's own.

@@ -6,6 +6,7 @@ use containerd_client::services::v1::container::Runtime as ContainerRuntime;
 use containerd_client::services::v1::{Container as Registered, CreateTaskRequest};
 use containerd_client::tonic::{Code, Status};
 use containerd_client::types::Mount;
+use prost::Message as _;
 use prost_types::Any;
 use serde_json::Value;
 
@@ -16,6 +17,15 @@ use crate::fifo::Streams;
 use crate::spec;
 
 const SPEC: &str = "types.containerd.io/opencontainers/runtime-spec/1/Spec";
+
+/// `runtimeoptions.v1.Options` (`api/types/runtimeoptions/v1/api.proto` in containerd).
+#[derive(Clone, PartialEq, prost::Message)]
+struct PolicyOptions {
+    #[prost(string, tag = "2")]
+    config_path: String,
+    #[prost(bytes = "vec", tag = "3")]
+    config_body: Vec<u8>,
+}
 
 /// A container to be.
 #[derive(Debug, Clone)]
@@ -98,6 +108,16 @@ impl<'a> Builder<'a> {
             value,
         });
         self
+    }
+
+    /// With the options every runtime but runc's takes: a policy by its file, and by its text.
+    #[must_use]
+    pub fn policy(self, path: &str, body: &str) -> Self {
+        let options = PolicyOptions {
+            config_path: path.to_owned(),
+            config_body: body.as_bytes().to_vec(),
+        };
+        self.options("runtimeoptions.v1.Options", options.encode_to_vec())
     }
 
     /// Registers the container and creates its task. After an error nothing is registered.

@@ -12,6 +12,7 @@ use crate::error::{Error, Result};
 use crate::host;
 use crate::io::{self, ProcessIo, Stdio};
 use crate::layout::Bundle;
+use crate::logging;
 use crate::mount;
 use crate::options;
 use crate::pod::Pod;
@@ -70,8 +71,12 @@ impl Asked<'_> {
 
     /// Init, with the client's streams connected to pipes, and the ends of those for the sandbox; a terminal comes later,
     /// from runsc.
-    async fn init(&self, owner: io::Owner<'_>) -> Result<(Process, Stdio3)> {
-        let init = Process::new(String::new(), self.stdio.clone(), None);
+    async fn init(&self, owner: io::Owner<'_>, policy: &Policy) -> Result<(Process, Stdio3)> {
+        let stdio = Stdio {
+            rate: policy.output_rate(),
+            ..self.stdio.clone()
+        };
+        let init = Process::new(String::new(), stdio, None);
         if init.stdio.terminal {
             return Ok((init, Stdio3::default()));
         }
@@ -117,6 +122,7 @@ impl Pod {
             stdout: request.stdout.clone(),
             stderr: request.stderr.clone(),
             terminal: request.terminal,
+            rate: None,
         };
         stdio.validate()?;
         let bundle = Bundle::new(&request.bundle);
@@ -145,6 +151,7 @@ impl Pod {
             )));
         }
         let policy = options::load_policy(asked.request.options.as_ref())?;
+        logging::follow(policy.log(), &self.owner.namespace, id)?;
         let binary = find_runsc(&policy)?;
         let features = features::of(&binary, &policy.runsc().root, &self.reaper).await?;
         let kind = if is_pod {
@@ -233,7 +240,7 @@ async fn create_sandbox(
         id: plan.id,
         reaper: &plan.reaper,
     };
-    let (init, stdio) = asked.init(owner).await?;
+    let (init, stdio) = asked.init(owner, plan.policy).await?;
     let (sandbox, master) = Sandbox::create(plan, Arc::clone(runsc), stdio).await?;
     if let Some(master) = master {
         init.set_terminal(master, owner).await?;
@@ -251,7 +258,7 @@ async fn create_further(
     asked.bundle.set_sandbox_root(sandbox.runsc.root())?;
     asked.furnish(hardened).await?;
     let owner = sandbox.log_owner(id);
-    let (init, stdio) = asked.init(owner).await?;
+    let (init, stdio) = asked.init(owner, &sandbox.policy).await?;
     let master = sandbox.create_further(id, &asked.bundle, hardened).await?;
     if let Some(master) = master {
         init.set_terminal(master, owner).await?;

@@ -1,38 +1,107 @@
 //! The shim's log: lines into containerd's `log` FIFO, never waiting for anyone.
 //!
 //! containerd copies that FIFO into its own log and opens it again after a restart. The FIFO is opened for both
-//! directions, so that no reader is needed, and without blocking, so that a full one costs lines and not requests.
+//! directions, so that no reader is needed, and without blocking, so that a full one costs lines and not requests. A policy
+//! may put the log of each sandbox into a file of its own.
 
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use nix::fcntl::OFlag;
+use runsc_config::LogLevel;
 use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
+use tracing_subscriber::{Registry, reload};
+
+use crate::error::{Error, Result};
+use crate::layout;
+
+/// No file of the log grows beyond this, in bytes: what a sandbox makes runsc say ends up in it.
+const FILE_MAX: u64 = 16 * 1024 * 1024;
+
+/// What a policy can change of the log, once it is read.
+#[derive(Debug)]
+struct Switch {
+    level: reload::Handle<Targets, Registry>,
+    place: Arc<Lossy>,
+}
+
+static SWITCH: OnceLock<Switch> = OnceLock::new();
 
 /// A writer that gives lines up instead of waiting.
 #[derive(Debug)]
 struct Lossy {
-    file: File,
+    fifo: File,
     lost: AtomicU64,
+    file: Mutex<Option<Bounded>>,
+}
+
+/// A log file and what it may still take.
+#[derive(Debug)]
+struct Bounded {
+    file: File,
+    room: u64,
+}
+
+impl Bounded {
+    fn open(path: &Path) -> io::Result<Self> {
+        let file = File::options()
+            .append(true)
+            .create(true)
+            .mode(0o600)
+            .custom_flags((OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC).bits())
+            .open(path)?;
+        let metadata = file.metadata()?;
+        if !metadata.is_file() {
+            return Err(io::Error::other("not a regular file"));
+        }
+        let room = FILE_MAX.saturating_sub(metadata.len());
+        Ok(Self { file, room })
+    }
+
+    fn write(&mut self, line: &[u8]) -> io::Result<()> {
+        let left = self.room.checked_sub(line.len() as u64);
+        self.room = left.ok_or(io::ErrorKind::StorageFull)?;
+        self.file.write_all(line)
+    }
+}
+
+impl Lossy {
+    fn new(fifo: File) -> Self {
+        Self {
+            fifo,
+            lost: AtomicU64::new(0),
+            file: Mutex::new(None),
+        }
+    }
+
+    /// One write for one line: pipes and appended files take it whole.
+    fn put(&self, line: &[u8]) -> io::Result<()> {
+        let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
+        match file.as_mut() {
+            Some(file) => file.write(line),
+            None => (&self.fifo).write(line).map(drop),
+        }
+    }
 }
 
 impl Write for &Lossy {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         let lost = self.lost.load(Ordering::Relaxed);
         if lost > 0 {
-            let note = format!("{lost} log lines lost: nobody read the log\n");
-            if (&self.file).write(note.as_bytes()).is_err() {
+            let note = format!("{lost} log lines lost: the log was full\n");
+            if self.put(note.as_bytes()).is_err() {
                 self.lost.fetch_add(1, Ordering::Relaxed);
                 return Ok(line.len());
             }
             self.lost.fetch_sub(lost, Ordering::Relaxed);
         }
-        if (&self.file).write(line).is_err() {
+        if self.put(line).is_err() {
             self.lost.fetch_add(1, Ordering::Relaxed);
         }
         Ok(line.len())
@@ -51,11 +120,8 @@ pub(crate) fn init(debug: bool, bundle: &Path) {
         .write(true)
         .custom_flags((OFlag::O_NONBLOCK | OFlag::O_CLOEXEC).bits())
         .open(bundle.join("log"));
-    let Ok(file) = opened else { return };
-    let writer = Lossy {
-        file,
-        lost: AtomicU64::new(0),
-    };
+    let Ok(fifo) = opened else { return };
+    let place = Arc::new(Lossy::new(fifo));
     let level = if debug {
         LevelFilter::DEBUG
     } else {
@@ -64,18 +130,64 @@ pub(crate) fn init(debug: bool, bundle: &Path) {
     let lines = tracing_subscriber::fmt::layer()
         .with_ansi(false)
         .with_target(false)
-        .with_writer(writer_of(writer));
-    // Only our own: ttrpc logs each connection that ends.
-    let ours = Targets::new().with_target("containerd_shim_bulkhead_v1", level);
+        .with_writer(Arc::clone(&place));
+    let (ours, level) = reload::Layer::new(targets(level));
     // A second subscriber cannot be installed; the first one keeps the log.
-    let _ = tracing_subscriber::registry()
-        .with(lines)
+    let installed = tracing_subscriber::registry()
         .with(ours)
+        .with(lines)
         .try_init();
+    if installed.is_ok() {
+        let _ = SWITCH.set(Switch { level, place });
+    }
 }
 
-fn writer_of(writer: Lossy) -> impl for<'a> tracing_subscriber::fmt::MakeWriter<'a> + 'static {
-    std::sync::Arc::new(writer)
+/// Only our own: ttrpc logs each connection that ends.
+fn targets(level: LevelFilter) -> Targets {
+    Targets::new().with_target("containerd_shim_bulkhead_v1", level)
+}
+
+/// Does what the policy says of the log of the sandbox `id`.
+///
+/// # Errors
+/// `FailedPrecondition` when the folder or the file cannot be used: who asks for a log there relies on it.
+pub(crate) fn follow(log: &runsc_config::Log, namespace: &str, id: &str) -> Result<()> {
+    let Some(switch) = SWITCH.get() else {
+        return Ok(());
+    };
+    if let Some(level) = log.level {
+        let level = match level {
+            LogLevel::Error => LevelFilter::ERROR,
+            LogLevel::Warn => LevelFilter::WARN,
+            LogLevel::Info => LevelFilter::INFO,
+            LogLevel::Debug => LevelFilter::DEBUG,
+        };
+        let changed = switch.level.reload(targets(level));
+        changed.map_err(|e| Error::internal(format!("change the log's level: {e}")))?;
+    }
+    if let Some(folder) = &log.folder {
+        let file = open_in(folder, &format!("{namespace}-{id}.log")).map_err(|problem| {
+            Error::precondition(format!(
+                "policy: log.folder {}: {problem}",
+                folder.display()
+            ))
+        })?;
+        let mut place = switch
+            .place
+            .file
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        *place = Some(file);
+    }
+    Ok(())
+}
+
+fn open_in(folder: &Path, name: &str) -> std::result::Result<Bounded, String> {
+    layout::private_dir(folder).map_err(|e| e.to_string())?;
+    let real = std::fs::canonicalize(folder).map_err(|e| e.to_string())?;
+    runsc_config::trusted(&real)?;
+    let file = real.join(name);
+    Bounded::open(&file).map_err(|e| format!("open {name}: {e}"))
 }
 
 #[cfg(test)]
@@ -89,10 +201,7 @@ mod tests {
         let file = File::from(std::os::fd::OwnedFd::from(writer));
         nix::fcntl::fcntl(&file, nix::fcntl::FcntlArg::F_SETFL(OFlag::O_NONBLOCK))
             .expect("nonblock");
-        let log = Lossy {
-            file,
-            lost: AtomicU64::new(0),
-        };
+        let log = Lossy::new(file);
         let line = [b'x'; 1000];
         for _ in 0..200 {
             (&log).write_all(&line).expect("never fails");
@@ -107,5 +216,30 @@ mod tests {
             rest.contains("log lines lost") && rest.ends_with("after\n"),
             "{rest:?}"
         );
+    }
+
+    #[test]
+    fn a_log_file_takes_no_more_than_its_bound() {
+        let folder = tempfile::tempdir().expect("tempdir");
+        let path = folder.path().join("x.log");
+        let full = File::create(&path).expect("create");
+        full.set_len(FILE_MAX - 5).expect("grow");
+        let log = Lossy::new(File::options().write(true).open("/dev/null").expect("open"));
+        *log.file.lock().expect("lock") = Some(Bounded::open(&path).expect("open"));
+        for line in ["1234\n", "5678\n", "9\n"] {
+            (&log).write_all(line.as_bytes()).expect("never fails");
+        }
+        let text = std::fs::read(&path).expect("read");
+        assert_eq!(text.len() as u64, FILE_MAX);
+        assert!(text.ends_with(b"1234\n"));
+        assert_eq!(log.lost.load(Ordering::Relaxed), 2);
+    }
+
+    #[test]
+    fn a_log_file_is_not_followed_to_where_a_link_points() {
+        let folder = tempfile::tempdir().expect("tempdir");
+        let link = folder.path().join("x.log");
+        std::os::unix::fs::symlink("/etc/passwd", &link).expect("link");
+        Bounded::open(&link).expect_err("refused");
     }
 }

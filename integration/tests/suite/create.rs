@@ -35,9 +35,6 @@ cases! {
         a_missing_config_json_is_invalid,
         a_duplicate_id_on_the_shim_already_exists,
         an_id_with_a_path_in_it_is_invalid_on_the_shim,
-        a_config_path_that_is_missing_is_named,
-        a_config_body_that_does_not_parse_is_named,
-        a_policy_file_others_may_write_is_refused,
         an_id_that_is_a_prefix_of_another_touches_only_its_own,
     ],
 }
@@ -269,54 +266,6 @@ async fn an_id_with_a_path_in_it_is_invalid_on_the_shim(bed: &Bed) {
     }
     drop(shim);
     container.remove().await;
-}
-
-/// `runtimeoptions.v1.Options` with one field.
-pub(crate) fn options(field: u8, value: &[u8]) -> Vec<u8> {
-    let length = u8::try_from(value.len()).expect("a short value");
-    assert!(length < 128, "one byte of length");
-    [&[field << 3 | 2, length], value].concat()
-}
-
-async fn a_config_path_that_is_missing_is_named(bed: &Bed) {
-    let builder = bed.container(&["true"]).options(
-        "runtimeoptions.v1.Options",
-        options(2, b"/no/such/policy.toml"),
-    );
-    let error = builder.create().await.expect_err("refused");
-    assert!(
-        error.message().contains("/no/such/policy.toml"),
-        "{error:?}"
-    );
-}
-
-async fn a_config_body_that_does_not_parse_is_named(bed: &Bed) {
-    let builder = bed.container(&["true"]).options(
-        "runtimeoptions.v1.Options",
-        options(3, b"no_such_key = 1\n"),
-    );
-    let error = builder.create().await.expect_err("refused");
-    assert!(error.message().contains("no_such_key"), "{error:?}");
-}
-
-async fn a_policy_file_others_may_write_is_refused(bed: &Bed) {
-    use std::os::unix::fs::PermissionsExt as _;
-    let path = "/etc/bulkhead/config.toml";
-    let before = fs::read(path).ok();
-    fs::create_dir_all("/etc/bulkhead").expect("make the folder");
-    fs::write(path, before.clone().unwrap_or_default()).expect("write a policy");
-    let mode = |mode| fs::set_permissions(path, fs::Permissions::from_mode(mode)).expect("chmod");
-    mode(0o666);
-    let result = bed.container(&["true"]).create().await;
-    mode(0o644);
-    if before.is_none() {
-        fs::remove_dir_all("/etc/bulkhead").expect("remove the policy");
-    }
-    let error = result.expect_err("refused");
-    assert!(
-        error.message().contains("/etc/bulkhead/config.toml"),
-        "{error:?}"
-    );
 }
 
 async fn an_id_that_is_a_prefix_of_another_touches_only_its_own(bed: &Bed) {

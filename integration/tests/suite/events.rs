@@ -15,6 +15,7 @@ cases! {
     Needs::Any => [
         a_run_is_create_start_exit_delete,
         an_exec_is_added_started_and_exits_before_the_container,
+        a_pause_and_a_resume_are_told,
         containerd_restarted_while_a_task_runs_finds_it_again,
         the_exit_event_arrives_after_containerds_restart,
     ],
@@ -122,6 +123,31 @@ async fn an_exec_is_added_started_and_exits_before_the_container(bed: &Bed) {
         first.windows(5).any(|window| window == b"extra"),
         "the exec ends first"
     );
+}
+
+async fn a_pause_and_a_resume_are_told(bed: &Bed) {
+    let events = bed.client().events().await;
+    let container = bed.container(&["sleep", "1000"]).run().await.expect("run");
+    let id = container.id.clone();
+    bed.client().pause(&id).await.expect("pause");
+    let status = container.status().await.expect("state");
+    assert_eq!(status, containerd_client::types::v1::Status::Paused);
+    bed.client().resume(&id).await.expect("resume");
+    assert_eq!(container.exec("e", &["true"]).finish().await.status, 0);
+    container.kill(9).await.expect("kill");
+    container.finish().await;
+    let expected = [
+        "create",
+        "start",
+        "paused",
+        "resumed",
+        "exec-added",
+        "exec-started",
+        "exit",
+        "exit",
+        "delete",
+    ];
+    heard(&events, &id, &expected).await;
 }
 
 async fn exit_follows_start_however_short_the_run(bed: &Bed) {

@@ -10,7 +10,6 @@ use integration::processes::{self, Role};
 use integration::runtime::Needs;
 use integration::wrapper::Wrapper;
 
-use crate::create::options;
 use integration::cases;
 
 cases! {
@@ -188,6 +187,11 @@ fn told<T>(result: &Result<T, Status>) -> String {
     }
 }
 
+/// With a hook that runs after the container: without one there is no command at delete that anything could happen to.
+fn with_hook(builder: Builder<'_>) -> Builder<'_> {
+    builder.with(|spec| spec["hooks"]["poststop"] = serde_json::json!([{ "path": "/bin/true" }]))
+}
+
 /// Goes as far as the step and takes it while `shoot` runs. Only what comes before the step must succeed.
 async fn perform(
     bed: &Bed,
@@ -195,10 +199,7 @@ async fn perform(
     step: Step,
     shoot: impl Future<Output = bool>,
 ) -> (String, bool) {
-    let builder = bed.named(id, &["sleep", "1000"]).with(|spec| {
-        // Without a hook there is no command at delete that could be killed.
-        spec["hooks"]["poststop"] = serde_json::json!([{ "path": "/bin/true" }]);
-    });
+    let builder = with_hook(bed.named(id, &["sleep", "1000"]));
     if let Step::Create = step {
         let (created, hit) = tokio::join!(builder.create(), shoot);
         return (told(&created), hit);
@@ -364,18 +365,19 @@ async fn runsc_that_hangs_at_start_is_ended_at_the_deadline(bed: &Bed) {
 
 /// Under a policy with short deadlines.
 fn hurried(builder: Builder<'_>) -> Builder<'_> {
-    let policy = b"[runsc]\ncreate_timeout = 2\nstart_timeout = 2\n";
-    builder.options("runtimeoptions.v1.Options", options(3, policy))
+    builder.policy("", "[runsc]\ncreate_timeout = 2\nstart_timeout = 2\n")
 }
 
 async fn runsc_that_fails_at_delete_leaves_nothing(bed: &Bed) {
-    let container = bed.container(&["true"]).run().await.expect("run");
+    let container = with_hook(bed.container(&["true"]));
+    let container = container.run().await.expect("run");
     let _wrapper = Wrapper::at(bed, "delete", "log 'cannot'; exit 1");
     container.finish().await;
 }
 
 async fn runsc_that_hangs_at_delete_leaves_nothing(bed: &Bed) {
-    let container = bed.container(&["true"]).run().await.expect("run");
+    let container = with_hook(bed.container(&["true"]));
+    let container = container.run().await.expect("run");
     let _wrapper = Wrapper::at(bed, "delete", "exec sleep 1000");
     container.finish().await;
 }

@@ -3,10 +3,11 @@
 use std::fs::{self, File};
 use std::io::Read as _;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use integration::bed::Bed;
-use integration::fifo::sha256;
+use integration::fifo::{Output, sha256};
+use integration::patience::patience;
 use integration::runtime::Needs;
 
 use integration::cases;
@@ -26,6 +27,11 @@ cases! {
         a_background_child_that_holds_stdout_does_not_hold_back_the_exit,
         stdout_reader_that_goes_away_does_not_hold_back_the_exit,
         close_io_of_a_container_without_stdin_is_no_error,
+    ],
+    Needs::Bulkhead => [
+        fifty_mib_beyond_the_rate_arrive_whole_and_slowed,
+        a_program_that_floods_its_output_is_killed_at_once,
+        an_exec_has_no_rate,
     ],
 }
 
@@ -102,7 +108,11 @@ async fn stdout_of_1_gib_arrives_intact(bed: &Bed) {
     // What makes the bytes must not be slower than what is tested.
     let script = "yes 0123456789abcdef0123456789abcde | head -c 33554432 >/tmp/x; \
         i=0; while [ $i -lt 32 ]; do cat /tmp/x; i=$((i+1)); done";
-    let mut container = bed.shell(script).run().await.expect("run");
+    let mut builder = bed.shell(script);
+    if bed.runtime.is_bulkhead() {
+        builder = builder.policy("", "limits.output_mib_per_second = 0");
+    }
+    let mut container = builder.run().await.expect("run");
     let output = container.streams.stdout().await;
     assert_eq!(output.length, 1 << 30);
     let expected = b"0123456789abcdef0123456789abcde\n".repeat(32768);
@@ -301,5 +311,53 @@ async fn close_io_of_a_container_without_stdin_is_no_error(bed: &Bed) {
         .close_stdin(&container.id, "")
         .await
         .expect("CloseIO");
+    container.remove().await;
+}
+
+const LINE: &str = "0123456789abcdef0123456789abcde";
+
+/// Makes a file of 50 MiB.
+const MIB_50: &str = "yes 0123456789abcdef0123456789abcde | head -c 52428800 >/tmp/x";
+
+fn is_mib_50(output: &Output) {
+    assert_eq!(output.length, 50 << 20);
+    let mib = format!("{LINE}\n").repeat(32768).into_bytes();
+    assert_eq!(output.sha256, sha256((0..50).map(|_| mib.clone())));
+}
+
+async fn fifty_mib_beyond_the_rate_arrive_whole_and_slowed(bed: &Bed) {
+    let script = format!("{MIB_50}; cat /tmp/x");
+    let began = Instant::now();
+    let mut container = bed.shell(&script).run().await.expect("run");
+    is_mib_50(&container.streams.stdout().await);
+    // 10 MiB a second, of which the first second's worth is free.
+    let took = began.elapsed();
+    assert!(took >= Duration::from_millis(3900), "{took:?}");
+    assert_eq!(container.wait().await.expect("wait").status, 0);
+    container.delete().await.expect("delete");
+}
+
+async fn a_program_that_floods_its_output_is_killed_at_once(bed: &Bed) {
+    let container = bed.container(&["yes"]).run().await.expect("run");
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    let began = Instant::now();
+    container.kill(9).await.expect("kill");
+    assert_eq!(container.wait().await.expect("wait").status, 137);
+    assert!(began.elapsed() < patience(Duration::from_secs(3)));
+    container.delete().await.expect("delete");
+}
+
+async fn an_exec_has_no_rate(bed: &Bed) {
+    let container = bed.container(&["sleep", "1000"]).run().await.expect("run");
+    let made = container.exec("make", &["sh", "-c", MIB_50]).finish().await;
+    assert_eq!(made.status, 0, "{made:?}");
+    let began = Instant::now();
+    let exec = container.exec("e", &["cat", "/tmp/x"]).run().await;
+    let mut exec = exec.expect("run");
+    is_mib_50(&exec.streams.stdout().await);
+    let took = began.elapsed();
+    assert!(took < patience(Duration::from_millis(3900)), "{took:?}");
+    assert_eq!(exec.wait().await.expect("wait").status, 0);
+    exec.delete().await.expect("delete");
     container.remove().await;
 }

@@ -12,12 +12,14 @@ mod cgroup;
 mod create;
 mod events;
 mod exec;
+mod explain;
 mod faults;
 mod io;
 mod kill;
 mod limits;
 mod log;
 mod old;
+mod options;
 mod peers;
 mod pod;
 mod posture;
@@ -49,6 +51,8 @@ fn main() -> ExitCode {
         limits::cases(),
         log::cases(),
         old::cases(),
+        options::cases(),
+        explain::cases(),
         cgroup::cases(),
     ];
     harness::main(

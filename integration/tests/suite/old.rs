@@ -6,8 +6,6 @@ use integration::cases;
 use integration::container::Builder;
 use integration::runtime::Needs;
 
-use crate::create::options;
-
 cases! {
     Needs::Tool("old-runsc") => [
         an_old_runsc_is_refused_by_the_controls_it_lacks,
@@ -21,8 +19,7 @@ fn under<'a>(bed: &'a Bed, script: &str, more: &str) -> Builder<'a> {
         "{more}\n[runsc]\npath = {:?}\n",
         runsc.display().to_string()
     );
-    let body = options(3, policy.as_bytes());
-    bed.shell(script).options("runtimeoptions.v1.Options", body)
+    bed.shell(script).policy("", &policy)
 }
 
 async fn an_old_runsc_is_refused_by_the_controls_it_lacks(bed: &Bed) {

@@ -72,7 +72,7 @@ pub(crate) fn member<'a>(bed: &'a Bed, pod: &Container<'_>, script: &str) -> Bui
     annotated(bed.shell(script), CONTAINERD, "container", &pod.id)
 }
 
-async fn end(pod: Container<'_>) {
+pub(crate) async fn end(pod: Container<'_>) {
     pod.kill(9).await.expect("kill the sandbox");
     assert_eq!(pod.wait().await.expect("wait").status, 137);
     pod.delete().await.expect("delete the sandbox");

@@ -9,6 +9,7 @@ use integration::cases;
 cases! {
     Needs::Any => [
         run_and_remove_prints_output_and_keeps_the_code,
+        run_with_a_terminal_is_a_session,
         run_detached_then_exec_kill_and_delete,
         task_rm_force_of_a_running_task_leaves_nothing,
         ps_and_metrics_are_printed,
@@ -32,6 +33,19 @@ async fn run_and_remove_prints_output_and_keeps_the_code(bed: &Bed) {
         (output.status.code(), text(&output.stdout).as_str()),
         (Some(3), "hello\n"),
         "{output:?}"
+    );
+}
+
+async fn run_with_a_terminal_is_a_session(bed: &Bed) {
+    let id = bed.id("ctr");
+    // What is typed before the prompt is there when the shell reads.
+    let typed = "test -t 0 && echo a terminal; stty size; exit 7\n";
+    let output = bed.ctr_in_a_terminal(&id, "sh", typed);
+    let said = text(&output.stdout);
+    assert_eq!(output.status.code(), Some(7), "{said}");
+    assert!(
+        said.contains("\na terminal") && said.contains("33 101"),
+        "{said}"
     );
 }
 

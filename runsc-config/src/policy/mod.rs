@@ -1,18 +1,15 @@
 //! The node's policy: a TOML file in which every key loosens something, and whose absence is the strictest policy.
 
-use std::fs::{self, File};
-use std::io::Read as _;
-use std::os::unix::fs::MetadataExt as _;
-use std::path::{Path, PathBuf};
+mod file;
+
+use std::num::NonZeroU64;
+use std::path::PathBuf;
 
 use serde::Deserialize;
 
 use crate::report::Refusal;
 
-/// Where the policy is looked for when the handler names none.
-const DEFAULT_PATH: &str = "/etc/bulkhead/config.toml";
-/// No policy is longer, in bytes.
-const SIZE_MAX: u64 = 256 * 1024;
+pub use file::trusted;
 
 /// A policy file that cannot be used. Nothing runs under one: a typo must not become a default.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -159,6 +156,8 @@ pub struct Limits {
     pub cpus: f64,
     /// Open files of a process. Default 1024.
     pub open_files: u64,
+    /// What a container's init may write to its outputs, in MiB a second; what is more waits. 0: no bound. Default 10.
+    pub output_mib_per_second: u64,
 }
 
 impl Default for Limits {
@@ -168,8 +167,33 @@ impl Default for Limits {
             memory_mib: 512,
             cpus: 1.0,
             open_files: 1024,
+            output_mib_per_second: 10,
         }
     }
+}
+
+/// How much the shim's log says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogLevel {
+    /// What went wrong.
+    Error,
+    /// And what may go wrong.
+    Warn,
+    /// And what the policy changed.
+    Info,
+    /// And what the shim does.
+    Debug,
+}
+
+/// The shim's log.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Log {
+    /// Default: `info`, or `debug` where containerd asks its shims for that.
+    pub level: Option<LogLevel>,
+    /// Folder for a file of each sandbox. Default: none, the log is a part of containerd's.
+    pub folder: Option<PathBuf>,
 }
 
 /// What is to be known of Kubernetes on this node.
@@ -203,6 +227,7 @@ pub struct Policy {
     pub(crate) run_as_non_root: bool,
     pub(crate) allow_old_runsc: bool,
     runsc: RunscPolicy,
+    log: Log,
     pub(crate) rootfs: Rootfs,
     pub(crate) scratch: Scratch,
     pub(crate) limits: Limits,
@@ -226,53 +251,16 @@ impl Policy {
             origin: origin.to_owned(),
             problem: e.to_string().trim_end().replace('\n', " "),
         })?;
-        policy.check().map_err(|problem| PolicyError {
-            origin: origin.to_owned(),
-            problem,
-        })?;
+        policy
+            .check()
+            .map_err(|Broken { key, problem }| PolicyError {
+                origin: origin.to_owned(),
+                problem: match line_of(text, key) {
+                    Some(line) => format!("line {line}: {key}{problem}"),
+                    None => format!("{key}{problem}"),
+                },
+            })?;
         Ok(policy)
-    }
-
-    /// Reads the policy file at `path`. It must be there.
-    ///
-    /// # Errors
-    /// As [`Policy::parse`]; and when the file or a folder above it is not root's alone to write.
-    pub fn load(path: &Path) -> Result<Self, PolicyError> {
-        let failed = |problem: String| PolicyError {
-            origin: path.display().to_string(),
-            problem,
-        };
-        if !path.is_absolute() {
-            return Err(failed("must be an absolute path".to_owned()));
-        }
-        let mut file = File::open(path).map_err(|e| failed(e.to_string()))?;
-        let metadata = file.metadata().map_err(|e| failed(e.to_string()))?;
-        if !metadata.is_file() {
-            return Err(failed("is not a regular file".to_owned()));
-        }
-        let real = fs::canonicalize(path).map_err(|e| failed(e.to_string()))?;
-        trusted(&real).map_err(failed)?;
-        let mut text = String::new();
-        (&mut file)
-            .take(SIZE_MAX + 1)
-            .read_to_string(&mut text)
-            .map_err(|e| failed(e.to_string()))?;
-        if text.len() as u64 > SIZE_MAX {
-            return Err(failed(format!("is larger than {SIZE_MAX} bytes")));
-        }
-        Self::parse(&text, &path.display().to_string())
-    }
-
-    /// Reads `/etc/bulkhead/config.toml`; absent, the policy is [`Policy::strict`].
-    ///
-    /// # Errors
-    /// As [`Policy::load`], for a file that is there.
-    pub fn load_default() -> Result<Self, PolicyError> {
-        let path = Path::new(DEFAULT_PATH);
-        match fs::symlink_metadata(path) {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Self::strict()),
-            _ => Self::load(path),
-        }
     }
 
     /// How runsc is run.
@@ -281,12 +269,24 @@ impl Policy {
         &self.runsc
     }
 
+    /// The shim's log.
+    #[must_use]
+    pub fn log(&self) -> &Log {
+        &self.log
+    }
+
+    /// What a container's init may write to its outputs, in bytes a second; none for no bound.
+    #[must_use]
+    pub fn output_rate(&self) -> Option<NonZeroU64> {
+        NonZeroU64::new(self.limits.output_mib_per_second * 1024 * 1024)
+    }
+
     /// The capabilities a container may have at most, as the names a spec uses.
     pub(crate) fn capabilities(&self) -> &[String] {
         &self.capabilities.allow
     }
 
-    fn check(&self) -> Result<(), String> {
+    fn check(&self) -> Result<(), Broken> {
         let ranges = [
             ("limits.pids", self.limits.pids, 1, 32_768),
             (
@@ -296,6 +296,12 @@ impl Policy {
                 16 * 1024 * 1024,
             ),
             ("limits.open_files", self.limits.open_files, 16, 1_048_576),
+            (
+                "limits.output_mib_per_second",
+                self.limits.output_mib_per_second,
+                0,
+                1024 * 1024,
+            ),
             ("rootfs.size_mib", self.rootfs.size_mib, 1, 16 * 1024 * 1024),
             ("scratch.tmp_mib", self.scratch.tmp_mib, 1, 16 * 1024 * 1024),
             ("scratch.run_mib", self.scratch.run_mib, 1, 16 * 1024 * 1024),
@@ -305,66 +311,68 @@ impl Policy {
         ];
         for (key, value, least, most) in ranges {
             if !(least..=most).contains(&value) {
-                return Err(format!(
-                    "{key} = {value}: must be between {least} and {most}"
-                ));
+                let problem = format!(" = {value}: must be between {least} and {most}");
+                return Err(Broken { key, problem });
             }
         }
         if !(self.limits.cpus >= 0.01 && self.limits.cpus <= 4096.0) {
-            return Err(format!(
-                "limits.cpus = {}: must be between 0.01 and 4096",
-                self.limits.cpus
-            ));
+            return Err(Broken {
+                key: "limits.cpus",
+                problem: format!(" = {}: must be between 0.01 and 4096", self.limits.cpus),
+            });
         }
-        if !self.runsc.root.is_absolute() || self.runsc.root.components().count() < 3 {
-            let root = self.runsc.root.display();
-            return Err(format!(
-                "runsc.root = {root}: must be an absolute path at least two folders deep"
-            ));
+        let folders = [
+            ("runsc.root", Some(&self.runsc.root), 3),
+            (
+                "kubernetes.kubelet_root",
+                Some(&self.kubernetes.kubelet_root),
+                2,
+            ),
+            ("log.folder", self.log.folder.as_ref(), 3),
+        ];
+        for (key, folder, depth) in folders {
+            let Some(folder) = folder else { continue };
+            if !folder.is_absolute() || folder.components().count() < depth {
+                let (folder, least) = (folder.display(), depth - 1);
+                let problem =
+                    format!(" = \"{folder}\": must be an absolute path at least {least} deep");
+                return Err(Broken { key, problem });
+            }
         }
-        if !self.kubernetes.kubelet_root.is_absolute() {
-            let root = self.kubernetes.kubelet_root.display();
-            return Err(format!(
-                "kubernetes.kubelet_root = {root}: must be an absolute path"
-            ));
+        let mut allowed = self.capabilities.allow.iter();
+        match allowed.find(|name| crate::process::capability(name).is_none()) {
+            Some(name) => Err(Broken {
+                key: "capabilities.allow",
+                problem: format!(": {name:?} is not a capability of Linux"),
+            }),
+            None => Ok(()),
         }
-        if let Some(name) = self
-            .capabilities
-            .allow
-            .iter()
-            .find(|name| crate::process::capability(name).is_none())
-        {
-            return Err(format!(
-                "capabilities.allow: {name:?} is not a capability of Linux"
-            ));
-        }
-        Ok(())
     }
 }
 
-/// A file that anybody but root can write, or replace by way of a folder above it, is not the administrator's word.
-fn trusted(path: &Path) -> Result<(), String> {
-    const STICKY: u32 = 0o1000;
-    for part in path.ancestors() {
-        let metadata =
-            fs::symlink_metadata(part).map_err(|e| format!("{}: {e}", part.display()))?;
-        let (mode, uid) = (metadata.mode(), metadata.uid());
-        if uid != 0 {
-            return Err(format!(
-                "{} belongs to uid {uid}: it must belong to root",
-                part.display()
-            ));
-        }
-        // In a sticky folder (/tmp) nobody can replace root's files.
-        if mode & 0o022 != 0 && !(metadata.is_dir() && mode & STICKY != 0) {
-            let mode = mode & 0o7777;
-            return Err(format!(
-                "{} has mode {mode:04o}: only root may write it",
-                part.display()
-            ));
-        }
-    }
-    Ok(())
+/// A value that parses and cannot be used.
+struct Broken {
+    /// With its table, as `table.key`.
+    key: &'static str,
+    /// What follows the key in the message.
+    problem: String,
+}
+
+/// The line on which `key` stands, from 1.
+fn line_of(text: &str, key: &str) -> Option<usize> {
+    let document = toml::de::DeTable::parse(text).ok()?;
+    let (table, key) = key.split_once('.')?;
+    let (_, table) = document
+        .get_ref()
+        .iter()
+        .find(|(k, _)| k.get_ref() == table)?;
+    let (key, _) = table
+        .get_ref()
+        .as_table()?
+        .iter()
+        .find(|(k, _)| k.get_ref() == key)?;
+    let before = text.get(..key.span().start)?;
+    Some(before.matches('\n').count() + 1)
 }
 
 impl From<PolicyError> for Refusal {
@@ -397,6 +405,10 @@ mod tests {
 
     #[test]
     fn values_out_of_range_name_the_key_and_the_rule() {
+        let text = "# a comment\n\nlog.folder = \"x\"\n";
+        let error = Policy::parse(text, "/etc/x.toml").expect_err(text);
+        let said = "policy /etc/x.toml: line 3: log.folder = \"x\": must be an absolute path at least 2 deep";
+        assert_eq!(error.to_string(), said);
         for (text, key) in [
             ("[limits]\npids = 0", "limits.pids"),
             ("[limits]\ncpus = -1.0", "limits.cpus"),
@@ -406,6 +418,8 @@ mod tests {
                 "[kubernetes]\nkubelet_root = \"kubelet\"",
                 "kubernetes.kubelet_root",
             ),
+            ("[log]\nfolder = \"/log\"", "log.folder"),
+            ("[log]\nlevel = \"loud\"", "loud"),
             ("[runsc]\ncreate_timeout = 0", "runsc.create_timeout"),
             (
                 "[capabilities]\nallow = [\"CAP_EVERYTHING\"]",
@@ -413,43 +427,7 @@ mod tests {
             ),
         ] {
             let error = Policy::parse(text, "x").expect_err(text).to_string();
-            assert!(error.contains(key), "{error}");
+            assert!(error.contains(key) && error.contains("line 2"), "{error}");
         }
-    }
-
-    #[test]
-    fn a_file_that_others_can_write_is_not_trusted() {
-        let path =
-            std::env::temp_dir().join(format!("bulkhead-policy-{}.toml", std::process::id()));
-        fs::write(&path, "").expect("write");
-        let mode = |mode| {
-            fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(mode))
-                .expect("chmod")
-        };
-        mode(0o644);
-        let trusted = Policy::load(&path);
-        mode(0o666);
-        let open = Policy::load(&path);
-        fs::remove_file(&path).expect("remove");
-        // The tests may run as any user: a file of another owner than root is refused as well.
-        if fs::metadata("/proc/self").expect("self").uid() == 0 {
-            assert_eq!(trusted, Ok(Policy::strict()));
-            assert!(
-                open.expect_err("refused")
-                    .to_string()
-                    .contains("only root may write")
-            );
-        } else {
-            assert!(
-                trusted
-                    .expect_err("refused")
-                    .to_string()
-                    .contains("must belong to root")
-            );
-        }
-        assert!(
-            Policy::load(Path::new("/nonexistent/p.toml")).is_err(),
-            "a named file must be there"
-        );
     }
 }

@@ -9,6 +9,7 @@ use std::time::Duration;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::watch;
 
+use crate::io::throttle::Throttle;
 use crate::poll;
 
 /// Bytes moved at a time. A pipe holds 64 KiB; more than half of that gains nothing and costs resident memory.
@@ -68,6 +69,7 @@ impl Sink {
 pub(crate) struct Pump {
     from: AsyncFd<File>,
     to: Sink,
+    throttle: Option<Arc<Throttle>>,
 }
 
 impl Pump {
@@ -75,7 +77,16 @@ impl Pump {
     /// When the source cannot be polled: it is no pipe, FIFO or terminal.
     pub(crate) fn new(from: OwnedFd, to: Sink) -> io::Result<Self> {
         let from = poll::pollable(from)?;
-        Ok(Self { from, to })
+        Ok(Self {
+            from,
+            to,
+            throttle: None,
+        })
+    }
+
+    /// With a bound on how much it carries in a second.
+    pub(crate) fn throttled(self, throttle: Option<Arc<Throttle>>) -> Self {
+        Self { throttle, ..self }
     }
 
     /// Copies stdin until the client is done or the process has gone. The writing end closes on return, which is how
@@ -110,6 +121,10 @@ impl Pump {
                 Ok(true) => {}
                 Ok(false) => return,
                 Err(error) => return log_failure(Err(error)),
+            }
+            // What is not read stays in the pipe, and the program waits: nothing is dropped.
+            if let Some(throttle) = &self.throttle {
+                throttle.take(buffer.len()).await;
             }
             match self.to.write(buffer).await {
                 Ok(written) => buffer = written,

@@ -7,11 +7,13 @@ pub(crate) mod console;
 mod copy;
 mod fifo;
 mod logger;
+mod throttle;
 
 use std::fs::File;
 use std::io;
+use std::num::NonZeroU64;
 use std::os::fd::OwnedFd;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -21,6 +23,7 @@ use crate::error::{Error, Result};
 use crate::io::copy::{Pump, Sink};
 use crate::io::fifo::{Input, open_output};
 use crate::io::logger::{LogUri, Logger};
+use crate::io::throttle::Throttle;
 
 pub(crate) use crate::io::logger::Owner;
 
@@ -34,6 +37,8 @@ pub(crate) struct Stdio {
     pub(crate) stdout: String,
     pub(crate) stderr: String,
     pub(crate) terminal: bool,
+    /// What the outputs may carry together, in bytes a second; none for no bound.
+    pub(crate) rate: Option<NonZeroU64>,
 }
 
 impl Stdio {
@@ -133,6 +138,8 @@ pub(crate) struct ProcessIo {
     /// Everything that still writes to the client; guarded because drain and drop take it out.
     outputs: Mutex<Vec<JoinHandle<()>>>,
     logger: Option<Logger>,
+    /// Shared by both outputs.
+    throttle: Option<Arc<Throttle>>,
     exited: watch::Sender<bool>,
 }
 
@@ -147,7 +154,7 @@ impl ProcessIo {
         owner: Owner<'_>,
     ) -> Result<(Self, [Option<OwnedFd>; 3])> {
         let sinks = Sinks::open(stdio, owner).await?;
-        let mut io = Self::new(sinks.logger);
+        let mut io = Self::new(sinks.logger, stdio.rate);
         let stdin = if stdio.stdin.is_empty() {
             None
         } else {
@@ -176,7 +183,7 @@ impl ProcessIo {
         master: &OwnedFd,
     ) -> Result<Self> {
         let sinks = Sinks::open(stdio, owner).await?;
-        let mut io = Self::new(sinks.logger);
+        let mut io = Self::new(sinks.logger, stdio.rate);
         let dup = || master.try_clone().map_err(|e| Error::io("terminal", &e));
         if !stdio.stdin.is_empty() {
             io.feed(&stdio.stdin, dup()?)?;
@@ -187,8 +194,9 @@ impl ProcessIo {
         Ok(io)
     }
 
-    fn new(logger: Option<Logger>) -> Self {
+    fn new(logger: Option<Logger>, rate: Option<NonZeroU64>) -> Self {
         Self {
+            throttle: rate.map(|rate| Arc::new(Throttle::new(rate))),
             input: None,
             input_task: None,
             outputs: Mutex::default(),
@@ -211,6 +219,7 @@ impl ProcessIo {
     /// Copies an output to where it goes.
     fn deliver(&mut self, name: &str, from: OwnedFd, sink: Sink) -> Result<()> {
         let pump = Pump::new(from, sink).map_err(|e| Error::io(format!("copy {name}"), &e))?;
+        let pump = pump.throttled(self.throttle.clone());
         let task = tokio::spawn(pump.run_output(self.exited.subscribe()));
         self.outputs
             .lock()

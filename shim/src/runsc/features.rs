@@ -44,8 +44,7 @@ struct Answers {
 /// # Errors
 /// `FailedPrecondition` when the binary is missing or cannot be run.
 pub(crate) async fn of(binary: &Path, base: &Path, reaper: &Arc<Reaper>) -> Result<Features> {
-    let metadata = std::fs::metadata(binary)
-        .map_err(|e| Error::precondition(format!("runsc: cannot use {}: {e}", binary.display())))?;
+    let metadata = std::fs::metadata(binary).map_err(|e| unusable(binary, "cannot use", &e))?;
     let identity = Identity {
         device: metadata.dev(),
         inode: metadata.ino(),
@@ -95,6 +94,13 @@ async fn ask(binary: &Path, identity: Identity, reaper: &Arc<Reaper>) -> Result<
     })
 }
 
+fn unusable(binary: &Path, what: &str, error: &io::Error) -> Error {
+    Error::precondition(format!(
+        "runsc: {what} {}: {error}; install runsc or set runsc.path in the policy file",
+        binary.display()
+    ))
+}
+
 /// Runs one question; `runsc flags` answers on stderr.
 async fn answer(
     binary: &Path,
@@ -102,12 +108,7 @@ async fn answer(
     with_stderr: bool,
     reaper: &Arc<Reaper>,
 ) -> Result<(u32, String)> {
-    let cannot = |e: &io::Error| {
-        let message = format!("runsc {question}: cannot run {}: {e}", binary.display());
-        Error::precondition(format!(
-            "{message}; install runsc or set runsc.path in the policy file"
-        ))
-    };
+    let cannot = |e: &io::Error| unusable(binary, "cannot run", e);
     let (reader, writer) = io::pipe().map_err(|e| cannot(&e))?;
     let stderr = if with_stderr {
         writer.try_clone().map_err(|e| cannot(&e))?.into()

@@ -137,6 +137,8 @@ impl Task for Service {
                 stdout: request.stdout.clone(),
                 stderr: request.stderr.clone(),
                 terminal: request.terminal,
+                // A client reads along; it is init's output that goes on for days into somebody's log.
+                rate: None,
             };
             container.add_exec(
                 &request.exec_id,

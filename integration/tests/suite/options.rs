@@ -1,0 +1,222 @@
+//! Where the policy comes from, and what its keys for runsc and for the log do.
+
+use std::fs;
+use std::os::unix::fs::{PermissionsExt as _, chown, symlink};
+use std::path::PathBuf;
+
+use containerd_client::tonic::{Code, Status};
+use integration::bed::Bed;
+use integration::cases;
+use integration::container::Builder;
+use integration::processes::{self, Role};
+use integration::runtime::Needs;
+
+cases! {
+    Needs::Bulkhead => [
+        a_body_goes_before_a_path_before_the_default_file,
+        sources_are_never_merged,
+        a_config_path_that_is_missing_is_named,
+        a_config_path_that_is_no_file_is_refused,
+        a_policy_that_does_not_parse_is_named_with_file_line_and_key,
+        a_value_out_of_range_is_named_with_file_line_and_key,
+        a_config_body_that_does_not_parse_is_named,
+        a_policy_file_that_others_may_write_is_refused,
+        a_policy_file_of_another_owner_is_refused,
+        a_policy_file_in_a_folder_that_others_may_write_is_refused,
+        the_path_the_root_and_the_platform_of_runsc_are_followed,
+        a_runsc_that_is_missing_is_named_with_its_key,
+        the_log_goes_to_its_folder_with_its_level,
+        a_log_folder_that_cannot_be_used_fails_create,
+    ],
+}
+
+/// The node's policy file, put back as it was when this is dropped.
+struct Default(Option<Vec<u8>>);
+
+impl Default {
+    const PATH: &str = "/etc/bulkhead/config.toml";
+
+    fn set(text: &str) -> Self {
+        let before = fs::read(Self::PATH).ok();
+        fs::create_dir_all("/etc/bulkhead").expect("make the folder");
+        fs::write(Self::PATH, text).expect("write the policy");
+        Self(before)
+    }
+}
+
+impl Drop for Default {
+    fn drop(&mut self) {
+        let restored = match &self.0 {
+            Some(text) => fs::write(Self::PATH, text),
+            None => fs::remove_dir_all("/etc/bulkhead"),
+        };
+        restored.expect("put the policy back");
+    }
+}
+
+/// A policy file of the test's own, in a folder of its own.
+fn file(bed: &Bed, text: &str) -> PathBuf {
+    let folder = bed.folder.join(bed.id("policy"));
+    fs::create_dir(&folder).expect("make a folder");
+    let path = folder.join("policy.toml");
+    fs::write(&path, text).expect("write a policy");
+    path
+}
+
+fn under<'a>(builder: Builder<'a>, path: &std::path::Path) -> Builder<'a> {
+    builder.policy(&path.display().to_string(), "")
+}
+
+/// What a container under a policy file that cannot be used is told.
+async fn refused(bed: &Bed, path: &std::path::Path, says: &[&str]) {
+    told(under(bed.container(&["true"]), path), says).await;
+}
+
+async fn told(builder: Builder<'_>, says: &[&str]) {
+    let error: Status = builder.create().await.map(drop).expect_err("refused");
+    assert_eq!(error.code(), Code::FailedPrecondition, "{error}");
+    for text in says {
+        assert!(error.message().contains(text), "{text}: {error}");
+    }
+}
+
+async fn open_files(builder: Builder<'_>) -> String {
+    let done = builder.run().await.expect("run").finish().await;
+    done.stdout.trim().to_owned()
+}
+
+async fn a_body_goes_before_a_path_before_the_default_file(bed: &Bed) {
+    let _default = Default::set("limits.open_files = 333");
+    let path = file(bed, "limits.open_files = 222");
+    let path = path.display().to_string();
+    let shell = || bed.shell("ulimit -n");
+    assert_eq!(open_files(shell()).await, "333");
+    assert_eq!(open_files(shell().policy(&path, "")).await, "222");
+    let body = "limits.open_files = 111";
+    assert_eq!(open_files(shell().policy(&path, body)).await, "111");
+}
+
+async fn sources_are_never_merged(bed: &Bed) {
+    let _default = Default::set("limits.open_files = 333");
+    let path = file(bed, "limits.pids = 100");
+    assert_eq!(
+        open_files(under(bed.shell("ulimit -n"), &path)).await,
+        "1024"
+    );
+}
+
+async fn a_config_path_that_is_missing_is_named(bed: &Bed) {
+    // Strictest is what an absent default file means, never an absent named one.
+    refused(
+        bed,
+        "/no/such/policy.toml".as_ref(),
+        &["/no/such/policy.toml"],
+    )
+    .await;
+}
+
+async fn a_config_path_that_is_no_file_is_refused(bed: &Bed) {
+    refused(bed, "/etc".as_ref(), &["/etc", "not a regular file"]).await;
+    refused(bed, "policy.toml".as_ref(), &["policy.toml", "absolute"]).await;
+}
+
+async fn a_policy_that_does_not_parse_is_named_with_file_line_and_key(bed: &Bed) {
+    for (text, key) in [
+        ("\n[limits]\npidz = 3\n", "pidz"),
+        ("\n\nnetwork = \"host\"\n", "host"),
+        ("\n\nnetwork = \n", "network"),
+        ("\n\n[limits\n", "line 3"),
+    ] {
+        let path = file(bed, text);
+        let name = path.display().to_string();
+        refused(bed, &path, &[&name, "line 3", key]).await;
+    }
+}
+
+async fn a_value_out_of_range_is_named_with_file_line_and_key(bed: &Bed) {
+    let path = file(bed, "# Why.\n[limits]\npids = 0\n");
+    let name = path.display().to_string();
+    refused(bed, &path, &[&name, "line 3", "limits.pids = 0", "between"]).await;
+}
+
+async fn a_config_body_that_does_not_parse_is_named(bed: &Bed) {
+    let builder = bed.container(&["true"]).policy("", "\nno_such_key = 1\n");
+    told(builder, &["config_body", "line 2", "no_such_key"]).await;
+}
+
+async fn a_policy_file_that_others_may_write_is_refused(bed: &Bed) {
+    let path = file(bed, "");
+    for mode in [0o666, 0o664, 0o646] {
+        fs::set_permissions(&path, fs::Permissions::from_mode(mode)).expect("chmod");
+        let name = path.display().to_string();
+        refused(bed, &path, &[&name, "only root may write"]).await;
+    }
+    let _default = Default::set("");
+    fs::set_permissions(Default::PATH, fs::Permissions::from_mode(0o666)).expect("chmod");
+    let builder = bed.container(&["true"]);
+    told(builder, &[Default::PATH, "only root may write"]).await;
+}
+
+async fn a_policy_file_of_another_owner_is_refused(bed: &Bed) {
+    let path = file(bed, "");
+    chown(&path, Some(1000), None).expect("chown");
+    refused(bed, &path, &["uid 1000", "must belong to root"]).await;
+}
+
+async fn a_policy_file_in_a_folder_that_others_may_write_is_refused(bed: &Bed) {
+    let path = file(bed, "");
+    let folder = path.parent().expect("a folder");
+    fs::set_permissions(folder, fs::Permissions::from_mode(0o777)).expect("chmod");
+    let name = folder.display().to_string();
+    refused(bed, &path, &[&name, "only root may write"]).await;
+}
+
+async fn the_path_the_root_and_the_platform_of_runsc_are_followed(bed: &Bed) {
+    let folder = bed.folder.join(bed.id("runsc"));
+    fs::create_dir(&folder).expect("make a folder");
+    let (path, root) = (folder.join("another-runsc"), folder.join("root"));
+    symlink(bed.runsc.as_ref().expect("runsc"), &path).expect("link runsc");
+    let policy = format!("[runsc]\npath = {path:?}\nroot = {root:?}\nplatform = \"ptrace\"\n");
+    let builder = bed.container(&["sleep", "1000"]).policy("", &policy);
+    let container = builder.run().await.expect("run");
+    let [sandbox] = &processes::of(Role::Sandbox, &container.id)[..] else {
+        panic!("one sandbox");
+    };
+    for text in ["--platform=ptrace", &format!("--root={}/", root.display())] {
+        assert!(sandbox.command.contains(text), "{text}: {sandbox:?}");
+    }
+    assert_eq!(container.exec("still", &["true"]).finish().await.status, 0);
+    container.remove().await;
+    let left = fs::read_dir(&root).expect("read the root").flatten();
+    let folders: Vec<_> = left.filter(|entry| entry.path().is_dir()).collect();
+    assert!(folders.is_empty(), "{folders:?} stay in the root");
+}
+
+async fn a_runsc_that_is_missing_is_named_with_its_key(bed: &Bed) {
+    let builder = bed.container(&["true"]);
+    let builder = builder.policy("", "runsc.path = \"/no/such/runsc\"");
+    told(builder, &["/no/such/runsc", "runsc.path"]).await;
+}
+
+async fn the_log_goes_to_its_folder_with_its_level(bed: &Bed) {
+    let folder = bed.folder.join(bed.id("log"));
+    for (level, expected) in [("debug", "DEBUG"), ("info", "policy:"), ("error", "")] {
+        let policy = format!("[log]\nlevel = {level:?}\nfolder = {folder:?}\n");
+        let container = bed.container(&["true"]).policy("", &policy);
+        let container = container.run().await.expect("run");
+        let name = format!("suite-{}.log", container.id);
+        container.finish().await;
+        let path = folder.join(name);
+        let text = fs::read_to_string(&path).expect("read the log");
+        assert!(text.contains(expected), "{level}: {text}");
+        assert_eq!(text.contains("INFO"), level != "error", "{text}");
+        let mode = fs::metadata(&path).expect("stat").permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+    }
+}
+
+async fn a_log_folder_that_cannot_be_used_fails_create(bed: &Bed) {
+    let builder = bed.container(&["true"]);
+    let builder = builder.policy("", "log.folder = \"/etc/passwd/x\"");
+    told(builder, &["log.folder", "/etc/passwd/x"]).await;
+}
