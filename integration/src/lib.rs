@@ -20,6 +20,7 @@ pub mod isolate;
 pub mod leaks;
 pub mod measure;
 pub mod patience;
+pub mod policy;
 pub mod processes;
 pub mod runtime;
 pub mod shim;

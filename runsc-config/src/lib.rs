@@ -9,6 +9,7 @@
 
 #![forbid(unsafe_code)]
 
+mod binds;
 mod cgroups;
 mod exec;
 mod features;
@@ -30,8 +31,8 @@ pub use flags::RunscFlags;
 pub use limits::{CpuTime, Declared, SandboxLimits};
 pub use pod::{Role, Shared, Volume, sandbox_of};
 pub use policy::{
-    Backend, Hooks, Kubernetes, Limits, Log, LogLevel, Network, Platform, Policy, PolicyError,
-    Rootfs, RunscPolicy, Scratch, trusted,
+    Backend, Binds, Hooks, Kubernetes, Limits, Log, LogLevel, Network, Platform, Policy,
+    PolicyError, Rootfs, RunscPolicy, Scratch, trusted,
 };
 pub use report::{Change, Refusal, RefusalKind, Report};
 pub use spec::{

@@ -4,6 +4,7 @@ use std::path::{Component, Path, PathBuf};
 
 use serde_json::{Map, Value, json};
 
+use crate::binds::{Access, Binds};
 use crate::pod::{self, Shared, Volume};
 use crate::policy::Policy;
 use crate::report::{Refusal, Report};
@@ -15,22 +16,6 @@ const MEMORY_LEFT_MIB: u64 = 48;
 
 /// The least a place to write gets, in bytes.
 const SIZE_MIN: u64 = 64 * 1024;
-
-/// Folders that are never bound as a whole, by anybody: whoever has one of them has the host.
-const NEVER: [&str; 6] = ["/", "/proc", "/sys", "/dev", "/run", "/var/run"];
-/// Folders of the kernel: nothing below them is bound either.
-const NEVER_BELOW: [&str; 3] = ["/proc", "/sys", "/dev"];
-/// Sockets that own the node, in either spelling of /run.
-const NEVER_SOCKETS: [&str; 8] = [
-    "containerd/containerd.sock",
-    "containerd/containerd.sock.ttrpc",
-    "containerd",
-    "containerd/s",
-    "docker.sock",
-    "docker/containerd/containerd.sock",
-    "crio/crio.sock",
-    "k3s/containerd/containerd.sock",
-];
 
 /// What became of a container's mounts.
 pub(crate) struct Scratch {
@@ -111,6 +96,7 @@ pub(crate) fn harden(
             .cloned()
             .ok_or_else(|| Refusal::invalid("mounts", "must be a list"))?,
     };
+    let binds = Binds::new(spec, policy, context);
     let scratch = Scratch::new(policy, context.kind, shared.memory);
     if context.kind == ContainerKind::PodSandbox {
         shared.volumes.push(Volume {
@@ -126,7 +112,7 @@ pub(crate) fn harden(
         if in_pod && mount.destination == Path::new(pod::SHM) {
             continue;
         }
-        given.push(mount.harden(policy, context, &scratch, shared, report)?);
+        given.push(mount.harden(policy, context, &binds, &scratch, shared, report)?);
     }
     if in_pod {
         insert_below_dev(&mut given, shared_shm(policy));
@@ -199,6 +185,7 @@ impl Mount {
         mut self,
         policy: &Policy,
         context: &Context<'_>,
+        binds: &Binds<'_>,
         scratch: &Scratch,
         shared: &Shared,
         report: &mut Report,
@@ -224,7 +211,7 @@ impl Mount {
             self.kind = "bind".to_owned();
         }
         match self.kind.as_str() {
-            "bind" => self.bind(policy, context, shared, report)?,
+            "bind" => self.bind(binds, context, shared, report)?,
             "tmpfs" if self.destination == Path::new("/dev") => {
                 // Device nodes still work on a read-only /dev, and nothing can be stored in it.
                 self.require(&["nosuid", "noexec", "ro"]);
@@ -256,7 +243,7 @@ impl Mount {
 
     fn bind(
         &mut self,
-        policy: &Policy,
+        binds: &Binds<'_>,
         context: &Context<'_>,
         shared: &Shared,
         report: &mut Report,
@@ -271,11 +258,7 @@ impl Mount {
             .ok_or_else(|| Refusal::invalid(format!("{}.source", self.field), "must be a path"))?;
         // Both names count: the one asked for, and the one that links lead to.
         let real = (context.host.resolve)(&source);
-        for path in std::iter::once(&source).chain(&real) {
-            if let Some(rule) = never(path, &policy.runsc().root, &context.host.sockets) {
-                return Err(Refusal::denied("binds", asked, rule, None));
-            }
-        }
+        let access = binds.judge(&source, real.as_deref(), &asked)?;
         // Content of a shared volume is inside the sandbox: the host's folder, which a part of it is bound from, has none.
         let part_of = std::iter::once(&source).chain(&real);
         if let Some(volume) = part_of.clone().find_map(|path| shared.sub_path_of(path)) {
@@ -315,6 +298,12 @@ impl Mount {
             )
         });
         self.require(&["nosuid", "nodev"]);
+        if access == Access::ReadOnly {
+            if !self.options.iter().any(|option| option == "ro") {
+                report.note("binds", asked, "read-only", "binds.writable");
+            }
+            self.require(&["ro"]);
+        }
         Ok(())
     }
 
@@ -393,37 +382,8 @@ fn insert_below_dev(mounts: &mut Vec<Value>, mount: Value) {
     mounts.insert(dev.map_or(0, |dev| dev + 1), mount);
 }
 
-/// Why a path of the host is never given.
-fn never(path: &Path, runsc_root: &Path, sockets: &[PathBuf]) -> Option<String> {
-    let text = path.to_str()?;
-    if NEVER.contains(&text) || NEVER_BELOW.iter().any(|folder| path.starts_with(folder)) {
-        return Some(format!("{text} of the host is never given to a sandbox"));
-    }
-    let socket = ["/run", "/var/run"]
-        .iter()
-        .find_map(|folder| path.strip_prefix(folder).ok()?.to_str());
-    if socket.is_some_and(|socket| NEVER_SOCKETS.contains(&socket)) {
-        return Some(format!(
-            "{text} controls the node and is never given to a sandbox"
-        ));
-    }
-    // Nor a folder that one of them is in.
-    if sockets.iter().any(|socket| socket.starts_with(path)) {
-        return Some(format!(
-            "{text} controls the node and is never given to a sandbox"
-        ));
-    }
-    // The root itself, what is in it, and what it is in.
-    if path.starts_with(runsc_root) || runsc_root.starts_with(path) {
-        return Some(format!(
-            "{text} holds the control sockets of sandboxes and is never given to one"
-        ));
-    }
-    None
-}
-
 /// An absolute path without `.` and `..`.
-fn normal(path: &Path) -> Option<PathBuf> {
+pub(crate) fn normal(path: &Path) -> Option<PathBuf> {
     let mut normal = PathBuf::new();
     for part in path.components() {
         match part {
@@ -518,28 +478,6 @@ mod tests {
                 "{asked}: {options:?}"
             );
             assert!(!options.contains(&"exec".to_owned()) && !options.contains(&"suid".to_owned()));
-        }
-    }
-
-    #[test]
-    fn the_hosts_own_folders_are_never_bound() {
-        for source in [
-            "/",
-            "/proc",
-            "/proc/1",
-            "/sys/fs/cgroup",
-            "/dev/sda",
-            "/run",
-            "/var/run",
-            "/run/docker.sock",
-            "/var/run/containerd/containerd.sock",
-            "/run/../run/docker.sock",
-            "/run/bulkhead",
-            "/run/bulkhead/x",
-        ] {
-            let mount = json!([{ "destination": "/x", "type": "bind", "source": source, "options": ["rbind", "ro"] }]);
-            let refusal = hardened(mount).map(|_| ()).expect_err(source);
-            assert!(refusal.to_string().contains("never given"), "{refusal}");
         }
     }
 

@@ -125,14 +125,16 @@ impl Shared {
     }
 }
 
-/// The folder in which the kubelet keeps the empty-dir volumes of a pod, where its uid is known.
-pub(crate) fn empty_dirs(spec: &Map<String, Value>, policy: &Policy) -> Option<PathBuf> {
+/// The pod's folder in the kubelet's, where its uid is known.
+pub(crate) fn folder(spec: &Map<String, Value>, policy: &Policy) -> Option<PathBuf> {
     let uid = spec.get("annotations")?.get(POD_UID)?.as_str()?;
     let is_name = !uid.is_empty() && uid.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
-    is_name.then(|| {
-        let pods = policy.kubernetes.kubelet_root.join("pods");
-        pods.join(uid).join("volumes/kubernetes.io~empty-dir")
-    })
+    is_name.then(|| policy.kubernetes.kubelet_root.join("pods").join(uid))
+}
+
+/// The folder in which the kubelet keeps the empty-dir volumes of a pod.
+pub(crate) fn empty_dirs(spec: &Map<String, Value>, policy: &Policy) -> Option<PathBuf> {
+    Some(folder(spec, policy)?.join("volumes/kubernetes.io~empty-dir"))
 }
 
 /// Tells runsc what a container is, in the annotations it reads, whatever form the caller used.

@@ -99,7 +99,7 @@ pub struct Context<'a> {
 
 impl Context<'_> {
     /// Kubernetes is known by what only containerd's CRI plugin writes, in the namespace only it uses.
-    fn caller(&self, spec: &Map<String, Value>) -> Caller {
+    pub(crate) fn caller(&self, spec: &Map<String, Value>) -> Caller {
         let is_cri = spec
             .get("annotations")
             .and_then(Value::as_object)

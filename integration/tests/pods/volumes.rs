@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use integration::bed::Bed;
 use integration::cases;
 use integration::cri::{Pod, mount};
+use integration::policy::NodePolicy;
 use integration::runtime::Needs;
 use nix::mount::{MsFlags, umount};
 
@@ -22,6 +23,8 @@ cases! {
     Needs::Bulkhead => [
         a_part_of_an_empty_dir_is_refused_with_its_reason,
         a_forged_hint_of_a_pod_has_no_effect,
+        a_folder_of_the_host_is_refused_by_name,
+        a_folder_of_the_host_is_given_as_the_policy_lists_it,
     ],
 }
 
@@ -257,5 +260,59 @@ async fn a_forged_hint_of_a_pod_has_no_effect(bed: &Bed) {
     assert_eq!(pod.ended(&id).await.exit_code, 0);
     let log = pod.log("main");
     assert!(log.starts_with("1\n") && log.contains("16384"), "{log}");
+    pod.remove().await;
+}
+
+async fn a_folder_of_the_host_is_refused_by_name(bed: &Bed) {
+    let folder = bed.folder.join(bed.id("host"));
+    fs::create_dir(&folder).expect("make a folder");
+    let other = Pod::run(Pod::config(bed)).await.expect("run");
+    let config = Pod::config(bed);
+    let volume = empty_dir(&config, "work");
+    let pod = Pod::run(config).await.expect("run");
+    let link = volume.join("link");
+    std::os::unix::fs::symlink(&folder, &link).expect("link");
+    // Outside, a parent of what is its own, another pod's, and its own by name alone.
+    let paths = [
+        folder.as_path(),
+        integration::cri::KUBELET.as_ref(),
+        &other.folder(),
+        &link,
+    ];
+    for (number, path) in paths.into_iter().enumerate() {
+        // A name is the container's until it is removed.
+        let mut container = pod.shell(&format!("main-{number}"), "sleep 1000");
+        container.mounts.push(mount(path, "/x", true));
+        let error = pod.launch(container).await.expect_err("refused");
+        let name = if path == link { folder.as_path() } else { path };
+        for text in [name.to_str().expect("text"), "binds.read_only"] {
+            assert!(error.message().contains(text), "{text}: {error}");
+        }
+    }
+    other.remove().await;
+    pod.remove().await;
+}
+
+async fn a_folder_of_the_host_is_given_as_the_policy_lists_it(bed: &Bed) {
+    let folder = bed.folder.join(bed.id("host"));
+    let (models, results) = (folder.join("models"), folder.join("results"));
+    for folder in [&models, &results] {
+        fs::create_dir_all(folder).expect("make a folder");
+        fs::write(folder.join("x"), "of the node").expect("write");
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o777);
+        fs::set_permissions(folder, mode).expect("open the folder");
+    }
+    let policy = format!("[binds]\nread_only = [{models:?}]\nwritable = [{results:?}]\n");
+    let _policy = NodePolicy::set(&policy);
+    let pod = Pod::run(Pod::config(bed)).await.expect("run");
+    let script = "cat /models/x /results/x; echo mine >/results/y; echo mine >/models/y || exit 3";
+    let mut container = pod.shell("main", script);
+    container.mounts.push(mount(&models, "/models", false));
+    container.mounts.push(mount(&results, "/results", false));
+    let id = pod.launch(container).await.expect("launch");
+    assert_eq!(pod.ended(&id).await.exit_code, 3);
+    let written = |folder: &std::path::Path| fs::read_to_string(folder.join("y")).ok();
+    assert_eq!(written(&results).as_deref(), Some("mine\n"));
+    assert_eq!(written(&models), None);
     pod.remove().await;
 }

@@ -8,6 +8,7 @@ use containerd_client::tonic::{Code, Status};
 use integration::bed::Bed;
 use integration::cases;
 use integration::container::Builder;
+use integration::policy::{self, NodePolicy};
 use integration::processes::{self, Role};
 use integration::runtime::Needs;
 
@@ -28,30 +29,6 @@ cases! {
         the_log_goes_to_its_folder_with_its_level,
         a_log_folder_that_cannot_be_used_fails_create,
     ],
-}
-
-/// The node's policy file, put back as it was when this is dropped.
-struct Default(Option<Vec<u8>>);
-
-impl Default {
-    const PATH: &str = "/etc/bulkhead/config.toml";
-
-    fn set(text: &str) -> Self {
-        let before = fs::read(Self::PATH).ok();
-        fs::create_dir_all("/etc/bulkhead").expect("make the folder");
-        fs::write(Self::PATH, text).expect("write the policy");
-        Self(before)
-    }
-}
-
-impl Drop for Default {
-    fn drop(&mut self) {
-        let restored = match &self.0 {
-            Some(text) => fs::write(Self::PATH, text),
-            None => fs::remove_dir_all("/etc/bulkhead"),
-        };
-        restored.expect("put the policy back");
-    }
 }
 
 /// A policy file of the test's own, in a folder of its own.
@@ -86,7 +63,7 @@ async fn open_files(builder: Builder<'_>) -> String {
 }
 
 async fn a_body_goes_before_a_path_before_the_default_file(bed: &Bed) {
-    let _default = Default::set("limits.open_files = 333");
+    let _default = NodePolicy::set("limits.open_files = 333");
     let path = file(bed, "limits.open_files = 222");
     let path = path.display().to_string();
     let shell = || bed.shell("ulimit -n");
@@ -97,7 +74,7 @@ async fn a_body_goes_before_a_path_before_the_default_file(bed: &Bed) {
 }
 
 async fn sources_are_never_merged(bed: &Bed) {
-    let _default = Default::set("limits.open_files = 333");
+    let _default = NodePolicy::set("limits.open_files = 333");
     let path = file(bed, "limits.pids = 100");
     assert_eq!(
         open_files(under(bed.shell("ulimit -n"), &path)).await,
@@ -151,10 +128,10 @@ async fn a_policy_file_that_others_may_write_is_refused(bed: &Bed) {
         let name = path.display().to_string();
         refused(bed, &path, &[&name, "only root may write"]).await;
     }
-    let _default = Default::set("");
-    fs::set_permissions(Default::PATH, fs::Permissions::from_mode(0o666)).expect("chmod");
+    let _default = NodePolicy::set("");
+    fs::set_permissions(policy::PATH, fs::Permissions::from_mode(0o666)).expect("chmod");
     let builder = bed.container(&["true"]);
-    told(builder, &[Default::PATH, "only root may write"]).await;
+    told(builder, &[policy::PATH, "only root may write"]).await;
 }
 
 async fn a_policy_file_of_another_owner_is_refused(bed: &Bed) {

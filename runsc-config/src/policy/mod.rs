@@ -212,6 +212,16 @@ impl Default for Kubernetes {
     }
 }
 
+/// Folders of the host that a pod may bind, with what is below them, beside its own volumes.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Binds {
+    /// To read.
+    pub read_only: Vec<PathBuf>,
+    /// As the pod asks.
+    pub writable: Vec<PathBuf>,
+}
+
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 struct CapabilityPolicy {
@@ -232,6 +242,7 @@ pub struct Policy {
     pub(crate) scratch: Scratch,
     pub(crate) limits: Limits,
     pub(crate) kubernetes: Kubernetes,
+    pub(crate) binds: Binds,
     capabilities: CapabilityPolicy,
 }
 
@@ -330,7 +341,11 @@ impl Policy {
             ),
             ("log.folder", self.log.folder.as_ref(), 3),
         ];
-        for (key, folder, depth) in folders {
+        let read_only = self.binds.read_only.iter();
+        let binds = read_only.map(|path| ("binds.read_only", Some(path), 2));
+        let writable = self.binds.writable.iter();
+        let binds = binds.chain(writable.map(|path| ("binds.writable", Some(path), 2)));
+        for (key, folder, depth) in folders.into_iter().chain(binds) {
             let Some(folder) = folder else { continue };
             if !folder.is_absolute() || folder.components().count() < depth {
                 let (folder, least) = (folder.display(), depth - 1);
@@ -418,6 +433,7 @@ mod tests {
                 "[kubernetes]\nkubelet_root = \"kubelet\"",
                 "kubernetes.kubelet_root",
             ),
+            ("[binds]\nwritable = [\"/\"]", "binds.writable"),
             ("[log]\nfolder = \"/log\"", "log.folder"),
             ("[log]\nlevel = \"loud\"", "loud"),
             ("[runsc]\ncreate_timeout = 0", "runsc.create_timeout"),
