@@ -131,9 +131,9 @@ impl Bed {
     }
 
     fn import(&self, namespace: &str, image: &str) {
-        let archive = Path::new(env!("CARGO_MANIFEST_DIR"))
-            .join("../target/images")
-            .join(format!("{image}.tar"));
+        let built = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/images");
+        let folder = std::env::var_os("BULKHEAD_TEST_IMAGES").map_or(built, PathBuf::from);
+        let archive = folder.join(format!("{image}.tar"));
         let archive = archive.display().to_string();
         assert!(
             Path::new(&archive).is_file(),
@@ -148,6 +148,25 @@ impl Bed {
             "--digests=false",
             &archive,
         ]);
+    }
+
+    /// Mounts an image for containers to share, to be read only, and returns where.
+    ///
+    /// # Panics
+    /// When it is not made or cannot be mounted.
+    #[must_use]
+    pub fn image(&self, image: &str) -> PathBuf {
+        let place = self.folder.join("images").join(image);
+        fs::create_dir_all(&place).expect("make a folder");
+        self.import(NAMESPACE, image);
+        let place_text = place.display().to_string();
+        self.ctr_ok(&[
+            "image",
+            "mount",
+            &format!("bulkhead.test/{image}:latest"),
+            &place_text,
+        ]);
+        place
     }
 
     /// Runs to its end what a test does.
@@ -416,9 +435,9 @@ fn spawn_containerd(in_user_namespace: bool) -> Child {
         .expect("open the log");
     let path = std::env::var("PATH").unwrap_or_default();
     let mut command = if in_user_namespace {
-        // Waits for its map, then becomes containerd with mounts of its own: one pid through all of it.
+        // Waits for its map, then becomes containerd with mounts and a network of its own: one pid through all of it.
         let script = "while ! [ -e /run/b/mapped ]; do sleep 0.05; done; \
-                      exec unshare --mount --propagation private /run/b/path/containerd \
+                      exec unshare --mount --net --propagation private /run/b/path/containerd \
                       --config /run/b/log/config.toml";
         let mut command = Command::new("unshare");
         command.args(["--user", "sh", "-c", script]);

@@ -70,6 +70,8 @@ pub fn main(
         return libtest_mimic::run(&arguments, trials).exit_code();
     }
     let folder = isolate::enter();
+    let bed: &'static Bed = Box::leak(Box::new(Bed::start(folder, runtime, services)));
+    // From here on it is the tests that panic; a testbed that does not start has said so.
     std::panic::set_hook(Box::new(|panic| {
         let place = panic
             .location()
@@ -80,7 +82,6 @@ pub fn main(
             .unwrap_or_else(PoisonError::into_inner)
             .push(place);
     }));
-    let bed: &'static Bed = Box::leak(Box::new(Bed::start(folder, runtime, services)));
     prepare(bed, warm_up);
     let trials = cases.into_iter().map(|case| trial(bed, case)).collect();
     let conclusion = libtest_mimic::run(&arguments, trials);

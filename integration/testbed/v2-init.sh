@@ -37,7 +37,7 @@ done
 ip link set lo up 2>/dev/null || ifconfig lo up
 echo "#### kernel $(uname -r), cgroup v2: $controllers"
 
-export BULKHEAD_TEST_PATH=/tests/tools BULKHEAD_TEST_SLOWNESS=8 HOME=/root
+export BULKHEAD_TEST_PATH=/tests/tools BULKHEAD_TEST_IMAGES=/tests/images BULKHEAD_TEST_SLOWNESS=8 HOME=/root
 status=0
 for program in suite pods; do
   BULKHEAD_TEST_ONLY=$(cat /tests/$program.list) /tests/$program --color never || status=1

@@ -36,8 +36,8 @@ furnish() {
   local version program library applet
   version=$(ls "$machine/kernel/lib/modules")
   rm -rf "$tree"
-  mkdir -p "$tree"/{bin,dev,etc,lib/modules,proc,root,run,sys,tmp,usr/bin,var/lib,tests/tools} \
-    "$tree$repo/integration" "$tree$images"
+  mkdir -p "$tree"/{bin,dev,etc,lib/modules,proc,root,run,sys,tmp,usr/bin,var/lib} \
+    "$tree"/tests/{tools,images}
   cp "$(type -P busybox)" "$tree/bin/busybox"
   for applet in $("$tree/bin/busybox" --list); do
     [ "$applet" = busybox ] || ln -s busybox "$tree/bin/$applet"
@@ -53,8 +53,7 @@ furnish() {
     mkdir -p "$tree${library%/*}"
     cp -L "$library" "$tree$library"
   done
-  # Where the tests were built, since they look for images from there.
-  cp "$images"/{busybox,pause}.tar "$tree$images/"
+  cp "$images"/{busybox,pause}.tar "$tree/tests/images/"
   for program in overlay bridge veth; do
     modprobe -d "$machine/kernel" -S "$version" --show-depends "$program" | awk '{ print $2 }'
   done | awk '!seen[$0]++' | while read -r program; do
@@ -83,7 +82,7 @@ boot() {
     -nographic -no-reboot -nic none -monitor none -serial stdio \
     -kernel "$machine"/kernel/boot/vmlinuz-* -initrd "$machine/initramfs" \
     -append "console=ttyS0 quiet loglevel=1 panic=-1 oops=panic" </dev/null 2>&1 |
-    tr -d '\r' | tee "$log" | grep --line-buffered -E '^(####|test |suite: |pods: |----|note: |panic|error|  |integration/)' || true
+    sed -u 's/\r//g' | tee "$log" | grep --line-buffered -E '^(####|test |suite: |pods: |----|note: |panic|error|  |integration/)' || true
   status=$(sed -n 's/^v2: exit status //p' "$log" | tail -n 1)
   [ -n "$status" ] || die "the machine did not finish; its console is in $log"
   totals "$log"
