@@ -75,8 +75,23 @@ enum Victim {
     Process(Role),
 }
 
-/// When the victim is killed, in milliseconds after the step has begun.
+/// From when on the victim is looked for, in milliseconds after the step has begun.
 const DELAYS: [u64; 6] = [0, 15, 40, 90, 200, 700];
+/// For how long: some live for a few milliseconds only.
+const LOOK: Duration = Duration::from_millis(250);
+
+/// Kills what has this role in a sandbox, as soon as it is there; false if it never was.
+async fn shoot_at(role: Role, id: &str, delay: u64) -> bool {
+    tokio::time::sleep(Duration::from_millis(delay)).await;
+    let until = Instant::now() + LOOK;
+    while processes::kill_role(role, id) == 0 {
+        if Instant::now() > until {
+            return false;
+        }
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    true
+}
 
 /// Kills the victim at several moments of a step. Whatever the step then answers, it answers, and the container can be
 /// deleted.
@@ -85,14 +100,14 @@ async fn fault(bed: &Bed, step: Step, victim: Victim) {
     for delay in DELAYS {
         let id = bed.id("fault");
         let shoot = async {
-            tokio::time::sleep(Duration::from_millis(delay)).await;
             match victim {
                 Victim::Containerd => {
+                    tokio::time::sleep(Duration::from_millis(delay)).await;
                     bed.kill_containerd();
                     bed.start_containerd().await;
                     true
                 }
-                Victim::Process(role) => processes::kill_role(role, &id) > 0,
+                Victim::Process(role) => shoot_at(role, &id, delay).await,
             }
         };
         let (answer, hit) = perform(bed, &id, step, shoot).await;
@@ -111,11 +126,7 @@ async fn fault_in_pod(bed: &Bed, role: Role) {
         let member = member.run().await.expect("run");
         member.kill(9).await.expect("kill");
         member.wait().await.expect("wait");
-        let shoot = async {
-            tokio::time::sleep(Duration::from_millis(delay)).await;
-            processes::kill_role(role, &pod.id) > 0
-        };
-        let (deleted, hit) = tokio::join!(member.delete(), shoot);
+        let (deleted, hit) = tokio::join!(member.delete(), shoot_at(role, &pod.id, delay));
         row.add(told(&deleted), hit);
         for id in [&member.id, &pod.id] {
             bed.remove(id).await;
