@@ -213,6 +213,19 @@ impl Client {
         Ok(Exit::new(answer.exit_status, answer.exited_at))
     }
 
+    /// Waits for the end of a task that may take longer than an answer.
+    pub async fn wait_for(&self, id: &str, limit: Duration) -> Result<Exit, Status> {
+        let body = WaitRequest {
+            container_id: id.into(),
+            exec_id: String::new(),
+        };
+        let mut tasks = self.tasks();
+        let answer = tokio::time::timeout(patience(limit), tasks.wait(request(body))).await;
+        let answer = answer.unwrap_or_else(|_| panic!("{id} has not ended within {limit:?}"))?;
+        let answer = answer.into_inner();
+        Ok(Exit::new(answer.exit_status, answer.exited_at))
+    }
+
     /// Signals a task or exec.
     pub async fn kill(&self, id: &str, exec: &str, signal: u32, all: bool) -> Result<(), Status> {
         let body = KillRequest {

@@ -33,6 +33,7 @@ pub struct Builder<'a> {
     bed: &'a Bed,
     /// Its id.
     pub id: String,
+    runtime: String,
     /// What it is to run; tests change it as they like.
     pub spec: Value,
     /// How the root filesystem is mounted.
@@ -63,6 +64,7 @@ impl<'a> Builder<'a> {
         Self {
             bed,
             id,
+            runtime: bed.runtime.name.clone(),
             spec,
             rootfs: vec![rootfs],
             options: None,
@@ -76,6 +78,20 @@ impl<'a> Builder<'a> {
     #[must_use]
     pub fn log_to(mut self, uri: &str) -> Self {
         self.log = Some(uri.to_owned());
+        self
+    }
+
+    /// On another runtime than the one under test.
+    #[must_use]
+    pub fn on(mut self, runtime: &str) -> Self {
+        runtime.clone_into(&mut self.runtime);
+        self
+    }
+
+    /// With another root filesystem.
+    #[must_use]
+    pub fn rootfs(mut self, mount: Mount) -> Self {
+        self.rootfs = vec![mount];
         self
     }
 
@@ -127,7 +143,7 @@ impl<'a> Builder<'a> {
     pub async fn create(self) -> Result<Container<'a>, Status> {
         let client = self.bed.client();
         let runtime = ContainerRuntime {
-            name: self.bed.runtime.name.clone(),
+            name: self.runtime,
             options: self.options,
         };
         let spec = Any {

@@ -175,7 +175,11 @@ fn cover(folder: &str) -> io::Result<()> {
     Ok(())
 }
 
-fn loopback_up() -> io::Result<()> {
+/// Switches on the loopback device of this thread's network namespace.
+///
+/// # Errors
+/// The kernel's.
+pub fn loopback_up() -> io::Result<()> {
     use nix::libc::{IFF_UP, SIOCSIFFLAGS, c_char, ifreq, ioctl};
     use std::os::fd::AsRawFd as _;
     let socket = std::net::UdpSocket::bind("0.0.0.0:0")?;

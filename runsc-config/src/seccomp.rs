@@ -10,6 +10,7 @@ use std::collections::BTreeMap;
 use serde_json::{Value, json};
 
 use crate::features::Features;
+use crate::policy::Policy;
 use crate::report::{Refusal, Report};
 
 const ALLOW: &str = "SCMP_ACT_ALLOW";
@@ -134,12 +135,24 @@ impl Rule {
     }
 }
 
-fn built_in() -> BTreeMap<&'static str, Rule> {
+/// Calls that only a capability gives, which the policy may: without it they are an escape's alone.
+const WITH_CAPABILITY: [(&str, &str); 1] = [("CAP_SYS_CHROOT", "chroot")];
+
+fn built_in(policy: &Policy) -> BTreeMap<&'static str, Rule> {
     let mut rules: BTreeMap<_, _> = GROUPS
         .iter()
         .flat_map(|(_, names)| names.split_whitespace())
         .map(|name| (name, Rule::allow()))
         .collect();
+    for (capability, name) in WITH_CAPABILITY {
+        if policy
+            .capabilities()
+            .iter()
+            .any(|allowed| allowed == capability)
+        {
+            rules.insert(name, Rule::allow());
+        }
+    }
     // New threads and processes, in the namespaces there are.
     let same_namespaces =
         json!({ "index": 0, "value": CLONE_NAMESPACES, "valueTwo": 0, "op": "SCMP_CMP_MASKED_EQ" });
@@ -164,10 +177,11 @@ fn built_in() -> BTreeMap<&'static str, Rule> {
 /// The profile that is enforced: the built-in one, narrowed by the caller's.
 pub(crate) fn effective(
     asked: Option<&Value>,
+    policy: &Policy,
     features: &Features,
     report: &mut Report,
 ) -> Result<Value, Refusal> {
-    let built_in = built_in();
+    let built_in = built_in(policy);
     let caller = match asked {
         // CRI sends the same for "no profile" and for "unconfined".
         None | Some(Value::Null) => {
@@ -430,7 +444,8 @@ mod tests {
     use crate::spec::tests::context;
 
     fn profile(asked: Option<Value>) -> Result<Value, Refusal> {
-        effective(asked.as_ref(), context().features, &mut Report::default())
+        let (policy, mut report) = (Policy::strict(), Report::default());
+        effective(asked.as_ref(), &policy, context().features, &mut report)
     }
 
     /// The actions a profile has for a call, in order; its default where it has none.
@@ -455,7 +470,7 @@ mod tests {
 
     #[test]
     fn the_lists_of_allowed_and_denied_calls_do_not_meet() {
-        let built_in = built_in();
+        let built_in = built_in(&Policy::strict());
         for (reason, names) in DENIED {
             for name in names.split_whitespace() {
                 assert!(!built_in.contains_key(name), "{name} ({reason})");
@@ -469,6 +484,17 @@ mod tests {
         names.sort_unstable();
         names.dedup();
         assert_eq!(names.len(), all, "a call is in two groups");
+    }
+
+    #[test]
+    fn chroot_comes_with_the_capability_alone() {
+        let allowing = |text: &str| {
+            let policy = Policy::parse(text, "x").expect("a policy");
+            built_in(&policy).contains_key("chroot")
+        };
+        assert!(!allowing(""));
+        assert!(!allowing("capabilities.allow = [\"CAP_CHOWN\"]"));
+        assert!(allowing("capabilities.allow = [\"CAP_SYS_CHROOT\"]"));
     }
 
     #[test]

@@ -268,7 +268,7 @@ pub fn harden(asked: Value, policy: &Policy, context: &Context<'_>) -> Result<Ha
         }
     }
     let linux = object(&mut spec, "linux")?;
-    let profile = seccomp::effective(linux.get("seccomp"), context.features, &mut report)?;
+    let profile = seccomp::effective(linux.get("seccomp"), policy, context.features, &mut report)?;
     linux.insert("seccomp".to_owned(), profile);
     let kept: Vec<&str> = KEPT.iter().copied().chain(["annotations"]).collect();
     for dropped in retain(&mut spec, &kept) {

@@ -1,0 +1,97 @@
+//! The example policies in `docs/policies`: each gives what it says, and nothing beyond.
+
+use std::collections::BTreeSet;
+
+use integration::bed::Bed;
+use integration::cases;
+use integration::policy::NodePolicy;
+use integration::runtime::Needs;
+
+use crate::contender::Contender;
+use crate::outcome::Outcome;
+use crate::stage::Stage;
+
+cases! {
+    Needs::Bulkhead => [
+        strict_gives_nothing,
+        network_gives_a_network_and_nothing_else,
+        compat_gives_ordinary_images_what_they_want_and_no_host,
+    ],
+}
+
+const STRICT: &str = include_str!("../../../docs/policies/strict.toml");
+const NETWORK: &str = include_str!("../../../docs/policies/network.toml");
+const COMPAT: &str = include_str!("../../../docs/policies/compat.toml");
+
+async fn under(bed: &Bed, policy: &str, program: &str) -> Outcome {
+    let _policy = NodePolicy::set(policy);
+    let outcome = Stage::set(bed).play(Contender::Bulkhead, program).await;
+    assert!(
+        outcome.failed.is_empty() && outcome.work > 0,
+        "{program}: {:?} {}",
+        outcome.failed,
+        outcome.text
+    );
+    outcome
+}
+
+/// The names of what got something.
+fn got(outcome: &Outcome) -> BTreeSet<&str> {
+    let got = outcome.attempts.iter().filter(|(_, attempt)| attempt.got);
+    got.map(|(name, _)| name.as_str()).collect()
+}
+
+async fn strict_gives_nothing(bed: &Bed) {
+    let outcome = under(bed, STRICT, "network.py").await;
+    assert!(
+        got(&outcome).is_empty() && outcome.heard.is_empty(),
+        "{outcome:?}"
+    );
+}
+
+async fn network_gives_a_network_and_nothing_else(bed: &Bed) {
+    let outcome = under(bed, NETWORK, "network.py").await;
+    let ordinary = [
+        "TCP over IPv4",
+        "TCP over IPv6",
+        "UDP over IPv4",
+        "UDP over IPv6",
+        "UDP to the metadata service",
+    ];
+    assert_eq!(got(&outcome), BTreeSet::from(ordinary), "{outcome:?}");
+    for program in ["writes.py", "kernel_calls.py", "peers.py"] {
+        let outcome = under(bed, NETWORK, program).await;
+        assert!(got(&outcome).is_empty(), "{program}: {outcome:?}");
+    }
+}
+
+async fn compat_gives_ordinary_images_what_they_want_and_no_host(bed: &Bed) {
+    let writes = under(bed, COMPAT, "writes.py").await;
+    for wanted in [
+        "write to /",
+        "write to /usr/lib",
+        "chroot",
+        "replace a program of the image",
+    ] {
+        assert!(got(&writes).contains(wanted), "{wanted}: {writes:?}");
+    }
+    for held in [
+        "mount",
+        "mount in a user namespace",
+        "a user namespace",
+        "remount the root writable",
+    ] {
+        assert!(!got(&writes).contains(held), "{held}: {writes:?}");
+    }
+    // What is the host's stays the host's, whatever the ceiling.
+    for program in ["host_files.py", "peers.py", "kernel_calls.py"] {
+        let outcome = under(bed, COMPAT, program).await;
+        assert!(got(&outcome).is_empty(), "{program}: {outcome:?}");
+    }
+    let network = under(bed, COMPAT, "network.py").await;
+    for held in ["raw socket", "packet socket"] {
+        assert!(!got(&network).contains(held), "{held}: {network:?}");
+    }
+    let disk = under(bed, COMPAT, "disk.py").await;
+    assert!(got(&disk).contains("fill /"), "{disk:?}");
+}

@@ -1,0 +1,122 @@
+//! Every program on every contender. On Bulkhead each attempt gets nothing and the twin's work goes well; on runc each
+//! attempt works, or the program says why it does not: otherwise it would show nothing.
+
+use integration::bed::Bed;
+use integration::cases;
+use integration::runtime::Needs;
+use serde_json::{Value, json};
+
+use crate::contender::Contender;
+use crate::outcome::Outcome;
+use crate::stage::Stage;
+
+macro_rules! programs {
+    ($($test:ident: $program:literal, $title:literal $(, $change:expr)?;)*) => {
+        $(async fn $test(bed: &Bed) {
+            #[allow(unused_mut, unused_assignments, reason = "most change nothing")]
+            let mut change: fn(&mut Value) = |_| {};
+            $(change = $change;)?
+            judge(bed, $program, $title, change).await;
+        })*
+        cases! { Needs::Bulkhead => [$($test),*] }
+    };
+}
+
+programs! {
+    the_seed_attack: "seed.py", "escape from the language";
+    what_is_the_hosts: "host_files.py", "what is the host's";
+    the_network: "network.py", "the network";
+    tasks: "tasks.py", "processes and threads";
+    memory: "memory.py", "memory";
+    disk: "disk.py", "disk";
+    writes_and_mounts: "writes.py", "files, mounts, namespaces";
+    deep_system_calls: "kernel_calls.py", "deep system calls";
+    files_and_devices_of_a_kernel: "kernel_files.py", "files and devices of a kernel";
+    sockets_and_fifos_of_the_host: "peers.py", "sockets and FIFOs of the host";
+    set_uid_programs: "set_uid.py", "set-uid programs", |spec| {
+        spec["process"]["user"] = json!({ "uid": 1000, "gid": 1000 });
+    };
+    exhaustion: "exhaustion.py", "what a kernel counts";
+}
+
+async fn judge(bed: &Bed, program: &str, title: &str, change: fn(&mut Value)) {
+    let mut outcomes = Vec::new();
+    for contender in Contender::ALL {
+        let outcome = Stage::set(bed).with(change).play(contender, program).await;
+        outcomes.push(outcome);
+    }
+    let [runc, runsc, bulkhead] = &outcomes[..] else {
+        unreachable!("one for each contender");
+    };
+    write_down(title, runc, runsc, bulkhead);
+    let mut faults = Vec::new();
+    for (name, attempt) in &runc.attempts {
+        if !attempt.got && attempt.runc.is_empty() {
+            faults.push(format!("on runc: {name}: {attempt:?}"));
+        }
+        // Memory that runs out ends the program before it can say what it got.
+        if !bulkhead.attempts.contains_key(name) && program != "memory.py" {
+            faults.push(format!("on Bulkhead {name} did not run: {}", bulkhead.text));
+        }
+    }
+    if runc.attempts.is_empty() {
+        faults.push(format!("on runc nothing ran: {}", runc.text));
+    }
+    let broken = bulkhead.broken();
+    faults.extend(broken.iter().map(|what| format!("Bulkhead gave {what}")));
+    faults.extend(
+        bulkhead
+            .heard
+            .iter()
+            .map(|way| format!("heard from Bulkhead by {way}")),
+    );
+    for (where_, outcome) in [("runc", runc), ("Bulkhead", bulkhead)] {
+        if outcome.work == 0 {
+            faults.push(format!(
+                "the twin did not run on {where_}: {}",
+                outcome.text
+            ));
+        }
+        faults.extend(
+            outcome
+                .failed
+                .iter()
+                .map(|what| format!("twin on {where_}: {what}")),
+        );
+    }
+    assert!(faults.is_empty(), "{}", faults.join("\n"));
+}
+
+/// Appends the rows to the table that `BULKHEAD_HOSTILE_TABLE` names.
+fn write_down(title: &str, runc: &Outcome, runsc: &Outcome, bulkhead: &Outcome) {
+    use std::fmt::Write as _;
+    let Some(path) = std::env::var_os("BULKHEAD_HOSTILE_TABLE") else {
+        return;
+    };
+    let mut text = String::new();
+    for (name, on_runc) in &runc.attempts {
+        let word = |outcome: &Outcome| match outcome.attempts.get(name) {
+            Some(attempt) if attempt.got => "**works**",
+            Some(_) => "held",
+            None => "held: ended",
+        };
+        let reason = &on_runc.runc;
+        let held = if reason.is_empty() {
+            "held".to_owned()
+        } else {
+            format!("held: {reason}")
+        };
+        let on_runc = if on_runc.got { "**works**" } else { &held };
+        let _ = writeln!(
+            text,
+            "| {title} | {name} | {on_runc} | {} | {} |",
+            word(runsc),
+            word(bulkhead)
+        );
+    }
+    let file = std::fs::File::options()
+        .append(true)
+        .create(true)
+        .open(path);
+    std::io::Write::write_all(&mut file.expect("open the table"), text.as_bytes()).expect("write");
+}
