@@ -26,7 +26,8 @@ pub const IMAGE_NAME: &str = "bulkhead.test/busybox:latest";
 pub const SOCKET: &str = "/run/b/c.sock";
 /// Searched before every other folder: `runsc` is here, and faults are put in its place.
 pub const PATH_FOLDER: &str = "/run/b/path";
-const STATE: &str = "/run/b/state";
+/// containerd's state: bundles are in there.
+pub const STATE: &str = "/run/b/state";
 const LOG: &str = "/run/b/log";
 
 /// What containerd is to serve.
@@ -89,10 +90,21 @@ impl Bed {
         for path in [PATH_FOLDER, STATE, LOG, IMAGE, "/run/lock"] {
             fs::create_dir_all(path).expect("make the testbed's folders");
         }
-        // Only by this link is runsc found, so that a test can take it away.
-        let runsc = tool("runsc");
+        // Only by this link is runsc found, so that a test can take it away. It is a copy, since a checkout may be anybody's
+        // and a runsc that is not root's alone is refused.
+        let runsc = tool("runsc").map(|from| {
+            let copy = Path::new(PATH_FOLDER).join("real/runsc");
+            fs::create_dir_all(copy.with_file_name("")).expect("make a folder");
+            fs::copy(from, &copy).expect("copy runsc");
+            copy
+        });
         for name in ["containerd", "ctr", &runtime.binary(), "runsc"] {
-            let Some(path) = tool(name) else {
+            let found = if name == "runsc" {
+                runsc.clone()
+            } else {
+                tool(name)
+            };
+            let Some(path) = found else {
                 assert!(
                     name == "runsc" && !runtime.is_gvisor(),
                     "{name} is missing: make build tools"

@@ -164,13 +164,11 @@ fn overlay(policy: &Policy) -> String {
 pub struct RunscFlags(Vec<String>);
 
 impl RunscFlags {
-    /// Decides the flags for a runsc with these features.
-    pub(crate) fn new(
-        policy: &Policy,
-        features: &Features,
-        systemd_cgroup: bool,
-        report: &mut Report,
-    ) -> Result<Self, Refusal> {
+    /// The controls that a runsc lacks, where the policy accepts that.
+    ///
+    /// # Errors
+    /// `FailedPrecondition` with their names where it does not.
+    pub fn check(policy: &Policy, features: &Features) -> Result<Vec<&'static str>, Refusal> {
         let table = table();
         let mut lost: Vec<&str> = table
             .iter()
@@ -180,20 +178,32 @@ impl RunscFlags {
         if !features.is_current() {
             lost.push("seccomp for exec");
         }
+        if lost.is_empty() || policy.allow_old_runsc {
+            return Ok(lost);
+        }
+        let lost = lost.join(", ");
+        Err(Refusal::unenforceable(
+            "runsc",
+            "runsc is too old",
+            format!(
+                "it cannot enforce {lost}; install a newer one, or set allow_old_runsc to accept that"
+            ),
+        ))
+    }
+
+    /// Decides the flags for a runsc with these features.
+    pub(crate) fn new(
+        policy: &Policy,
+        features: &Features,
+        systemd_cgroup: bool,
+        report: &mut Report,
+    ) -> Result<Self, Refusal> {
+        let table = table();
+        let lost = Self::check(policy, features)?;
         if !lost.is_empty() {
-            let lost = lost.join(", ");
-            if !policy.allow_old_runsc {
-                return Err(Refusal::unenforceable(
-                    "runsc",
-                    "runsc is too old",
-                    format!(
-                        "it cannot enforce {lost}; install a newer one, or set allow_old_runsc to accept that"
-                    ),
-                ));
-            }
             report.note(
                 "runsc",
-                format!("every control ({lost})"),
+                format!("every control ({})", lost.join(", ")),
                 "what this runsc has",
                 "allow_old_runsc",
             );

@@ -22,6 +22,7 @@ mod pod;
 mod policy;
 mod process;
 mod report;
+mod requests;
 mod seccomp;
 mod spec;
 
@@ -31,10 +32,11 @@ pub use flags::RunscFlags;
 pub use limits::{CpuTime, Declared, SandboxLimits};
 pub use pod::{Role, Shared, Volume, sandbox_of};
 pub use policy::{
-    Backend, Binds, Hooks, Kubernetes, Limits, Log, LogLevel, Network, Platform, Policy,
+    Backend, Binds, Granted, Hooks, Kubernetes, Limits, Log, LogLevel, Network, Platform, Policy,
     PolicyError, Rootfs, RunscPolicy, Scratch, trusted,
 };
 pub use report::{Change, Refusal, RefusalKind, Report};
 pub use spec::{
-    Caller, ContainerKind, Context, Hardened, HardenedSpec, HostFacts, harden, validate,
+    Caller, ContainerKind, Context, Explanation, Hardened, HardenedSpec, HostFacts, harden,
+    validate,
 };

@@ -282,9 +282,61 @@ pub(crate) fn tasks(resources: &Value, most: u64, report: &mut Report) -> u64 {
     }
 }
 
-/// `linux.resources` of a sandbox. The host's pids controller is left alone: at its limit the sentry panics.
-/// RLIMIT_NPROC bounds the guest instead.
-pub(crate) fn to_spec(asked: &Value, limits: &SandboxLimits, swap_limits: bool) -> Value {
+/// Threads of the host that a sandbox has with none of the guest's, generously: 19 were counted.
+const HOST_TASKS_AT_REST: u64 = 256;
+/// Threads of the host for one task of the guest, generously: about two, and more while many do file I/O.
+const HOST_TASKS_EACH: u64 = 4;
+/// Users of the guest that may reach their limit at the same time: the guest's limit is one of each user.
+const USERS: u64 = 4;
+/// With fewer tasks no program of use runs.
+const TASKS_MIN: u64 = 16;
+
+/// The ceiling for the host's threads of a sandbox. At it the sentry panics, so it is out of reach of what the guest's own limit
+/// allows; it is there for what goes wrong.
+pub(crate) fn host_tasks(tasks: u64) -> u64 {
+    tasks
+        .saturating_mul(HOST_TASKS_EACH * USERS)
+        .saturating_add(HOST_TASKS_AT_REST)
+}
+
+/// Lowers the guest's limit so that it is reached before the one that the cgroups above set for the host's threads (the
+/// kubelet's `podPidsLimit`).
+///
+/// # Errors
+/// `FailedPrecondition` where that leaves too few.
+pub(crate) fn fit_tasks(
+    tasks: u64,
+    above: Option<u64>,
+    report: &mut Report,
+) -> Result<u64, Refusal> {
+    let Some(above) = above else {
+        return Ok(tasks);
+    };
+    let most = above.saturating_sub(HOST_TASKS_AT_REST) / HOST_TASKS_EACH;
+    if most < TASKS_MIN {
+        let least = HOST_TASKS_AT_REST + HOST_TASKS_EACH * TASKS_MIN;
+        return Err(Refusal::unenforceable(
+            "pids",
+            format!("pids.max of the cgroup above: {above}"),
+            format!(
+                "a sandbox needs {least} tasks of the host, and ends when it does not get them"
+            ),
+        ));
+    }
+    if most < tasks {
+        let given = format!("{most}: the cgroup above allows {above} tasks of the host");
+        report.note("pids", tasks, given, "");
+    }
+    Ok(tasks.min(most))
+}
+
+/// `linux.resources` of a sandbox whose guest may have so many tasks. What holds the guest to them is RLIMIT_NPROC.
+pub(crate) fn to_spec(
+    asked: &Value,
+    limits: &SandboxLimits,
+    tasks: u64,
+    swap_limits: bool,
+) -> Value {
     // On cgroup v1 `swap` is memory and swap together: equal means no swap.
     let memory = if swap_limits {
         json!({ "limit": limits.memory, "swap": limits.memory })
@@ -304,7 +356,7 @@ pub(crate) fn to_spec(asked: &Value, limits: &SandboxLimits, swap_limits: bool) 
             cpu.insert(key.to_owned(), value.clone());
         }
     }
-    json!({ "memory": memory, "cpu": cpu })
+    json!({ "memory": memory, "cpu": cpu, "pids": { "limit": host_tasks(tasks) } })
 }
 
 #[cfg(test)]
@@ -318,6 +370,24 @@ mod tests {
             quota,
             period: PERIOD,
         }
+    }
+
+    #[test]
+    fn tasks_fit_below_what_the_cgroups_above_allow_or_are_refused() {
+        let fit = |above| fit_tasks(256, above, &mut Report::default());
+        assert_eq!(fit(None), Ok(256));
+        assert_eq!(fit(Some(4096)), Ok(256));
+        assert_eq!(fit(Some(1280)), Ok(256));
+        assert_eq!(fit(Some(600)), Ok(86));
+        assert_eq!(fit(Some(320)), Ok(16));
+        let refusal = fit(Some(319)).expect_err("too few").to_string();
+        assert!(
+            refusal.contains("319") && refusal.contains("320"),
+            "{refusal}"
+        );
+        let mut report = Report::default();
+        fit_tasks(256, Some(600), &mut report).expect("fits");
+        assert_eq!(report.changes.len(), 1, "{report:?}");
     }
 
     #[test]

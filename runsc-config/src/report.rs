@@ -1,20 +1,21 @@
 //! What was changed or refused, by which rule, and what would allow it.
 
+use std::borrow::Cow;
 use std::fmt;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// One difference between what was asked and what is given.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Change {
     /// The control: `network`, `capabilities`, `rootfs`, …
-    pub control: &'static str,
+    pub control: Cow<'static, str>,
     /// What was asked for.
     pub asked: String,
     /// What the sandbox gets.
     pub given: String,
     /// The policy key that decides it; empty where no key does.
-    pub key: &'static str,
+    pub key: Cow<'static, str>,
 }
 
 impl fmt::Display for Change {
@@ -48,10 +49,10 @@ impl Report {
         key: &'static str,
     ) {
         self.changes.push(Change {
-            control,
+            control: control.into(),
             asked: asked.to_string(),
             given: given.to_string(),
-            key,
+            key: key.into(),
         });
     }
 }

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::exec::ExecCeiling;
@@ -11,8 +12,8 @@ use crate::json::{is_empty, object, retain};
 use crate::limits::{self, Declared, SandboxLimits};
 use crate::pod::{self, Shared, Volume};
 use crate::policy::{Hooks, Policy};
-use crate::report::{Refusal, Report};
-use crate::{cgroups, linux, mounts, process, seccomp};
+use crate::report::{Change, Refusal, Report};
+use crate::{cgroups, linux, mounts, process, requests, seccomp};
 
 /// What is kept of a spec's top level; each part has its rule.
 const KEPT: [&str; 8] = [
@@ -59,6 +60,8 @@ pub struct HostFacts {
     pub systemd: bool,
     /// The limits of a cgroup, by its path below the root of each hierarchy.
     pub cgroup_limits: fn(&str) -> Declared,
+    /// The lowest limit of tasks that the cgroups above one have, by its path.
+    pub tasks_max: fn(&str) -> Option<u64>,
     /// The kubelet's empty-dir volumes in a folder.
     pub empty_dirs: fn(&Path) -> Vec<Volume>,
     /// Sockets that control the node: containerd's own, wherever this one has it.
@@ -72,6 +75,7 @@ impl Default for HostFacts {
             swap_limits: false,
             systemd: false,
             cgroup_limits: |_| Declared::default(),
+            tasks_max: |_| None,
             empty_dirs: |_| Vec::new(),
             sockets: Vec::new(),
         }
@@ -168,11 +172,24 @@ impl HardenedSpec {
     }
 }
 
+/// What is to be told of a request: who decided, and what was changed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Explanation {
+    /// Where the policy was read.
+    pub policy: String,
+    /// The global flags of runsc.
+    pub flags: Vec<String>,
+    /// Every change, in the order of the rules.
+    pub changes: Vec<Change>,
+}
+
 /// What a request became.
 #[derive(Debug, Clone)]
 pub struct Hardened {
     /// What runs.
     pub spec: HardenedSpec,
+    /// The policy that holds for it and for what joins it: the node's, with what its annotations were granted.
+    pub policy: Policy,
     /// How runsc is run for it.
     pub flags: RunscFlags,
     /// What was changed.
@@ -185,6 +202,18 @@ pub struct Hardened {
     pub limits: SandboxLimits,
     /// What it shares with its pod, or adds to that.
     pub shared: Shared,
+}
+
+impl Hardened {
+    /// All there is to be told.
+    #[must_use]
+    pub fn explanation(&self) -> Explanation {
+        Explanation {
+            policy: self.policy.origin().to_owned(),
+            flags: self.flags.args(),
+            changes: self.report.changes.clone(),
+        }
+    }
 }
 
 /// Checks that a spec is one: an object whose fields have the types of the specification. A field of the wrong type is
@@ -218,6 +247,7 @@ pub fn harden(asked: Value, policy: &Policy, context: &Context<'_>) -> Result<Ha
             return Err(Refusal::invalid(other, "is not for a Linux container"));
         }
     }
+    let policy = &requests::apply(&spec, policy, caller, context.kind, &mut report)?;
     let cgroup = cgroup(object(&mut spec, "linux")?, context)?;
     let flags = RunscFlags::new(policy, context.features, cgroup.by_systemd, &mut report)?;
     // Read before the annotations that say it are taken away.
@@ -279,6 +309,7 @@ pub fn harden(asked: Value, policy: &Policy, context: &Context<'_>) -> Result<Ha
             json: spec,
             cgroup: cgroup.place,
         },
+        policy: policy.clone(),
         flags,
         report,
         exec: ExecCeiling::new(policy, user),
@@ -399,7 +430,9 @@ fn resources(
         report.note(control, "no limit", given, key);
     }
     let tasks = limits::tasks(&asked, policy.limits.pids, report);
-    let given = limits::to_spec(&asked, &limits, context.host.swap_limits);
+    let above = cgroup.place.as_deref().and_then(context.host.tasks_max);
+    let tasks = limits::fit_tasks(tasks, above, report)?;
+    let given = limits::to_spec(&asked, &limits, tasks, context.host.swap_limits);
     linux.insert("resources".to_owned(), given);
     Ok((declared, limits, tasks))
 }

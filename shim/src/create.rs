@@ -66,7 +66,7 @@ impl Asked<'_> {
         if !self.request.rootfs.is_empty() {
             mount::mount_rootfs(&self.request.rootfs, &self.bundle.rootfs()).await?;
         }
-        self.bundle.write_spec(&hardened.spec)
+        self.bundle.write_spec(hardened)
     }
 
     /// Init, with the client's streams connected to pipes, and the ends of those for the sandbox; a terminal comes later,
@@ -165,7 +165,7 @@ impl Pod {
             owner: &self.owner,
             bundle: &asked.bundle,
             binary,
-            policy: &policy,
+            policy: &hardened.policy,
             features: &features,
             hardened: &hardened,
             is_pod,
@@ -266,12 +266,21 @@ async fn create_further(
     Ok((init, stdio))
 }
 
+/// Finds runsc, which nobody but root may be able to replace: it runs as root, with every container's files.
 fn find_runsc(policy: &Policy) -> Result<PathBuf> {
     let asked = &policy.runsc().path;
-    look_up(asked).ok_or_else(|| {
+    let found = look_up(asked).ok_or_else(|| {
         Error::precondition(format!(
             "runsc: {} is not in PATH; install it or set runsc.path in the policy file",
             asked.display()
         ))
-    })
+    })?;
+    // One that is not there is told of by whoever runs it.
+    let Ok(real) = found.canonicalize() else {
+        return Ok(found);
+    };
+    match runsc_config::trusted(&real) {
+        Ok(()) => Ok(found),
+        Err(problem) => Err(Error::precondition(format!("runsc: {problem}"))),
+    }
 }

@@ -23,6 +23,7 @@ pub(crate) fn facts(containerd: &str) -> HostFacts {
         systemd: Path::new("/run/systemd/system").is_dir()
             && matches!(Mode::of_host(), Ok(Mode::V2)),
         cgroup_limits: limits::of_cgroup,
+        tasks_max: limits::tasks_above,
         empty_dirs,
         sockets: sockets
             .iter()

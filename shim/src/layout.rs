@@ -19,6 +19,8 @@ use crate::error::{Error, Result};
 const RECORD: &str = "bulkhead.json";
 /// What the client asked for, beside the `config.json` that was made of it.
 const ASKED: &str = "config.asked.json";
+/// What became of the request, for the node tool.
+const EXPLANATION: &str = "bulkhead-explanation.json";
 /// Name of the file in a bundle that says where its sandbox is.
 const ROOT: &str = "bulkhead-root";
 /// A spec larger than this is not one that a container engine makes.
@@ -174,16 +176,18 @@ impl Bundle {
             .map_err(|e| Error::invalid(format!("parse {}: {e}", path.display())))
     }
 
-    /// Puts the hardened spec in the place of the one asked for, which is kept beside it. Only a spec that
-    /// `runsc-config` made can be written.
+    /// Puts the hardened spec in the place of the one asked for, which is kept beside it, as is what was changed. Only a
+    /// spec that `runsc-config` made can be written.
     ///
     /// # Errors
     /// When the bundle cannot be written.
-    pub(crate) fn write_spec(&self, spec: &runsc_config::HardenedSpec) -> Result<()> {
+    pub(crate) fn write_spec(&self, hardened: &runsc_config::Hardened) -> Result<()> {
         let config = self.0.join("config.json");
         let write = || {
             fs::copy(&config, self.0.join(ASKED))?;
-            write_private(&config, &spec.to_json_bytes())
+            let explanation = serde_json::to_vec(&hardened.explanation())?;
+            write_private(&self.0.join(EXPLANATION), &explanation)?;
+            write_private(&config, &hardened.spec.to_json_bytes())
         };
         write().map_err(|e| Error::io(format!("write {}", config.display()), &e))
     }

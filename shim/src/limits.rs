@@ -51,6 +51,18 @@ pub(crate) fn of_cgroup(place: &str) -> Declared {
     }
 }
 
+/// The lowest `pids.max` of the cgroups above the one at `place`.
+pub(crate) fn tasks_above(place: &str) -> Option<u64> {
+    let above = Path::new(place.trim_start_matches('/')).ancestors().skip(1);
+    above
+        .filter_map(|place| {
+            let cgroups = Cgroups::expected(place.to_str()?).ok()?;
+            let limit = cgroups.number("pids", "pids.max")?;
+            (limit < u64::MAX).then_some(limit)
+        })
+        .min()
+}
+
 /// Gives a running sandbox new limits; `old` are put back when one of them is not taken.
 ///
 /// # Errors

@@ -25,6 +25,8 @@ cases! {
         an_update_raises_and_lowers_the_sandboxs_memory,
         the_sandbox_of_a_systemd_slice_has_its_scope,
         a_pod_with_too_little_memory_is_refused_by_number,
+        the_guests_tasks_fit_below_the_pods_limit,
+        a_pod_with_too_few_tasks_is_refused_by_number,
     ],
 }
 
@@ -55,6 +57,56 @@ fn limit_pod(config: &PodSandboxConfig, mib: u64) {
 
 fn sandbox_cgroup(pod: &Pod) -> String {
     format!("{}/{}", pod.cgroup(), pod.id)
+}
+
+/// Sets the pod's `pids.max`, as the kubelet does for `podPidsLimit`.
+fn limit_tasks(config: &PodSandboxConfig, tasks: u64) {
+    make_cgroup(config);
+    let parent = &config.linux.as_ref().expect("linux").cgroup_parent;
+    let file = file(parent, "pids.max", "pids.max");
+    fs::write(file, tasks.to_string()).expect("limit the pod");
+}
+
+async fn the_guests_tasks_fit_below_the_pods_limit(bed: &Bed) {
+    let config = Pod::config(bed);
+    limit_tasks(&config, 600);
+    let pod = Pod::run(config).await.expect("run");
+    // Each of them writes a file, all at once: at the host's limit the sentry would panic.
+    // A shell ends when it cannot fork, so the first process is another one.
+    let script = "ulimit -u; (i=0; while [ $i -lt 200 ]; do (while :; do echo $i >/tmp/f$i; done) & \
+                  i=$((i+1)); done); exec sleep 1000";
+    let id = pod.launch(pod.shell("bomb", script)).await.expect("launch");
+    let tasks = || {
+        let file = file(&sandbox_cgroup(&pod), "pids.current", "pids.current");
+        let text = fs::read_to_string(file).expect("read");
+        text.trim().parse::<u64>().expect("a number")
+    };
+    eventually("the bomb goes off", Duration::from_secs(20), || {
+        tasks() > 100
+    })
+    .await;
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let log = pod.log("bomb");
+    assert!(log.contains("86"), "(600 - 256) / 4: {log}");
+    assert!(tasks() < 600, "{}", tasks());
+    // The sandbox answers, and ends one container without the others.
+    pod.remove_container(&id).await;
+    let next = pod
+        .launch(pod.shell("next", "exit 7"))
+        .await
+        .expect("launch");
+    assert_eq!(pod.ended(&next).await.exit_code, 7);
+    pod.remove().await;
+}
+
+async fn a_pod_with_too_few_tasks_is_refused_by_number(bed: &Bed) {
+    let config = Pod::config(bed);
+    limit_tasks(&config, 300);
+    let error = Pod::run(config).await.expect_err("refused");
+    assert!(
+        error.message().contains("300") && error.message().contains("320"),
+        "{error:?}"
+    );
 }
 
 async fn the_sandbox_has_its_own_cgroup_below_the_pods(bed: &Bed) {

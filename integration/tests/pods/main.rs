@@ -10,6 +10,7 @@
 mod faults;
 mod life;
 mod limits;
+mod requests;
 mod volumes;
 
 use std::process::ExitCode;
@@ -23,6 +24,7 @@ fn main() -> ExitCode {
         life::cases(),
         volumes::cases(),
         limits::cases(),
+        requests::cases(),
         faults::cases(),
     ];
     harness::main(

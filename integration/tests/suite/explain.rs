@@ -5,6 +5,7 @@ use std::process::Output;
 
 use integration::bed::{Bed, tool};
 use integration::cases;
+use integration::policy::NodePolicy;
 use integration::runtime::Needs;
 use serde_json::Value;
 
@@ -17,6 +18,7 @@ cases! {
         another_policy_gives_another_answer,
         what_would_be_refused_is_said_with_the_rule,
         what_is_no_spec_is_named,
+        a_running_container_is_found_by_its_id,
     ],
 }
 
@@ -108,6 +110,55 @@ async fn what_would_be_refused_is_said_with_the_rule(bed: &Bed) {
     assert!(
         said.contains("refused") && said.contains("/dev/kvm"),
         "{said}"
+    );
+}
+
+async fn a_running_container_is_found_by_its_id(bed: &Bed) {
+    let policy = NodePolicy::set("limits.open_files = 333");
+    let container = bed.container(&["sleep", "1000"]).run().await.expect("run");
+    drop(policy);
+    let state = ["--json", "--state", integration::bed::STATE];
+    let output = explain(&state, Path::new(&container.id));
+    assert!(output.status.success(), "{output:?}");
+    let explained: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    // What it was given, though the policy is another one by now.
+    assert_eq!(explained["policy"], "/etc/bulkhead/config.toml");
+    let flags = explained["flags"].as_array().expect("flags");
+    assert!(
+        flags.iter().any(|flag| flag == "--network=none"),
+        "{flags:?}"
+    );
+    let limit = explained["changes"].as_array().expect("changes").iter();
+    let limit = limit
+        .map(ToString::to_string)
+        .find(|change| change.contains("333"));
+    assert!(limit.is_some(), "{explained}");
+    for (args, id, told) in [
+        (
+            ["--state", integration::bed::STATE],
+            "none",
+            "no container none",
+        ),
+        (
+            ["--namespace", "other"],
+            container.id.as_str(),
+            "there is no",
+        ),
+    ] {
+        let output = explain(&args, Path::new(id));
+        assert!(!output.status.success(), "{told}: {output:?}");
+    }
+    container.remove().await;
+    // A refusal is JSON too.
+    let mut spec = bed.container(&["true"]).spec;
+    spec["linux"]["devices"] =
+        serde_json::json!([{ "path": "/dev/kvm", "type": "c", "major": 10, "minor": 232 }]);
+    let path = bed.folder.join("config.json");
+    std::fs::write(&path, spec.to_string()).expect("write");
+    let refused: Value = serde_json::from_slice(&explain(&["--json"], &path).stdout).expect("JSON");
+    assert!(
+        refused["refused"].to_string().contains("/dev/kvm"),
+        "{refused}"
     );
 }
 

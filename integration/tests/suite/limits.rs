@@ -28,6 +28,7 @@ cases! {
         a_container_without_limits_gets_the_policys,
         every_container_of_a_pod_hears_that_memory_ran_out,
         the_memory_of_a_pod_follows_what_its_containers_declare,
+        the_hosts_ceiling_of_tasks_is_out_of_the_guests_reach,
         stats_of_a_killed_container_count_the_kill,
     ],
 }
@@ -158,18 +159,11 @@ async fn an_update_of_nothing_or_nonsense_is_refused(bed: &Bed) {
 }
 
 async fn an_update_that_does_not_fit_changes_nothing(bed: &Bed) {
-    let script = "dd if=/dev/zero of=/tmp/x bs=1M count=60 2>/dev/null; echo held; sleep 1000";
+    let script = "dd if=/dev/zero of=/tmp/x bs=1M count=60 2>/dev/null; echo held; touch /tmp/held; sleep 1000";
     let mut container = bed.shell(script).run().await.expect("run");
-    eventually("memory is held", Duration::from_secs(30), || {
-        let file = cgroup_file(
-            &container.id,
-            "memory/memory.usage_in_bytes",
-            "memory.current",
-        );
-        fs::read_to_string(file)
-            .is_ok_and(|text| text.trim().parse::<u64>().expect("bytes") > 70 * MIB)
-    })
-    .await;
+    let wait = "while ! [ -e /tmp/held ]; do sleep 0.1; done";
+    let exec = container.exec("wait", &["sh", "-c", wait]).finish().await;
+    assert_eq!(exec.status, 0, "memory is held");
     let asked = json!({ "memory": { "limit": 40 * MIB }, "cpu": { "quota": 20_000 } });
     let error = bed
         .client()
@@ -277,6 +271,56 @@ async fn the_memory_of_a_pod_follows_what_its_containers_declare(bed: &Bed) {
     for container in [one, two, pod] {
         container.remove().await;
     }
+}
+
+/// The limit of the host's tasks of a sandbox, and how many there are.
+fn tasks(id: &str) -> (u64, u64) {
+    let read = |file: &str| {
+        let file = cgroup_file(id, &format!("pids/{file}"), file);
+        let text = fs::read_to_string(&file).unwrap_or_else(|e| panic!("{}: {e}", file.display()));
+        text.trim().parse().expect("a number")
+    };
+    (read("pids.max"), read("pids.current"))
+}
+
+async fn the_hosts_ceiling_of_tasks_is_out_of_the_guests_reach(bed: &Bed) {
+    // As many as the guest may have, and each of them writes. A shell ends when it cannot fork, so the first process is
+    // another one.
+    let script = "mkfifo /tmp/gate; (i=0; while [ $i -lt 400 ]; do (j=0; while [ $j -lt 50 ]; do echo $i >/tmp/f$i; j=$((j+1)); done; \
+                  read line </tmp/gate) & i=$((i+1)); done); : >/tmp/full; exec sleep 1000";
+    let container = bed.shell(script).run().await.expect("run");
+    let wait = container.exec(
+        "wait",
+        &["sh", "-c", "while ! [ -e /tmp/full ]; do :; done"],
+    );
+    assert_eq!(wait.finish().await.status, 0);
+    let mut most = 0;
+    for _ in 0..20 {
+        let (ceiling, now) = tasks(&container.id);
+        assert_eq!(ceiling, 16 * 256 + 256);
+        most = most.max(now);
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    assert!(
+        most > 256 && most < 4 * 256 + 256,
+        "{most} tasks of the host"
+    );
+    // The sandbox answers, and says what is wrong with one more.
+    container.status().await.expect("state");
+    bed.client().metrics(&container.id).await.expect("metrics");
+    // The shell that could not go on and the exec that waited for it have left a place each.
+    let mut refused = None;
+    for number in 0..4 {
+        let exec = container.exec(&format!("e{number}"), &["sleep", "1000"]);
+        if let Err(error) = exec.run().await {
+            refused = Some(error);
+            break;
+        }
+    }
+    let error = refused.expect("no task is left");
+    assert_eq!(error.code(), Code::ResourceExhausted, "{error:?}");
+    container.kill(9).await.expect("kill");
+    assert_eq!(container.finish().await.status, 137);
 }
 
 async fn stats_of_a_killed_container_count_the_kill(bed: &Bed) {

@@ -9,6 +9,7 @@
 )]
 
 mod cgroup;
+mod check;
 mod create;
 mod events;
 mod exec;
@@ -20,6 +21,7 @@ mod limits;
 mod log;
 mod old;
 mod options;
+mod outside;
 mod peers;
 mod pod;
 mod posture;
@@ -52,7 +54,9 @@ fn main() -> ExitCode {
         log::cases(),
         old::cases(),
         options::cases(),
+        outside::cases(),
         explain::cases(),
+        check::cases(),
         cgroup::cases(),
     ];
     harness::main(

@@ -2,6 +2,7 @@
 
 mod file;
 
+use std::collections::BTreeMap;
 use std::num::NonZeroU64;
 use std::path::PathBuf;
 
@@ -202,12 +203,27 @@ pub struct Log {
 pub struct Kubernetes {
     /// The kubelet's root folder, where the volumes of pods are. Default `/var/lib/kubelet`.
     pub kubelet_root: PathBuf,
+    /// What pods of a namespace are given beyond the rest of the policy, each where it asks for it.
+    pub namespaces: BTreeMap<String, Granted>,
+}
+
+/// What a pod may ask for by its `dev.bulkhead.*` annotations.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Granted {
+    /// `dev.bulkhead.network = "sandbox"`.
+    pub network: Network,
+    /// `dev.bulkhead.rootfs = "writable"`.
+    pub rootfs_writable: bool,
+    /// `dev.bulkhead.scratch = "exec"`.
+    pub scratch_exec: bool,
 }
 
 impl Default for Kubernetes {
     fn default() -> Self {
         Self {
             kubelet_root: "/var/lib/kubelet".into(),
+            namespaces: BTreeMap::new(),
         }
     }
 }
@@ -244,6 +260,24 @@ pub struct Policy {
     pub(crate) kubernetes: Kubernetes,
     pub(crate) binds: Binds,
     capabilities: CapabilityPolicy,
+    #[serde(skip)]
+    origin: Origin,
+}
+
+/// Where a policy was read: no part of what it says, so two that say the same are equal.
+#[derive(Debug, Clone)]
+struct Origin(String);
+
+impl Default for Origin {
+    fn default() -> Self {
+        Self("no file: the strictest".to_owned())
+    }
+}
+
+impl PartialEq for Origin {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
 }
 
 impl Policy {
@@ -258,7 +292,7 @@ impl Policy {
     /// # Errors
     /// For text that is no TOML, an unknown key, or a value out of range; the message has the line and the key.
     pub fn parse(text: &str, origin: &str) -> Result<Self, PolicyError> {
-        let policy: Self = toml::from_str(text).map_err(|e| PolicyError {
+        let mut policy: Self = toml::from_str(text).map_err(|e| PolicyError {
             origin: origin.to_owned(),
             problem: e.to_string().trim_end().replace('\n', " "),
         })?;
@@ -271,7 +305,14 @@ impl Policy {
                     None => format!("{key}{problem}"),
                 },
             })?;
+        policy.origin = Origin(origin.to_owned());
         Ok(policy)
+    }
+
+    /// Where it was read: a path, or a word for it.
+    #[must_use]
+    pub fn origin(&self) -> &str {
+        &self.origin.0
     }
 
     /// How runsc is run.

@@ -25,6 +25,8 @@ use crate::runsc::command::{Runsc, Stdio3, failure};
 use crate::runsc::log::one_line;
 use crate::runsc::socket::{self, CallError};
 
+/// EAGAIN in the words of the sentry (`pkg/errors/linuxerr`) and of Go.
+const AGAIN: [&str; 2] = ["try again", "resource temporarily unavailable"];
 /// How long the sentry may take to answer anything but a wait.
 const CALL_LIMIT: Duration = Duration::from_secs(10);
 /// How long a runsc command may take to do the same.
@@ -252,7 +254,7 @@ impl Control {
         };
         started.map_err(|error| {
             let text = error.to_string();
-            if text.contains("resource temporarily unavailable") {
+            if AGAIN.iter().any(|again| text.ends_with(again)) {
                 let limit = "the tasks of one uid share a limit in the whole sandbox (limits.pids in the policy file)";
                 Error::new(Code::ResourceExhausted, format!("{text}: {limit}"))
             } else if error.code() == Code::Internal {

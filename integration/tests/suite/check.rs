@@ -1,0 +1,150 @@
+//! `bulkhead check`: what a node has and lacks.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::process::Command;
+
+use integration::bed::{Bed, PATH_FOLDER, tool};
+use integration::cases;
+use integration::policy::NodePolicy;
+use integration::runtime::Needs;
+use serde_json::Value;
+
+cases! {
+    Needs::Tool("bulkhead") => [
+        this_node_is_found_fit,
+        a_policy_that_does_not_parse_is_found,
+        a_runsc_that_is_missing_or_anybodys_is_found,
+        a_state_folder_that_others_may_enter_is_found,
+        handlers_of_containerd_are_found_with_their_faults,
+    ],
+}
+
+/// Findings: what, state, found.
+fn check(args: &[&str], path: &str) -> (bool, Vec<[String; 4]>) {
+    let output = Command::new(tool("bulkhead").expect("found before"))
+        .env("PATH", path)
+        .args(["check", "--json"])
+        .args(args)
+        .output()
+        .expect("run bulkhead");
+    let all: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    let findings = all.as_array().expect("a list").iter();
+    let findings = findings.map(|finding| {
+        ["what", "state", "found", "fix"]
+            .map(|field| finding[field].as_str().expect("text").to_owned())
+    });
+    (output.status.success(), findings.collect())
+}
+
+/// What is not well.
+fn faults(args: &[&str]) -> Vec<[String; 4]> {
+    let (fit, mut findings) = check(args, PATH_FOLDER);
+    findings.retain(|finding| finding[1] != "ok");
+    assert_eq!(
+        fit,
+        findings.iter().all(|finding| finding[1] == "warn"),
+        "{findings:?}"
+    );
+    assert!(
+        findings.iter().all(|finding| !finding[3].is_empty()),
+        "each fault has its fix: {findings:?}"
+    );
+    findings
+}
+
+fn assert_found(faults: &[[String; 4]], what: &str, state: &str, text: &str) {
+    let found = faults
+        .iter()
+        .any(|fault| fault[0] == what && fault[1] == state && fault[2].contains(text));
+    assert!(found, "{what} {state} {text}: {faults:?}");
+}
+
+async fn this_node_is_found_fit(bed: &Bed) {
+    // The first container makes the state folder.
+    bed.container(&["true"])
+        .run()
+        .await
+        .expect("run")
+        .finish()
+        .await;
+    let (fit, findings) = check(&[], PATH_FOLDER);
+    assert!(fit, "{findings:?}");
+    for what in ["policy", "runsc", "platform", "kernel", "cgroups", "state"] {
+        let found = findings.iter().find(|finding| finding[0] == what);
+        assert_eq!(found.expect(what)[1], "ok", "{findings:?}");
+    }
+    // There is no containerd's configuration where it usually is.
+    assert_found(&findings, "containerd", "warn", "no handler");
+}
+
+async fn a_policy_that_does_not_parse_is_found(_: &Bed) {
+    let _policy = NodePolicy::set("\nlimits.pidz = 3\n");
+    let faults = faults(&[]);
+    assert_found(&faults, "policy", "fail", "pidz");
+    assert_found(&faults, "policy", "fail", "line 2");
+}
+
+async fn a_runsc_that_is_missing_or_anybodys_is_found(bed: &Bed) {
+    let (fit, findings) = check(&[], "/nonexistent");
+    assert!(!fit);
+    assert_found(&findings, "runsc", "fail", "not in PATH");
+    let folder = bed.folder.join(bed.id("open"));
+    fs::create_dir(&folder).expect("make a folder");
+    fs::copy(bed.runsc.as_ref().expect("runsc"), folder.join("runsc")).expect("copy");
+    fs::set_permissions(&folder, fs::Permissions::from_mode(0o777)).expect("chmod");
+    let path = format!("{}:{PATH_FOLDER}", folder.display());
+    let (fit, findings) = check(&[], &path);
+    assert!(!fit);
+    assert_found(&findings, "runsc", "fail", "only root may write");
+    // And nothing is made with it.
+    let _policy = NodePolicy::set(&format!("runsc.path = {:?}", folder.join("runsc")));
+    let error = bed
+        .container(&["true"])
+        .create()
+        .await
+        .expect_err("refused");
+    assert!(error.message().contains("only root may write"), "{error:?}");
+}
+
+async fn a_state_folder_that_others_may_enter_is_found(_: &Bed) {
+    let root = "/run/bulkhead";
+    fs::set_permissions(root, fs::Permissions::from_mode(0o755)).expect("chmod");
+    let faults = faults(&[]);
+    fs::set_permissions(root, fs::Permissions::from_mode(0o700)).expect("chmod");
+    assert_found(&faults, "state", "fail", "0755");
+}
+
+async fn handlers_of_containerd_are_found_with_their_faults(bed: &Bed) {
+    let folder = bed.folder.join(bed.id("config"));
+    fs::create_dir_all(folder.join("conf.d")).expect("make a folder");
+    let main = folder.join("config.toml");
+    fs::write(&main, "version = 3\nimports = [\"conf.d/*.toml\"]\n").expect("write");
+    let handler = |name: &str, rest: &str| {
+        format!(
+            "[plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.{name}]\n\
+             runtime_type = \"io.containerd.bulkhead.v1\"\n{rest}\n"
+        )
+    };
+    let write = |name: &str, text: &str| {
+        fs::write(folder.join("conf.d").join(name), text).expect("write");
+    };
+    let main = main.display().to_string();
+    let found = || faults(&["--containerd-config", &main]);
+    assert_found(&found(), "containerd", "warn", "no handler");
+    write(
+        "a.toml",
+        &handler("good", "pod_annotations = [\"dev.bulkhead.*\"]"),
+    );
+    assert!(found().is_empty(), "{:?}", found());
+    write("b.toml", &handler("open", "pod_annotations = [\"*\"]"));
+    assert_found(&found(), "containerd", "warn", "open: pod_annotations lets");
+    write("b.toml", &handler("deaf", ""));
+    assert_found(&found(), "containerd", "warn", "deaf: what pods ask for");
+    let options =
+        "pod_annotations = [\"dev.bulkhead.*\"]\noptions.ConfigPath = \"/nonexistent/p.toml\"";
+    write("b.toml", &handler("lost", options));
+    assert_found(&found(), "containerd", "fail", "/nonexistent/p.toml");
+    write("b.toml", "not toml");
+    assert_found(&found(), "containerd", "fail", "b.toml");
+}

@@ -1,0 +1,456 @@
+//! What a node has and lacks, each with the way to mend it.
+
+use std::fs;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+
+use runsc_config::{Platform, Policy, RunscFlags, trusted};
+use serde::Serialize;
+
+use crate::Failure;
+use crate::explain::features;
+use crate::text::shorten;
+
+const SHIM: &str = "containerd-shim-bulkhead-v1";
+const RUNTIME: &str = "io.containerd.bulkhead.v1";
+/// Files of one configuration; one that includes itself ends here.
+const IMPORTS_MAX: usize = 64;
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Arguments {
+    /// The policy file of the handler; default: the node's own.
+    #[arg(long)]
+    policy: Option<PathBuf>,
+    /// containerd's configuration.
+    #[arg(long, default_value = "/etc/containerd/config.toml")]
+    containerd_config: PathBuf,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+enum State {
+    Ok,
+    /// It works, and could be better.
+    Warn,
+    /// No container is made, or not as the policy says.
+    Fail,
+}
+
+#[derive(Debug, Serialize)]
+struct Finding {
+    what: &'static str,
+    state: State,
+    found: String,
+    /// What to do about it; empty where nothing is to be done.
+    fix: String,
+}
+
+#[derive(Debug, Default)]
+struct Findings(Vec<Finding>);
+
+impl Findings {
+    fn ok(&mut self, what: &'static str, found: impl Into<String>) {
+        self.add(what, State::Ok, found, "");
+    }
+
+    fn add(
+        &mut self,
+        what: &'static str,
+        state: State,
+        found: impl Into<String>,
+        fix: impl Into<String>,
+    ) {
+        let (found, fix) = (found.into(), fix.into());
+        self.0.push(Finding {
+            what,
+            state,
+            found,
+            fix,
+        });
+    }
+}
+
+/// Fails when something does that no container is made with.
+pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
+    let mut findings = Findings::default();
+    let policy = policy(arguments.policy.as_deref(), &mut findings);
+    runsc(&policy, &mut findings);
+    platform(&policy, &mut findings);
+    kernel(&mut findings);
+    cgroups(&mut findings);
+    root(&policy, &mut findings);
+    shim(&mut findings);
+    containerd(&arguments.containerd_config, &mut findings);
+    if arguments.json {
+        println!("{}", serde_json::to_string_pretty(&findings.0)?);
+    } else {
+        for finding in &findings.0 {
+            let state = match finding.state {
+                State::Ok => "ok",
+                State::Warn => "WARN",
+                State::Fail => "FAIL",
+            };
+            println!(
+                "{state:<5} {:<12} {}",
+                finding.what,
+                shorten(&finding.found, 200)
+            );
+            if !finding.fix.is_empty() {
+                println!("{:<18} fix: {}", "", shorten(&finding.fix, 200));
+            }
+        }
+    }
+    let failed = findings
+        .0
+        .iter()
+        .any(|finding| finding.state == State::Fail);
+    Ok(if failed {
+        ExitCode::FAILURE
+    } else {
+        ExitCode::SUCCESS
+    })
+}
+
+/// The policy, or the strictest one to go on with.
+fn policy(path: Option<&Path>, findings: &mut Findings) -> Policy {
+    let loaded = match path {
+        Some(path) => Policy::load(path),
+        None => Policy::load_default(),
+    };
+    match loaded {
+        Ok(policy) => {
+            findings.ok("policy", policy.origin());
+            policy
+        }
+        Err(error) => {
+            let fix = "mend the file: until then every create is refused";
+            findings.add("policy", State::Fail, error.to_string(), fix);
+            Policy::strict()
+        }
+    }
+}
+
+/// Where a program is found, as containerd would.
+fn look_up(program: &Path) -> Option<PathBuf> {
+    if program.components().count() > 1 {
+        return program.is_file().then(|| program.to_owned());
+    }
+    let path = std::env::var_os("PATH")?;
+    std::env::split_paths(&path)
+        .map(|folder| folder.join(program))
+        .find(|candidate| candidate.is_file())
+}
+
+fn runsc(policy: &Policy, findings: &mut Findings) {
+    let asked = &policy.runsc().path;
+    let Some(found) = look_up(asked) else {
+        let fix = "install runsc 2026-05 or later into containerd's PATH, or set runsc.path in the policy";
+        let text = format!("{} is not in PATH", asked.display());
+        return findings.add("runsc", State::Fail, text, fix);
+    };
+    let shown = found.display().to_string();
+    if let Err(problem) = fs::canonicalize(&found)
+        .map_err(|e| e.to_string())
+        .and_then(|real| trusted(&real))
+    {
+        let fix = "make it and the folders above it root's alone to write: it runs as root";
+        findings.add("runsc", State::Fail, problem, fix);
+    }
+    let features = match features(&found) {
+        Ok(features) => features,
+        Err(error) => {
+            let fix = "install a runsc that runs on this machine";
+            return findings.add("runsc", State::Fail, error.to_string(), fix);
+        }
+    };
+    let version = Command::new(&found).arg("--version").output();
+    let version = version.map(|output| String::from_utf8_lossy(&output.stdout).into_owned());
+    let version = version.unwrap_or_default();
+    let version = version
+        .lines()
+        .next()
+        .unwrap_or_default()
+        .replace("runsc version ", "");
+    match RunscFlags::check(policy, &features) {
+        Ok(lost) if lost.is_empty() => findings.ok("runsc", format!("{shown}, {version}")),
+        Ok(lost) => {
+            let text = format!(
+                "{shown}, {version}: allow_old_runsc accepts that it lacks {}",
+                lost.join(", ")
+            );
+            findings.add("runsc", State::Warn, text, "install runsc 2026-05 or later");
+        }
+        Err(refusal) => {
+            let fix = "install runsc 2026-05 or later";
+            findings.add(
+                "runsc",
+                State::Fail,
+                format!("{shown}, {version}: {refusal}"),
+                fix,
+            );
+        }
+    }
+}
+
+fn platform(policy: &Policy, findings: &mut Findings) {
+    match policy.runsc().platform {
+        Platform::Systrap => findings.ok("platform", "systrap"),
+        Platform::Ptrace => findings.add(
+            "platform",
+            State::Warn,
+            "ptrace",
+            "remove runsc.platform from the policy: systrap is faster and as strict",
+        ),
+        Platform::Kvm if Path::new("/dev/kvm").exists() => {
+            findings.ok("platform", "kvm, /dev/kvm is there")
+        }
+        Platform::Kvm => findings.add(
+            "platform",
+            State::Fail,
+            "kvm, and there is no /dev/kvm",
+            "remove runsc.platform from the policy, or load the kvm module",
+        ),
+    }
+}
+
+/// What the sandbox's own confinement is made of.
+fn kernel(findings: &mut Findings) {
+    let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    let users = fs::read_to_string("/proc/sys/user/max_user_namespaces").unwrap_or_default();
+    if users.trim() == "0" {
+        let fix = "sysctl user.max_user_namespaces=15000: the sentry runs as nobody in one";
+        findings.add("kernel", State::Fail, "user.max_user_namespaces is 0", fix);
+    }
+    if !Path::new("/proc/sys/kernel/seccomp/actions_avail").exists() {
+        let fix = "a kernel with CONFIG_SECCOMP_FILTER: the sentry is filtered by it";
+        findings.add("kernel", State::Fail, "there is no seccomp", fix);
+        return;
+    }
+    findings.ok(
+        "kernel",
+        format!("{}, seccomp, user namespaces", release.trim()),
+    );
+}
+
+fn cgroups(findings: &mut Findings) {
+    let folder = Path::new("/sys/fs/cgroup");
+    let is_v2 = folder.join("cgroup.controllers").exists();
+    let has = |controller: &str| {
+        if is_v2 {
+            let all = fs::read_to_string(folder.join("cgroup.controllers")).unwrap_or_default();
+            all.split_whitespace().any(|one| one == controller)
+        } else {
+            folder.join(controller).is_dir()
+        }
+    };
+    let mode = if is_v2 { "v2" } else { "v1" };
+    let missing: Vec<&str> = ["cpu", "memory", "pids"]
+        .into_iter()
+        .filter(|one| !has(one))
+        .collect();
+    if missing.is_empty() {
+        findings.ok("cgroups", mode);
+    } else {
+        let text = format!("{mode}, without {}", missing.join(", "));
+        let fix = "mount the controllers, or enable them in cgroup.subtree_control: limits are set by them";
+        findings.add("cgroups", State::Fail, text, fix);
+    }
+    let swap = fs::read_to_string("/proc/swaps").is_ok_and(|swaps| swaps.lines().count() > 1);
+    if swap && !is_v2 && !folder.join("memory/memory.memsw.limit_in_bytes").exists() {
+        let fix = "boot with swapaccount=1, or switch swap off";
+        findings.add(
+            "cgroups",
+            State::Warn,
+            "there is swap, and nothing limits it",
+            fix,
+        );
+    }
+}
+
+fn root(policy: &Policy, findings: &mut Findings) {
+    let root = &policy.runsc().root;
+    let shown = root.display();
+    let Ok(metadata) = fs::symlink_metadata(root) else {
+        return findings.ok("state", format!("{shown}, made by the first sandbox"));
+    };
+    let mode = metadata.permissions().mode() & 0o7777;
+    if metadata.uid() == 0 && mode == 0o700 {
+        findings.ok("state", format!("{shown}, root's alone"));
+    } else {
+        let text = format!(
+            "{shown} belongs to uid {} and has mode {mode:04o}",
+            metadata.uid()
+        );
+        findings.add(
+            "state",
+            State::Fail,
+            text,
+            format!("chown root {shown}; chmod 0700 {shown}"),
+        );
+    }
+}
+
+fn shim(findings: &mut Findings) {
+    let Some(found) = look_up(Path::new(SHIM)) else {
+        let text = format!("{SHIM} is not in PATH");
+        return findings.add(
+            "shim",
+            State::Fail,
+            text,
+            "put it into containerd's PATH: /usr/local/bin",
+        );
+    };
+    let shown = found.display().to_string();
+    if let Err(problem) = fs::canonicalize(&found)
+        .map_err(|e| e.to_string())
+        .and_then(|real| trusted(&real))
+    {
+        let fix = "make it and the folders above it root's alone to write: it runs as root";
+        findings.add("shim", State::Warn, problem, fix);
+    }
+    let output = Command::new(&found).arg("-v").output();
+    let text = output.map(|output| String::from_utf8_lossy(&output.stdout).into_owned());
+    let text = text.unwrap_or_default();
+    let own = env!("CARGO_PKG_VERSION");
+    if text.contains(own) {
+        findings.ok("shim", format!("{shown}, {own}"));
+    } else {
+        let text = format!("{shown} is not of version {own}, which this tool is of");
+        findings.add("shim", State::Warn, text, "install both from one release");
+    }
+}
+
+/// Handlers that run Bulkhead, in containerd's configuration and what that imports.
+fn containerd(config: &Path, findings: &mut Findings) {
+    if !config.exists() {
+        let text = format!(
+            "{} is not there: no handler for Kubernetes",
+            config.display()
+        );
+        let fix = "nothing for ctr and nerdctl; for Kubernetes, a handler: see README.md";
+        return findings.add("containerd", State::Warn, text, fix);
+    }
+    let mut files = vec![config.to_owned()];
+    let mut handlers = 0;
+    let mut next = 0;
+    while let Some(file) = files.get(next).cloned() {
+        next += 1;
+        let table = match fs::read_to_string(&file).map(|text| text.parse::<toml::Table>()) {
+            Ok(Ok(table)) => table,
+            Ok(Err(error)) => {
+                let text = format!("{}: {}", file.display(), error.message());
+                findings.add("containerd", State::Fail, text, "mend the file");
+                continue;
+            }
+            Err(error) => {
+                let text = format!("{}: {error}", file.display());
+                findings.add("containerd", State::Fail, text, "mend the import");
+                continue;
+            }
+        };
+        if files.len() < IMPORTS_MAX {
+            files.extend(imports(&table, &file));
+        }
+        handlers += handlers_of(&table, &file, findings);
+    }
+    if handlers == 0 {
+        let text = format!(
+            "{}: no handler has runtime_type {RUNTIME:?}",
+            config.display()
+        );
+        let fix = "nothing for ctr and nerdctl; for Kubernetes, a handler: see README.md";
+        findings.add("containerd", State::Warn, text, fix);
+    }
+}
+
+/// Files that a configuration imports; the last part of a path may hold a star (`cmd/containerd/server/config` in containerd).
+fn imports(table: &toml::Table, file: &Path) -> Vec<PathBuf> {
+    let list = table.get("imports").and_then(toml::Value::as_array);
+    let folder = file.parent().unwrap_or(Path::new("/"));
+    let patterns = list.into_iter().flatten().filter_map(toml::Value::as_str);
+    patterns
+        .flat_map(|pattern| {
+            let path = folder.join(pattern);
+            let name = path
+                .file_name()
+                .map(|name| name.to_string_lossy().into_owned());
+            let name = name.unwrap_or_default();
+            let Some((before, after)) = name.split_once('*') else {
+                return vec![path];
+            };
+            let entries = path.parent().and_then(|folder| fs::read_dir(folder).ok());
+            let mut found: Vec<PathBuf> = entries
+                .into_iter()
+                .flatten()
+                .flatten()
+                .filter(|entry| {
+                    let name = entry.file_name().to_string_lossy().into_owned();
+                    name.starts_with(before) && name.ends_with(after)
+                })
+                .map(|entry| entry.path())
+                .collect();
+            found.sort();
+            found
+        })
+        .collect()
+}
+
+fn handlers_of(table: &toml::Table, file: &Path, findings: &mut Findings) -> usize {
+    let plugins = table.get("plugins").and_then(toml::Value::as_table);
+    let runtimes = plugins
+        .into_iter()
+        .flatten()
+        .filter_map(|(_, plugin)| plugin.get("containerd")?.get("runtimes")?.as_table());
+    let mut handlers = 0;
+    for (name, handler) in runtimes.flatten() {
+        if handler.get("runtime_type").and_then(toml::Value::as_str) != Some(RUNTIME) {
+            continue;
+        }
+        handlers += 1;
+        findings.ok("containerd", format!("{}: handler {name}", file.display()));
+        let patterns = handler
+            .get("pod_annotations")
+            .and_then(toml::Value::as_array);
+        let patterns: Vec<&str> = patterns
+            .into_iter()
+            .flatten()
+            .filter_map(toml::Value::as_str)
+            .collect();
+        if patterns
+            .iter()
+            .any(|pattern| pattern.starts_with('*') || pattern.starts_with("io.kub"))
+        {
+            let text = format!(
+                "handler {name}: pod_annotations lets a pod write containerd's own annotations"
+            );
+            let fix = "pod_annotations = [\"dev.bulkhead.*\"]";
+            findings.add("containerd", State::Warn, text, fix);
+        } else if !patterns.contains(&"dev.bulkhead.*") {
+            let text =
+                format!("handler {name}: what pods ask for by dev.bulkhead.* does not arrive");
+            let fix = "pod_annotations = [\"dev.bulkhead.*\"]";
+            findings.add("containerd", State::Warn, text, fix);
+        }
+        let options = handler
+            .get("options")
+            .and_then(|options| options.get("ConfigPath"));
+        if let Some(path) = options
+            .and_then(toml::Value::as_str)
+            .filter(|path| !path.is_empty())
+            && let Err(error) = Policy::load(Path::new(path))
+        {
+            let fix = "mend the file: until then the handler makes no container";
+            findings.add(
+                "containerd",
+                State::Fail,
+                format!("handler {name}: {error}"),
+                fix,
+            );
+        }
+    }
+    handlers
+}

@@ -1,0 +1,47 @@
+//! `bulkhead`: the node tool. It shows what the policy makes of a container, before or while it runs, and what a node lacks.
+
+mod check;
+mod explain;
+mod text;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Shows what Bulkhead's policy makes of a container, and what a node lacks.
+#[derive(Debug, Parser)]
+#[command(name = "bulkhead", version, disable_help_subcommand = true)]
+struct Arguments {
+    #[command(subcommand)]
+    action: Action,
+}
+
+#[derive(Debug, Subcommand)]
+enum Action {
+    /// Says what a container asked for, what it is given, and which policy key decides it.
+    Explain(explain::Arguments),
+    /// Looks at this node: runsc, cgroups, containerd's configuration, the policy file; and says how to mend what it finds.
+    Check(check::Arguments),
+}
+
+type Failure = Box<dyn std::error::Error>;
+
+fn main() -> ExitCode {
+    let done = match Arguments::parse().action {
+        Action::Explain(arguments) => explain::run(&arguments),
+        Action::Check(arguments) => check::run(&arguments),
+    };
+    match done {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("bulkhead: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Where containerd keeps its bundles unless told otherwise (`defaults/defaults_linux.go`).
+fn default_state() -> PathBuf {
+    PathBuf::from("/run/containerd")
+}
