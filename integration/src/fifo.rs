@@ -2,10 +2,14 @@
 
 use std::fs::{self, File};
 use std::io::{Read as _, Write as _};
+use std::os::fd::AsFd as _;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::stat::Mode;
 use nix::unistd::mkfifo;
 use sha2::{Digest as _, Sha256};
@@ -70,8 +74,8 @@ impl Streams {
             mkfifo(&folder.join(name), Mode::from_bits_truncate(0o600)).expect("make a FIFO");
         }
         let (stdout, stderr) = (
-            Some(read(folder.join("stdout"))),
-            Some(read(folder.join("stderr"))),
+            Some(read(&folder.join("stdout"))),
+            Some(read(&folder.join("stderr"))),
         );
         Self {
             folder,
@@ -151,16 +155,27 @@ impl Drop for Streams {
     }
 }
 
-fn read(path: PathBuf) -> oneshot::Receiver<Output> {
+/// Opens a stream before anybody writes to it, as containerd does, and reads it in the background. A reader that comes after a
+/// writer has gone would wait for the next one.
+fn read(path: &Path) -> oneshot::Receiver<Output> {
     let (done, output) = oneshot::channel();
+    let file = File::options()
+        .read(true)
+        .custom_flags(nix::libc::O_NONBLOCK)
+        .open(path)
+        .expect("open a FIFO");
     std::thread::spawn(move || {
-        let _ = done.send(drain(&path).unwrap_or_default());
+        let _ = done.send(drain(file).unwrap_or_default());
     });
     output
 }
 
-fn drain(path: &Path) -> std::io::Result<Output> {
-    let (mut file, mut hash, mut output) = (File::open(path)?, Sha256::new(), Output::default());
+fn drain(mut file: File) -> std::io::Result<Output> {
+    // Until there is something to read, or a writer has come and gone.
+    let mut wanted = [PollFd::new(file.as_fd(), PollFlags::POLLIN)];
+    while poll(&mut wanted, PollTimeout::NONE) == Err(Errno::EINTR) {}
+    fcntl(&file, FcntlArg::F_SETFL(OFlag::empty()))?;
+    let (mut hash, mut output) = (Sha256::new(), Output::default());
     let mut buffer = vec![0; 1 << 16];
     loop {
         let count = file.read(&mut buffer)?;

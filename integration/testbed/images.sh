@@ -61,6 +61,33 @@ python() {
     /usr/lib/python3.11
 }
 
+# What people run: servers, libraries with shared objects, programs without libc.
+workbench() {
+  local tree=$1
+  unpack "$tree" python3,libpython3-stdlib,python3-numpy,python3-ipykernel,nginx-light,postgresql-15,dash,coreutils,libc-bin,grep,sed,procps
+  furnish "$tree"
+  # Users that packages make when they are installed, which they are not.
+  printf '%s\n' www-data:x:33:33:www-data:/var/www:/bin/false >>"$tree/etc/passwd"
+  printf '%s\n' adm:x:4: www-data:x:33: >>"$tree/etc/group"
+  mkdir -p "$tree"/var/{log/nginx,lib/nginx,www/html}
+  [ -e "$tree/etc/nginx/sites-enabled/default" ] || ln -s ../sites-available/default "$tree/etc/nginx/sites-enabled/default"
+  cp "$tree/usr/share/nginx/html/index.html" "$tree/var/www/html/index.nginx-debian.html"
+  # Compilers and the like that come along: PostgreSQL's JIT, Perl, gconv, tests.
+  rm -rf "$tree"/usr/lib/llvm* "$tree"/usr/lib/*/libLLVM* "$tree"/usr/lib/postgresql/15/lib/{bitcode,llvmjit*} \
+    "$tree"/usr/{bin/perl*,lib/*/perl*,lib/*/libperl*,share/perl*} "$tree"/usr/lib/*/{gconv,libclang*,libz3*} \
+    "$tree"/usr/share/{icons,postgresql-common,zoneinfo/posix,zoneinfo/right}
+  find "$tree/usr/lib/python3/dist-packages" -type d -name tests -prune -exec rm -rf {} +
+  # libblas and liblapack are alternatives, which a script of the package would have chosen.
+  for library in blas lapack; do
+    ln -sf "$library/lib$library.so.3" "$tree/usr/lib/$(uname -m)-linux-gnu/lib$library.so.3"
+  done
+  CGO_ENABLED=0 go build -o "$tree/opt/static-go" "$here/../benign/static.go"
+  rustc --edition 2024 -C opt-level=s -C strip=symbols -C target-feature=+crt-static \
+    -o "$tree/opt/static-rust" "$here/../benign/static.rs"
+  chroot "$tree" /usr/bin/python3 -I -m compileall -q -j 1 --invalidation-mode unchecked-hash \
+    /usr/lib/python3.11 /usr/lib/python3/dist-packages || true
+}
+
 # image NAME COMMAND...: build the tree, write target/images/NAME.tar, drop the tree.
 image() {
   local name=$1 tree=$images/$1.tree
@@ -76,10 +103,13 @@ need_root "making images"
 # An image is stale when the scripts that make it are newer.
 refresh() { # NAME COMMAND...
   local archive=$images/$1.tar
-  if [ "$archive" -nt "$0" ] && [ "$archive" -nt "$here/oci_archive.py" ]; then return; fi
+  local stale
+  stale=$(find "$0" "$here/oci_archive.py" "$here"/../benign/static.* -newer "$archive" 2>&1 | head -n 1)
+  [ -n "$stale" ] || return 0
   step "making the image bulkhead.test/$1 from Debian $suite" image "$@"
 }
 
 refresh busybox sh
 refresh python python3
 refresh pause sleep 2147483647
+refresh workbench sh

@@ -26,6 +26,10 @@ if [ "${1:-}" = v2 ]; then
   )
 fi
 
+if [ "${1:-}" = fuzz ]; then
+  packages+=(g++)          # libFuzzer
+fi
+
 command -v dpkg-query >/dev/null || {
   say "This is not a Debian system; install by hand the likes of: ${packages[*]}"
   exit 0

@@ -272,6 +272,13 @@ mod tests {
         let refusal = RunscFlags::new(&Policy::strict(), &old, false, &mut Report::default())
             .expect_err("refused");
         assert!(refusal.to_string().contains("oci-seccomp"), "{refusal}");
+        let help = "  -root value\n  -network value\n";
+        let silent = Features::parse(help, None).expect("features");
+        let refusal = RunscFlags::check(&Policy::strict(), &silent).expect_err("refused");
+        assert!(
+            refusal.to_string().contains("seccomp for exec"),
+            "{refusal}"
+        );
         let accepting = Policy::parse("allow_old_runsc = true", "x").expect("policy");
         let mut report = Report::default();
         let flags = RunscFlags::new(&accepting, &old, true, &mut report).expect("accepted");

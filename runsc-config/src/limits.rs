@@ -373,6 +373,19 @@ mod tests {
     }
 
     #[test]
+    fn a_container_that_declares_nothing_has_the_policys_limits() {
+        let limits = SandboxLimits::of_container(Declared::default(), &Policy::strict());
+        assert_eq!((limits.memory, limits.cpu), (512 * MIB, cpu(PERIOD)));
+        let declared = Declared {
+            memory: Some(GIB),
+            cpu: Some(cpu(50_000)),
+            shares: None,
+        };
+        let limits = SandboxLimits::of_container(declared, &Policy::strict());
+        assert_eq!((limits.memory, limits.cpu), (GIB, cpu(50_000)));
+    }
+
+    #[test]
     fn tasks_fit_below_what_the_cgroups_above_allow_or_are_refused() {
         let fit = |above| fit_tasks(256, above, &mut Report::default());
         assert_eq!(fit(None), Ok(256));

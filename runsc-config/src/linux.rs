@@ -287,6 +287,27 @@ mod tests {
     }
 
     #[test]
+    fn user_namespaces_and_shared_processes_are_refused_by_name() {
+        let with = |namespace: Value, caller| {
+            let (mut linux, mut report) = (base(), Report::default());
+            let list = linux["namespaces"].as_array_mut().expect("list");
+            list.retain(|one| one["type"] != namespace["type"]);
+            list.push(namespace);
+            harden(&mut linux, caller, ContainerKind::Plain, &mut report)
+        };
+        for caller in [Caller::Node, Caller::Kubernetes] {
+            let refusal = with(json!({ "type": "user" }), caller).expect_err("refused");
+            assert!(refusal.to_string().contains("user namespaces"), "{refusal}");
+        }
+        let shared = json!({ "type": "pid", "path": "/proc/7/ns/pid" });
+        let refusal = with(shared, Caller::Kubernetes).expect_err("refused");
+        assert!(
+            refusal.to_string().contains("shareProcessNamespace"),
+            "{refusal}"
+        );
+    }
+
+    #[test]
     fn the_hosts_namespaces_are_refused() {
         for missing in ["network", "pid", "ipc"] {
             let refusal = hardened(|linux| {

@@ -210,6 +210,7 @@ impl Mount {
         {
             self.kind = "bind".to_owned();
         }
+        self.make_private(report);
         match self.kind.as_str() {
             "bind" => self.bind(binds, context, shared, report)?,
             "tmpfs" if self.destination == Path::new("/dev") => {
@@ -279,24 +280,6 @@ impl Mount {
             self.options
                 .retain(|option| !matches!(option.as_str(), "bind" | "rbind"));
         }
-        if self
-            .options
-            .iter()
-            .any(|option| matches!(option.as_str(), "shared" | "rshared" | "slave" | "rslave"))
-        {
-            report.note(
-                "propagation",
-                format!("{} shared with the host", self.field),
-                "private",
-                "",
-            );
-        }
-        self.options.retain(|option| {
-            !matches!(
-                option.as_str(),
-                "shared" | "rshared" | "slave" | "rslave" | "unbindable" | "runbindable"
-            )
-        });
         self.require(&["nosuid", "nodev"]);
         if access == Access::ReadOnly {
             if !self.options.iter().any(|option| option == "ro") {
@@ -305,6 +288,24 @@ impl Mount {
             self.require(&["ro"]);
         }
         Ok(())
+    }
+
+    /// Nothing that is mounted later, inside or outside, is to appear on the other side.
+    fn make_private(&mut self, report: &mut Report) {
+        const SHARED: [&str; 4] = ["shared", "rshared", "slave", "rslave"];
+        const UNBINDABLE: [&str; 2] = ["unbindable", "runbindable"];
+        if self
+            .options
+            .iter()
+            .any(|option| SHARED.contains(&option.as_str()))
+        {
+            let asked = format!("{} shared with the host", self.field);
+            report.note("propagation", asked, "private", "");
+        }
+        self.options.retain(|option| {
+            let option = option.as_str();
+            !SHARED.contains(&option) && !UNBINDABLE.contains(&option)
+        });
     }
 
     fn tmpfs(&mut self, policy: &Policy, scratch: &Scratch, report: &mut Report) {
@@ -533,6 +534,39 @@ mod tests {
                     .any(|change| change.control == "propagation")
             );
         }
+    }
+
+    #[test]
+    fn what_the_policy_lists_to_be_read_is_mounted_read_only() {
+        let mut policy = Policy::strict();
+        policy.binds.read_only = vec!["/srv/models".into()];
+        let mut context = context();
+        context.namespace = "k8s.io";
+        let mut spec = Map::from_iter([
+            (
+                "annotations".to_owned(),
+                json!({ "io.kubernetes.cri.container-type": "container" }),
+            ),
+            (
+                "mounts".to_owned(),
+                json!([{
+                    "destination": "/m", "type": "bind", "source": "/srv/models", "options": ["rbind", "rw"],
+                }]),
+            ),
+        ]);
+        let (mut shared, mut report) = (Shared::default(), Report::default());
+        harden(&mut spec, &mut shared, &policy, &context, &mut report).expect("given");
+        let options = options_at(spec["mounts"].as_array().expect("list"), "/m");
+        assert!(
+            options.contains(&"ro".to_owned()) && !options.contains(&"rw".to_owned()),
+            "{options:?}"
+        );
+        assert!(
+            report
+                .changes
+                .iter()
+                .any(|change| change.key == "binds.writable")
+        );
     }
 
     #[test]

@@ -259,6 +259,21 @@ mod tests {
     use super::*;
 
     #[test]
+    fn uid_0_is_refused_where_the_policy_says_so() {
+        let policy = Policy::parse("run_as_non_root = true", "x").expect("a policy");
+        let run = |user: Value| {
+            let mut process = json!({ "args": ["a"], "cwd": "/", "user": user });
+            let process = process.as_object_mut().expect("object");
+            harden(process, "process", &policy, &mut Report::default())
+        };
+        for root in [json!({ "uid": 0, "gid": 5 }), json!({}), Value::Null] {
+            let refusal = run(root).expect_err("refused");
+            assert!(refusal.to_string().contains("run_as_non_root"), "{refusal}");
+        }
+        assert_eq!(run(json!({ "uid": 7, "gid": 0 })), Ok(()));
+    }
+
+    #[test]
     fn capabilities_have_the_kernels_numbers() {
         for (name, number) in [
             ("CAP_CHOWN", 0),

@@ -545,6 +545,13 @@ mod tests {
         let narrowed = profile(Some(asked)).expect("profile");
         assert_eq!(actions(&narrowed, "socket"), [(ALLOW.to_owned(), 1)]);
         assert_eq!(actions(&narrowed, "clone"), [(ALLOW.to_owned(), 1)]);
+        let twice = json!({ "defaultAction": ERRNO, "syscalls": [{
+            "names": ["socket"], "action": ALLOW, "args": [
+                { "index": 0, "value": 1, "op": "SCMP_CMP_GE" }, { "index": 0, "value": 3, "op": "SCMP_CMP_LE" },
+            ],
+        }]});
+        let refusal = profile(Some(twice)).expect_err("runsc would take either for enough");
+        assert!(refusal.to_string().contains("argument 0"), "{refusal}");
         let clash = json!({ "defaultAction": ERRNO, "syscalls": [{
             "names": ["clone"], "action": ALLOW, "args": [{ "index": 0, "value": 17, "op": "SCMP_CMP_EQ" }],
         }]});

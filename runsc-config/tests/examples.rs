@@ -15,6 +15,8 @@ fn the_looser_examples_are_policies_and_differ_from_it() {
     for text in [
         include_str!("../../docs/policies/network.toml"),
         include_str!("../../docs/policies/compat.toml"),
+        include_str!("../../docs/policies/nginx.toml"),
+        include_str!("../../docs/policies/wheels.toml"),
     ] {
         let policy = Policy::parse(text, "example.toml").expect("a policy");
         assert_ne!(policy, Policy::strict());

@@ -8,6 +8,7 @@
     reason = "this is a test: it ends at the first thing that is not as expected"
 )]
 
+mod benign;
 mod contender;
 mod examples;
 mod outcome;
@@ -21,8 +22,12 @@ use integration::bed::{Bed, Services};
 use integration::harness::{self, Work};
 
 fn main() -> ExitCode {
-    let cases = programs::cases().into_iter().chain(examples::cases());
-    harness::main(Services::Tasks, cases.collect(), warm_up)
+    let cases = [programs::cases(), examples::cases(), benign::cases()];
+    harness::main(
+        Services::Tasks,
+        cases.into_iter().flatten().collect(),
+        warm_up,
+    )
 }
 
 /// What the first of all makes for the rest: the image, the bridge.

@@ -30,9 +30,29 @@ fn image(bed: &Bed) -> PathBuf {
     bed.folder.join("images/python")
 }
 
-/// Mounts the image.
+/// Mounts the images.
 pub(crate) fn prepare(bed: &Bed) {
-    let _ = bed.image("python");
+    for image in ["python", "workbench"] {
+        let _ = bed.image(image);
+    }
+}
+
+/// An image with a layer in `folder` that takes what is written.
+pub(crate) fn overlay(image: &Path, folder: &Path) -> Mount {
+    for layer in ["upper", "work"] {
+        fs::create_dir_all(folder.join(layer)).expect("make a folder");
+    }
+    let layers = [
+        format!("lowerdir={}", image.display()),
+        format!("upperdir={}/upper", folder.display()),
+        format!("workdir={}/work", folder.display()),
+    ];
+    Mount {
+        r#type: "overlay".into(),
+        source: "overlay".into(),
+        target: String::new(),
+        options: layers.to_vec(),
+    }
 }
 
 /// One run of one program.
@@ -47,7 +67,7 @@ pub(crate) struct Stage<'a> {
 impl<'a> Stage<'a> {
     pub(crate) fn set(bed: &'a Bed) -> Self {
         let folder = bed.folder.join(bed.id("stage"));
-        for part in ["home/agent", "upper/opt", "work"] {
+        for part in ["home/agent", "upper/opt"] {
             fs::create_dir_all(folder.join(part)).expect("make a folder");
         }
         Self {
@@ -88,17 +108,7 @@ impl<'a> Stage<'a> {
 
     /// As an agent's code is commonly run: as root, with the usual capabilities, no limits, and everything to write to.
     fn request(&self, network: &Network, program: &str) -> Builder<'a> {
-        let layers = [
-            format!("lowerdir={}", image(self.bed).display()),
-            format!("upperdir={}/upper", self.folder.display()),
-            format!("workdir={}/work", self.folder.display()),
-        ];
-        let rootfs = Mount {
-            r#type: "overlay".into(),
-            source: "overlay".into(),
-            target: String::new(),
-            options: layers.to_vec(),
-        };
+        let rootfs = overlay(&image(self.bed), &self.folder);
         let agent = self.agent();
         let change = self.change;
         let program = format!("/agent/{program}");

@@ -318,7 +318,12 @@ async fn the_hosts_ceiling_of_tasks_is_out_of_the_guests_reach(bed: &Bed) {
         }
     }
     let error = refused.expect("no task is left");
-    assert_eq!(error.code(), Code::ResourceExhausted, "{error:?}");
+    // containerd 1.7 does not know the code of the shim's answer.
+    let codes = [Code::ResourceExhausted, Code::Unknown];
+    assert!(
+        codes.contains(&error.code()) && error.message().contains("limits.pids"),
+        "{error:?}"
+    );
     container.kill(9).await.expect("kill");
     assert_eq!(container.finish().await.status, 137);
 }
