@@ -40,7 +40,7 @@ test-v2: build tools images ## the core of the tests on a host with cgroup v2 al
 
 fuzz: packages ## runsc-config under random input, FUZZ_SECONDS (30) for each target
 	@$(SCRIPTS)/packages.sh fuzz
-	@fuzz/run.sh $(FUZZ_SECONDS)
+	@runsc-config/fuzz/run.sh $(FUZZ_SECONDS)
 
 mutants: packages ## loosens one rule after the other, and expects the tests to notice
 	@runsc-config/tests/mutants.py

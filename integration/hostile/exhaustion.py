@@ -45,6 +45,21 @@ def _():
     return int(locked.split()[1]) >= size >> 10 and locked
 
 
+@probe("inotify instances of the whole host", "the host has more of them than a process has files")
+def _():
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    held = 0
+    try:
+        while held < hard:
+            call("inotify_init1", 0)
+            held += 1
+    except OSError:
+        pass
+    # At its own limit of files it has run out of nothing that others need.
+    return held < hard - 50 and f"{held}, and no process of that user gets another"
+
+
 @twin("500 open files")
 def _():
     held = [os.open("/dev/null", os.O_RDONLY) for _ in range(500)]

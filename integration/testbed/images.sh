@@ -103,8 +103,10 @@ need_root "making images"
 # An image is stale when the scripts that make it are newer.
 refresh() { # NAME COMMAND...
   local archive=$images/$1.tar
-  local stale
-  stale=$(find "$0" "$here/oci_archive.py" "$here"/../benign/static.* -newer "$archive" 2>&1 | head -n 1)
+  local stale=$archive
+  if [ -e "$archive" ]; then
+    stale=$(find "$0" "$here/oci_archive.py" "$here"/../benign/static.* -newer "$archive")
+  fi
   [ -n "$stale" ] || return 0
   step "making the image bulkhead.test/$1 from Debian $suite" image "$@"
 }

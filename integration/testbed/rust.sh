@@ -32,10 +32,10 @@ run_tests() {
 
 lint() {
   step "formatting (cargo fmt)" cargo fmt --all --check
-  step "formatting of the fuzz targets" cargo fmt --manifest-path fuzz/Cargo.toml --check
+  step "formatting of the fuzz targets" cargo fmt --manifest-path runsc-config/fuzz/Cargo.toml --check
   step "clippy" cargo clippy --workspace --all-targets --locked -- -D warnings
   step "documentation" env RUSTDOCFLAGS=-Dwarnings cargo doc --workspace --no-deps --locked
-  step "scripts (shellcheck)" shellcheck -x -P SCRIPTDIR .ci/run integration/*/*.sh fuzz/*.sh
+  step "scripts (shellcheck)" shellcheck -x -P SCRIPTDIR .ci/run integration/*/*.sh runsc-config/*/*.sh
   # One that PATH has will do; the build takes three minutes.
   PATH=$PATH:$tools
   command -v cargo-deny >/dev/null ||

@@ -30,7 +30,8 @@ def copy():
     for name in ("Cargo.toml", "Cargo.lock", "clippy.toml", "runsc-config", "shim", "integration", "docs"):
         source = os.path.join(REPOSITORY, name)
         if os.path.isdir(source):
-            shutil.copytree(source, os.path.join(tree, name))
+            # The corpus is no source.
+            shutil.copytree(source, os.path.join(tree, name), ignore=shutil.ignore_patterns("fuzz"))
         elif os.path.exists(source):
             shutil.copy(source, tree)
     return tree

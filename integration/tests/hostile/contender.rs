@@ -24,13 +24,20 @@ pub(crate) enum Contender {
 impl Contender {
     pub(crate) const ALL: [Self; 3] = [Self::Runc, Self::Runsc, Self::Bulkhead];
 
+    /// Has containerd run it on this one; runsc alone is not known to containerd.
+    pub(crate) fn by_containerd(self, builder: Builder<'_>) -> Builder<'_> {
+        match self {
+            Self::Runc => builder.on("io.containerd.runc.v2"),
+            Self::Runsc | Self::Bulkhead => builder,
+        }
+    }
+
     /// Runs what `builder` describes to its end; returns what it wrote to stdout and stderr.
     pub(crate) async fn run(self, bed: &Bed, builder: Builder<'_>) -> String {
-        let builder = match self {
-            Self::Runc => builder.on("io.containerd.runc.v2"),
-            Self::Runsc => return by_command(bed, &builder),
-            Self::Bulkhead => builder,
-        };
+        if self == Self::Runsc {
+            return by_command(bed, &builder);
+        }
+        let builder = self.by_containerd(builder);
         let container = builder.run().await.expect("run");
         let ended = bed
             .client()

@@ -18,7 +18,7 @@ macro_rules! programs {
             $(change = $change;)?
             judge(bed, $program, $title, change).await;
         })*
-        cases! { Needs::Bulkhead => [$($test),*] }
+        cases! { Needs::Bulkhead => [$($test),*, output_without_end] }
     };
 }
 
@@ -37,6 +37,26 @@ programs! {
         spec["process"]["user"] = json!({ "uid": 1000, "gid": 1000 });
     };
     exhaustion: "exhaustion.py", "what a kernel counts";
+}
+
+/// How much of an endless output reaches a client that reads all it gets, in five seconds.
+async fn output_without_end(bed: &Bed) {
+    const MIB: u64 = 1 << 20;
+    let mut lengths = Vec::new();
+    for contender in [Contender::Runc, Contender::Bulkhead] {
+        let builder = bed.container(&["timeout", "-s", "KILL", "5", "yes"]);
+        let mut container = contender.by_containerd(builder).run().await.expect("run");
+        container.wait().await.expect("wait");
+        lengths.push(container.streams.stdout().await.length / MIB);
+        container.delete().await.expect("delete");
+    }
+    append(&format!(
+        "| what a kernel counts | endless output, for 5 s | {} MiB | not run | {} MiB, by back-pressure |\n",
+        lengths[0], lengths[1]
+    ));
+    assert!(lengths[0] > 100, "on runc it is a flood: {lengths:?} MiB");
+    // 10 MiB a second, some of them in buffers at once. That nothing is dropped is shown in `suite`, io::.
+    assert!((20..80).contains(&lengths[1]), "{lengths:?} MiB");
 }
 
 async fn judge(bed: &Bed, program: &str, title: &str, change: fn(&mut Value)) {
@@ -90,9 +110,6 @@ async fn judge(bed: &Bed, program: &str, title: &str, change: fn(&mut Value)) {
 /// Appends the rows to the table that `BULKHEAD_HOSTILE_TABLE` names.
 fn write_down(title: &str, runc: &Outcome, runsc: &Outcome, bulkhead: &Outcome) {
     use std::fmt::Write as _;
-    let Some(path) = std::env::var_os("BULKHEAD_HOSTILE_TABLE") else {
-        return;
-    };
     let mut text = String::new();
     for (name, on_runc) in &runc.attempts {
         let word = |outcome: &Outcome| match outcome.attempts.get(name) {
@@ -114,6 +131,13 @@ fn write_down(title: &str, runc: &Outcome, runsc: &Outcome, bulkhead: &Outcome) 
             word(bulkhead)
         );
     }
+    append(&text);
+}
+
+fn append(text: &str) {
+    let Some(path) = std::env::var_os("BULKHEAD_HOSTILE_TABLE") else {
+        return;
+    };
     let file = std::fs::File::options()
         .append(true)
         .create(true)

@@ -1,7 +1,7 @@
 //! Any text as a policy file: no panic, and a container can be judged under whatever is taken.
 #![no_main]
 
-#[path = "../../runsc-config/tests/common/mod.rs"]
+#[path = "../../tests/common/mod.rs"]
 mod common;
 
 use common::{Asker, base, hardened};

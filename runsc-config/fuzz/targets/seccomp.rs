@@ -1,7 +1,7 @@
 //! Any bytes as a caller's seccomp profile: it narrows the built-in one, or is refused.
 #![no_main]
 
-#[path = "../../runsc-config/tests/common/mod.rs"]
+#[path = "../../tests/common/mod.rs"]
 mod common;
 
 use common::{Allowed, Asker, assert_held, base, hardened};

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
 # Fuzzes runsc-config for a while: run.sh [SECONDS [TARGET…]]. What is found anew is kept in
 # target/fuzz/corpus and used the next time; `run.sh keep` puts the part of it that reaches something
-# new into fuzz/corpus, to be committed.
-. "$(dirname "$0")/../integration/testbed/lib.sh"
+# new into corpus, to be committed.
+. "$(dirname "$0")/../../integration/testbed/lib.sh"
 
-fuzz=$repo/fuzz
+fuzz=$repo/runsc-config/fuzz
 built=$target/fuzz/x86_64-unknown-linux-gnu/release
 seconds=${1:-30}
 shift $(($# > 0))

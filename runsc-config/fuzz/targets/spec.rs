@@ -2,7 +2,7 @@
 //! policy.
 #![no_main]
 
-#[path = "../../runsc-config/tests/common/mod.rs"]
+#[path = "../../tests/common/mod.rs"]
 mod common;
 
 use common::{Allowed, Asker, assert_held, base, hardened};
