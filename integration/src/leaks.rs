@@ -72,6 +72,8 @@ fn folders(path: &Path, found: &mut BTreeSet<String>) {
 
 /// Where the testbed and containerd keep what is no container's.
 const IGNORED: [&str; 4] = ["/run/etc", "/run/b/log", "/run/b/path", "/run/b/image"];
+/// Where containerd keeps bundles, below its state and there by namespace.
+const TASKS: &str = "io.containerd.runtime.v2.task";
 /// Made by a runtime's first container for all of them, and empty without any: no leak, whichever test is the first.
 const SHARED: [&str; 10] = [
     "/run/bulkhead",
@@ -91,7 +93,7 @@ fn files(path: &Path, found: &mut BTreeSet<String>) {
         let (path, Ok(kind)) = (entry.path(), entry.file_type()) else {
             continue;
         };
-        if IGNORED.iter().any(|ignored| path.starts_with(ignored)) {
+        if IGNORED.iter().any(|ignored| path.starts_with(ignored)) || is_half_removed(&path) {
             continue;
         }
         let name = match () {
@@ -113,6 +115,18 @@ fn files(path: &Path, found: &mut BTreeSet<String>) {
     }
 }
 
+/// A bundle that containerd had begun to remove when it was killed: it hides the folder first (`core/runtime/v2/bundle.go`),
+/// and passes over what is hidden when it comes back (`shim_load.go`). No runtime is asked or told.
+fn is_half_removed(path: &Path) -> bool {
+    let name = path
+        .file_name()
+        .is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));
+    name && path
+        .ancestors()
+        .nth(2)
+        .is_some_and(|tasks| tasks.ends_with(TASKS))
+}
+
 /// Waits for what a test used to go away and returns what stays.
 #[must_use]
 pub fn settle(before: &Snapshot, known: impl Fn() -> Vec<u32>) -> Vec<String> {
@@ -123,5 +137,28 @@ pub fn settle(before: &Snapshot, known: impl Fn() -> Vec<u32>) -> Vec<String> {
             return left;
         }
         std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_hidden_bundles_are_containerds_own() {
+        for (path, is) in [
+            (
+                "/run/b/state/io.containerd.runtime.v2.task/default/.c-1",
+                true,
+            ),
+            (
+                "/run/b/state/io.containerd.runtime.v2.task/default/c-1",
+                false,
+            ),
+            ("/run/b/state/io.containerd.runtime.v2.task/.default", false),
+            ("/run/bulkhead/.x", false),
+        ] {
+            assert_eq!(is_half_removed(Path::new(path)), is, "{path}");
+        }
     }
 }

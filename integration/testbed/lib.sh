@@ -67,8 +67,12 @@ testbed_init() {
   [ "${stat[21]}" = "$started" ] && printf '%s\n' "$pid"
 }
 
-# totals LOG…: adds up what each test program says at its end.
+# totals LOG…: repeats why tests failed, so that it stands at the end, and adds up what each test
+# program says.
 totals() {
-  awk '/^test result:/ { passed += $4; failed += $6; skipped += $8 }
+  awk '/^---- / { failure = 1 }
+    /^failures:|^test result:/ { failure = 0 }
+    failure { print }
+    /^test result:/ { passed += $4; failed += $6; skipped += $8 }
     END { printf "%d passed, %d failed, %d skipped\n", passed, failed, skipped }' "$@"
 }
