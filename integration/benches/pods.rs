@@ -27,15 +27,25 @@ const ROUNDS: usize = 3;
 struct Figures {
     up_ms: f64,
     down_ms: f64,
+    memory: Memory,
+}
+
+/// What many pods take.
+struct Memory {
     /// Of all pods together.
     shims: usize,
     helpers: usize,
-    /// Of one pod, in bytes: what its processes take, shared pages in proportion.
-    proportional: u64,
-    /// The same of a pod's shim, sandbox and gofers, and of all else.
+    /// Of one pod, in bytes: what its shim, sandbox and gofers take, and all else; shared pages in proportion.
     parts: [u64; 4],
     /// Of one pod, in bytes: by how much less is available on the host.
     unavailable: u64,
+}
+
+impl Memory {
+    /// Of all processes of one pod, in bytes.
+    fn proportional(&self) -> u64 {
+        self.parts.iter().sum()
+    }
 }
 
 fn main() {
@@ -83,16 +93,14 @@ async fn measure(bed: &Bed, runs: usize) -> Result<Figures, String> {
     }
     // What is available on a host moves by itself: the round in the middle counts.
     rounds.sort_by_key(|round| round.unavailable);
-    let middle = rounds.swap_remove(ROUNDS / 2);
     Ok(Figures {
         up_ms: median(ups),
         down_ms: median(downs),
-        ..middle
+        memory: rounds.swap_remove(ROUNDS / 2),
     })
 }
 
-/// What many pods take.
-async fn memory(bed: &Bed) -> Result<Figures, String> {
+async fn memory(bed: &Bed) -> Result<Memory, String> {
     tokio::time::sleep(Duration::from_secs(2)).await;
     let before = pids();
     let available = available();
@@ -113,19 +121,16 @@ async fn memory(bed: &Bed) -> Result<Figures, String> {
         };
         parts[part] += proportional(process.pid) / u64::from(MANY);
     }
-    let figures = Figures {
-        up_ms: 0.0,
-        down_ms: 0.0,
+    let memory = Memory {
         shims: processes::of(Role::Shim, "").len(),
         helpers: processes::of(Role::Command, "").len(),
-        proportional: parts.iter().sum(),
         parts,
         unavailable,
     };
     for pod in pods {
         pod.remove().await;
     }
-    Ok(figures)
+    Ok(memory)
 }
 
 fn pids() -> BTreeSet<i32> {
@@ -165,6 +170,8 @@ fn print(all: &[(String, Figures)], runs: usize) {
         "memory of processes",
         "memory of the host"
     );
+    let of = |row: &Figures| megabytes(row.memory.proportional());
+    let of_host = |row: &Figures| megabytes(row.memory.unavailable);
     for (runtime, row) in all {
         println!(
             "{:<28} {:>8.0} ms ({:>4.2}×) {:>8.0} ms ({:>4.2}×) {:>7} {:>9} {:>10.1} MB ({:>4.2}×) {:>10.1} MB ({:>4.2}×)",
@@ -173,16 +180,16 @@ fn print(all: &[(String, Figures)], runs: usize) {
             row.up_ms / first.up_ms,
             row.down_ms,
             row.down_ms / first.down_ms,
-            row.shims,
-            row.helpers,
-            megabytes(row.proportional),
-            megabytes(row.proportional) / megabytes(first.proportional),
-            megabytes(row.unavailable),
-            megabytes(row.unavailable) / megabytes(first.unavailable),
+            row.memory.shims,
+            row.memory.helpers,
+            of(row),
+            of(row) / of(first),
+            of_host(row),
+            of_host(row) / of_host(first),
         );
     }
     for (runtime, row) in all {
-        let [shim, sandbox, gofers, others] = row.parts.map(megabytes);
+        let [shim, sandbox, gofers, others] = row.memory.parts.map(megabytes);
         println!(
             "{runtime:<28} of the memory of processes: shim {shim:.1}, sandbox {sandbox:.1}, gofers {gofers:.1}, others {others:.1} MB"
         );

@@ -87,7 +87,7 @@ impl Bed {
     /// When a tool is missing or containerd does not come up.
     #[must_use]
     pub fn start(folder: PathBuf, runtime: Runtime, services: Services) -> Self {
-        for path in [PATH_FOLDER, STATE, LOG, IMAGE, "/run/lock"] {
+        for path in [PATH_FOLDER, STATE, LOG, "/run/lock"] {
             fs::create_dir_all(path).expect("make the testbed's folders");
         }
         // Only by this link is runsc found, so that a test can take it away. It is a copy, since a checkout may be anybody's
@@ -132,8 +132,7 @@ impl Bed {
             runsc,
             count: AtomicU32::new(0),
         };
-        bed.import(NAMESPACE, "busybox");
-        bed.ctr_ok(&["image", "mount", IMAGE_NAME, IMAGE]);
+        bed.mount_image("busybox", Path::new(IMAGE));
         if services == Services::Cri {
             for image in ["busybox", "pause"] {
                 bed.import(cri::NAMESPACE, image);
@@ -168,17 +167,22 @@ impl Bed {
     /// When it is not made or cannot be mounted.
     #[must_use]
     pub fn image(&self, image: &str) -> PathBuf {
-        let place = self.folder.join("images").join(image);
-        fs::create_dir_all(&place).expect("make a folder");
-        self.import(NAMESPACE, image);
-        let place_text = place.display().to_string();
-        self.ctr_ok(&[
-            "image",
-            "mount",
-            &format!("bulkhead.test/{image}:latest"),
-            &place_text,
-        ]);
+        let place = self.image_path(image);
+        self.mount_image(image, &place);
         place
+    }
+
+    /// Where [`Bed::image`] mounts an image.
+    #[must_use]
+    pub fn image_path(&self, image: &str) -> PathBuf {
+        self.folder.join("images").join(image)
+    }
+
+    fn mount_image(&self, image: &str, place: &Path) {
+        fs::create_dir_all(place).expect("make a folder");
+        self.import(NAMESPACE, image);
+        let name = format!("bulkhead.test/{image}:latest");
+        self.ctr_ok(&["image", "mount", &name, &place.display().to_string()]);
     }
 
     /// Runs to its end what a test does.

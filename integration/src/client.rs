@@ -60,9 +60,17 @@ async fn answer<T>(
     what: &str,
     call: impl Future<Output = Result<Response<T>, Status>>,
 ) -> Result<T, Status> {
-    let answer = tokio::time::timeout(patience(DEADLINE), call).await;
+    answer_within(what, DEADLINE, call).await
+}
+
+async fn answer_within<T>(
+    what: &str,
+    limit: Duration,
+    call: impl Future<Output = Result<Response<T>, Status>>,
+) -> Result<T, Status> {
+    let answer = tokio::time::timeout(patience(limit), call).await;
     answer
-        .unwrap_or_else(|_| panic!("no answer to {what} within {DEADLINE:?}"))
+        .unwrap_or_else(|_| panic!("no answer to {what} within {limit:?}"))
         .map(Response::into_inner)
 }
 
@@ -205,24 +213,20 @@ impl Client {
 
     /// Waits for the end of a task or exec.
     pub async fn wait(&self, id: &str, exec: &str) -> Result<Exit, Status> {
-        let body = WaitRequest {
-            container_id: id.into(),
-            exec_id: exec.into(),
-        };
-        let answer = answer("Wait", self.tasks().wait(request(body))).await?;
-        Ok(Exit::new(answer.exit_status, answer.exited_at))
+        self.wait_within(id, exec, DEADLINE).await
     }
 
     /// Waits for the end of a task that may take longer than an answer.
     pub async fn wait_for(&self, id: &str, limit: Duration) -> Result<Exit, Status> {
+        self.wait_within(id, "", limit).await
+    }
+
+    async fn wait_within(&self, id: &str, exec: &str, limit: Duration) -> Result<Exit, Status> {
         let body = WaitRequest {
             container_id: id.into(),
-            exec_id: String::new(),
+            exec_id: exec.into(),
         };
-        let mut tasks = self.tasks();
-        let answer = tokio::time::timeout(patience(limit), tasks.wait(request(body))).await;
-        let answer = answer.unwrap_or_else(|_| panic!("{id} has not ended within {limit:?}"))?;
-        let answer = answer.into_inner();
+        let answer = answer_within("Wait", limit, self.tasks().wait(request(body))).await?;
         Ok(Exit::new(answer.exit_status, answer.exited_at))
     }
 

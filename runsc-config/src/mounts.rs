@@ -384,7 +384,7 @@ fn insert_below_dev(mounts: &mut Vec<Value>, mount: Value) {
 }
 
 /// An absolute path without `.` and `..`.
-pub(crate) fn normal(path: &Path) -> Option<PathBuf> {
+fn normal(path: &Path) -> Option<PathBuf> {
     let mut normal = PathBuf::new();
     for part in path.components() {
         match part {
@@ -497,6 +497,21 @@ mod tests {
                 .to_string()
                 .contains("never given")
         );
+    }
+
+    #[test]
+    fn a_forbidden_place_is_known_by_any_name() {
+        for source in [
+            "/run/../run/docker.sock",
+            "/home/../proc/1",
+            "/./sys",
+            "../../../../../dev",
+            "/home/u/../..",
+        ] {
+            let mount = json!([{ "destination": "/x", "type": "bind", "source": source }]);
+            let refusal = hardened(mount).expect_err(source).to_string();
+            assert!(refusal.contains("never given"), "{source}: {refusal}");
+        }
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::fmt::Display;
 
 use serde_json::{Map, Value};
 
-use crate::policy::{Network, Policy};
+use crate::policy::{Granted, Network, Policy};
 use crate::report::{Refusal, Report};
 use crate::spec::{Caller, ContainerKind};
 
@@ -24,8 +24,8 @@ struct Control {
     key: &'static str,
     is_loose: fn(&Policy) -> bool,
     set: fn(&mut Policy, bool),
-    /// Whether a namespace may have it.
-    granted: fn(&Policy, &str) -> bool,
+    /// Whether it is among what a namespace was granted.
+    granted: fn(&Granted) -> bool,
 }
 
 const CONTROLS: [Control; 3] = [
@@ -41,10 +41,7 @@ const CONTROLS: [Control; 3] = [
                 Network::None
             };
         },
-        granted: |policy, namespace| {
-            let granted = policy.kubernetes.namespaces.get(namespace);
-            granted.is_some_and(|granted| granted.network == Network::Sandbox)
-        },
+        granted: |granted| granted.network == Network::Sandbox,
     },
     Control {
         name: "rootfs",
@@ -52,10 +49,7 @@ const CONTROLS: [Control; 3] = [
         key: "rootfs.writable",
         is_loose: |policy| policy.rootfs.writable,
         set: |policy, loose| policy.rootfs.writable = loose,
-        granted: |policy, namespace| {
-            let granted = policy.kubernetes.namespaces.get(namespace);
-            granted.is_some_and(|granted| granted.rootfs_writable)
-        },
+        granted: |granted| granted.rootfs_writable,
     },
     Control {
         name: "scratch",
@@ -63,10 +57,7 @@ const CONTROLS: [Control; 3] = [
         key: "scratch.exec",
         is_loose: |policy| policy.scratch.exec,
         set: |policy, loose| policy.scratch.exec = loose,
-        granted: |policy, namespace| {
-            let granted = policy.kubernetes.namespaces.get(namespace);
-            granted.is_some_and(|granted| granted.scratch_exec)
-        },
+        granted: |granted| granted.scratch_exec,
     },
 ];
 
@@ -86,6 +77,7 @@ pub(crate) fn apply(
     let namespace = annotations
         .and_then(|annotations| annotations.get(NAMESPACE)?.as_str())
         .filter(|_| caller == Caller::Kubernetes);
+    let granted = namespace.and_then(|namespace| policy.kubernetes.namespaces.get(namespace));
     for (annotation, value) in annotations.into_iter().flatten() {
         let Some(name) = annotation.strip_prefix(PREFIX) else {
             continue;
@@ -111,7 +103,7 @@ pub(crate) fn apply(
             let rule = "a sandbox has one value for all containers of its pod, and was made with the other";
             return Err(Refusal::denied(control.name, asked, rule, None));
         }
-        if loose && !namespace.is_some_and(|namespace| (control.granted)(policy, namespace)) {
+        if loose && !granted.is_some_and(control.granted) {
             let rule = match namespace {
                 Some(namespace) => {
                     format!("the policy does not grant it to namespace {namespace:?}")

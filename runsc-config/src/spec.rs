@@ -204,6 +204,11 @@ pub struct Hardened {
     pub shared: Shared,
 }
 
+impl Explanation {
+    /// Name of the file in a bundle that it is written to, for the node tool.
+    pub const FILE: &str = "bulkhead-explanation.json";
+}
+
 impl Hardened {
     /// All there is to be told.
     #[must_use]
@@ -247,7 +252,8 @@ pub fn harden(asked: Value, policy: &Policy, context: &Context<'_>) -> Result<Ha
             return Err(Refusal::invalid(other, "is not for a Linux container"));
         }
     }
-    let policy = &requests::apply(&spec, policy, caller, context.kind, &mut report)?;
+    let effective = requests::apply(&spec, policy, caller, context.kind, &mut report)?;
+    let policy = &effective;
     let cgroup = cgroup(object(&mut spec, "linux")?, context)?;
     let flags = RunscFlags::new(policy, context.features, cgroup.by_systemd, &mut report)?;
     // Read before the annotations that say it are taken away.
@@ -304,15 +310,16 @@ pub fn harden(asked: Value, policy: &Policy, context: &Context<'_>) -> Result<Ha
     for dropped in retain(&mut spec, &kept) {
         report.note("spec", dropped, "dropped: runsc does not apply it", "");
     }
+    let exec = ExecCeiling::new(policy, user);
     Ok(Hardened {
         spec: HardenedSpec {
             json: spec,
             cgroup: cgroup.place,
         },
-        policy: policy.clone(),
+        policy: effective,
         flags,
         report,
-        exec: ExecCeiling::new(policy, user),
+        exec,
         declared,
         limits,
         shared,
@@ -528,31 +535,9 @@ pub(crate) mod tests {
     /// A context for the tests of all rules: an up-to-date runsc and nothing special.
     pub(crate) fn context() -> Context<'static> {
         static FEATURES: std::sync::LazyLock<Features> = std::sync::LazyLock::new(|| {
-            let flags = [
-                "root",
-                "network",
-                "oci-seccomp",
-                "directfs",
-                "platform",
-                "host-uds",
-                "host-fifo",
-                "net-raw",
-                "allow-suid",
-                "overlay2",
-                "allow-flag-override",
-            ];
-            let help: String = flags
-                .iter()
-                .map(|flag| format!("  -{flag} value\n"))
-                .collect();
-            let actions = r#"["SCMP_ACT_KILL","SCMP_ACT_TRAP","SCMP_ACT_ERRNO","SCMP_ACT_TRACE","SCMP_ACT_ALLOW"]"#;
-            Features::parse(
-                &help,
-                Some(&format!(
-                    r#"{{"linux":{{"seccomp":{{"actions":{actions}}}}}}}"#
-                )),
-            )
-            .expect("features")
+            let features = include_str!("../tests/common/features.json");
+            Features::parse(include_str!("../tests/common/flags.txt"), Some(features))
+                .expect("features")
         });
         Context {
             id: "c",

@@ -209,6 +209,11 @@ proptest! {
         if let Ok(hardened) = hardened(asked.clone(), &allowed.policy(), asker) {
             prop_assert!(!host_network, "the host's network was given");
             assert_held(&asked, &hardened, &allowed, asker);
+            // Of all that is asked for here only these may be given.
+            for mount in hardened.spec.as_map()["mounts"].as_array().expect("mounts") {
+                let given = ["/home/u/work", "/bundle/tmpfs"].iter().any(|given| mount["source"] == *given);
+                prop_assert!(mount["type"] != "bind" || given, "{}", mount);
+            }
         }
     }
 

@@ -167,7 +167,8 @@ fn folders(mode: Mode, table: &str) -> impl Iterator<Item = (String, PathBuf)> {
     })
 }
 
-fn parse_number(text: &str) -> Option<u64> {
+/// A number as cgroup files have it; `max` is the largest.
+pub(crate) fn parse_number(text: &str) -> Option<u64> {
     if text == "max" {
         Some(u64::MAX)
     } else {

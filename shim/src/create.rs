@@ -165,7 +165,6 @@ impl Pod {
             owner: &self.owner,
             bundle: &asked.bundle,
             binary,
-            policy: &hardened.policy,
             features: &features,
             hardened: &hardened,
             is_pod,
@@ -240,7 +239,7 @@ async fn create_sandbox(
         id: plan.id,
         reaper: &plan.reaper,
     };
-    let (init, stdio) = asked.init(owner, plan.policy).await?;
+    let (init, stdio) = asked.init(owner, &plan.hardened.policy).await?;
     let (sandbox, master) = Sandbox::create(plan, Arc::clone(runsc), stdio).await?;
     if let Some(master) = master {
         init.set_terminal(master, owner).await?;
@@ -275,12 +274,6 @@ fn find_runsc(policy: &Policy) -> Result<PathBuf> {
             asked.display()
         ))
     })?;
-    // One that is not there is told of by whoever runs it.
-    let Ok(real) = found.canonicalize() else {
-        return Ok(found);
-    };
-    match runsc_config::trusted(&real) {
-        Ok(()) => Ok(found),
-        Err(problem) => Err(Error::precondition(format!("runsc: {problem}"))),
-    }
+    runsc_config::trusted(&found).map_err(|e| Error::precondition(format!("runsc: {e}")))?;
+    Ok(found)
 }

@@ -9,6 +9,7 @@ use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
+use runsc_config::Explanation;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
@@ -19,8 +20,6 @@ use crate::error::{Error, Result};
 const RECORD: &str = "bulkhead.json";
 /// What the client asked for, beside the `config.json` that was made of it.
 const ASKED: &str = "config.asked.json";
-/// What became of the request, for the node tool.
-const EXPLANATION: &str = "bulkhead-explanation.json";
 /// Name of the file in a bundle that says where its sandbox is.
 const ROOT: &str = "bulkhead-root";
 /// A spec larger than this is not one that a container engine makes.
@@ -186,7 +185,7 @@ impl Bundle {
         let write = || {
             fs::copy(&config, self.0.join(ASKED))?;
             let explanation = serde_json::to_vec(&hardened.explanation())?;
-            write_private(&self.0.join(EXPLANATION), &explanation)?;
+            write_private(&self.0.join(Explanation::FILE), &explanation)?;
             write_private(&config, &hardened.spec.to_json_bytes())
         };
         write().map_err(|e| Error::io(format!("write {}", config.display()), &e))

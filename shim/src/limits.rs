@@ -8,7 +8,7 @@ use std::path::Path;
 
 use runsc_config::{CpuTime, Declared, SandboxLimits};
 
-use crate::cgroup::{Cgroups, Mode};
+use crate::cgroup::{Cgroups, Mode, parse_number};
 use crate::error::{Error, Result};
 
 /// The limits of the cgroup at `place`, below the root of each hierarchy.
@@ -51,15 +51,15 @@ pub(crate) fn of_cgroup(place: &str) -> Declared {
     }
 }
 
-/// The lowest `pids.max` of the cgroups above the one at `place`.
+/// The lowest `pids.max` of the cgroups above the one at `place`, as far as they are made. The host's root has none, the
+/// root that a container sees may have one.
 pub(crate) fn tasks_above(place: &str) -> Option<u64> {
-    let above = Path::new(place.trim_start_matches('/')).ancestors().skip(1);
+    let cgroups = Cgroups::expected(place).ok()?;
+    let above = cgroups.folder("pids")?.ancestors().skip(1);
     above
-        .filter_map(|place| {
-            let cgroups = Cgroups::expected(place.to_str()?).ok()?;
-            let limit = cgroups.number("pids", "pids.max")?;
-            (limit < u64::MAX).then_some(limit)
-        })
+        .filter_map(|folder| fs::read_to_string(folder.join("pids.max")).ok())
+        .filter_map(|limit| parse_number(limit.trim()))
+        .filter(|limit| *limit < u64::MAX)
         .min()
 }
 

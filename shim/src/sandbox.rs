@@ -40,7 +40,6 @@ pub(crate) struct Plan<'a> {
     pub(crate) owner: &'a Owner,
     pub(crate) bundle: &'a Bundle,
     pub(crate) binary: PathBuf,
-    pub(crate) policy: &'a Policy,
     pub(crate) features: &'a Features,
     pub(crate) hardened: &'a Hardened,
     /// Whether further containers may join.
@@ -122,7 +121,7 @@ impl Sandbox {
     /// # Errors
     /// When the folder cannot be made.
     pub(crate) async fn prepare(plan: &Plan<'_>) -> Result<Arc<Runsc>> {
-        let base = &plan.policy.runsc().root;
+        let base = &plan.hardened.policy.runsc().root;
         let root =
             layout::sandbox_root(base, &plan.owner.containerd, &plan.owner.namespace, plan.id);
         if root.exists() {
@@ -165,7 +164,7 @@ impl Sandbox {
             plan.hardened,
             Some(&pid_file),
             stdio,
-            create_limit(plan.policy),
+            create_limit(&plan.hardened.policy),
         )
         .await?;
         let pid = read_pid(&pid_file)?;
@@ -193,7 +192,7 @@ impl Sandbox {
             .control_socket()
             .map(Path::to_owned)
             .unwrap_or_default();
-        let use_socket = plan.policy.runsc().control == Backend::Socket;
+        let use_socket = plan.hardened.policy.runsc().control == Backend::Socket;
         let control = Control::new(Arc::clone(&runsc), socket, exit.clone(), use_socket);
         tokio::spawn(oom::watch(cgroups.clone(), exit.clone()));
         let hardened = plan.hardened;
@@ -213,7 +212,7 @@ impl Sandbox {
             control,
             exit,
             cgroups,
-            policy: plan.policy.clone(),
+            policy: plan.hardened.policy.clone(),
             features: plan.features.clone(),
             is_pod: plan.is_pod,
             pod_cgroup: hardened.spec.cgroup_above().map(str::to_owned),

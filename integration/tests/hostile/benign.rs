@@ -33,7 +33,7 @@ const WEB: &str = include_str!("../../../docs/policies/nginx.toml");
 async fn run(bed: &Bed, policy: &str, args: &[&str], change: fn(&mut Value)) -> Finished {
     let _policy = NodePolicy::set(policy);
     let folder = bed.folder.join(bed.id("benign"));
-    let rootfs = overlay(&bed.folder.join("images/workbench"), &folder);
+    let rootfs = overlay(&bed.image_path("workbench"), &folder);
     let container = bed.container(args).rootfs(rootfs).with(|spec| {
         spec["root"]["readonly"] = false.into();
         let mounts = spec["mounts"].as_array_mut().expect("a list");

@@ -27,7 +27,7 @@ use crate::wire::{HOST4, HOST6, Network, Wire, note};
 const PROGRAMS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/hostile");
 
 fn image(bed: &Bed) -> PathBuf {
-    bed.folder.join("images/python")
+    bed.image_path("python")
 }
 
 /// Mounts the images.

@@ -1,10 +1,11 @@
 //! `bulkhead explain`: what a container asked for, what it is given, and by which key.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Output;
 
 use integration::bed::{Bed, tool};
 use integration::cases;
+use integration::client::NAMESPACE;
 use integration::policy::NodePolicy;
 use integration::runtime::Needs;
 use serde_json::Value;
@@ -98,12 +99,18 @@ async fn another_policy_gives_another_answer(bed: &Bed) {
     container.remove().await;
 }
 
-async fn what_would_be_refused_is_said_with_the_rule(bed: &Bed) {
+/// A spec that no policy allows.
+fn with_a_device(bed: &Bed) -> PathBuf {
     let mut spec = bed.container(&["true"]).spec;
     spec["linux"]["devices"] =
         serde_json::json!([{ "path": "/dev/kvm", "type": "c", "major": 10, "minor": 232 }]);
     let path = bed.folder.join("config.json");
     std::fs::write(&path, spec.to_string()).expect("write");
+    path
+}
+
+async fn what_would_be_refused_is_said_with_the_rule(bed: &Bed) {
+    let path = with_a_device(bed);
     let output = explain(&[], &path);
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(output.status.code(), Some(1), "{said}");
@@ -133,28 +140,18 @@ async fn a_running_container_is_found_by_its_id(bed: &Bed) {
         .map(ToString::to_string)
         .find(|change| change.contains("333"));
     assert!(limit.is_some(), "{explained}");
-    for (args, id, told) in [
-        (
-            ["--state", integration::bed::STATE],
-            "none",
-            "no container none",
-        ),
-        (
-            ["--namespace", "other"],
-            container.id.as_str(),
-            "there is no",
-        ),
+    for (namespace, id, told) in [
+        (NAMESPACE, "none", "no container none runs below"),
+        ("other", container.id.as_str(), "no container"),
     ] {
+        let args = ["--state", integration::bed::STATE, "--namespace", namespace];
         let output = explain(&args, Path::new(id));
-        assert!(!output.status.success(), "{told}: {output:?}");
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(!output.status.success() && said.contains(told), "{said}");
     }
     container.remove().await;
     // A refusal is JSON too.
-    let mut spec = bed.container(&["true"]).spec;
-    spec["linux"]["devices"] =
-        serde_json::json!([{ "path": "/dev/kvm", "type": "c", "major": 10, "minor": 232 }]);
-    let path = bed.folder.join("config.json");
-    std::fs::write(&path, spec.to_string()).expect("write");
+    let path = with_a_device(bed);
     let refused: Value = serde_json::from_slice(&explain(&["--json"], &path).stdout).expect("JSON");
     assert!(
         refused["refused"].to_string().contains("/dev/kvm"),

@@ -11,6 +11,8 @@ use super::{Policy, PolicyError};
 const DEFAULT_PATH: &str = "/etc/bulkhead/config.toml";
 /// No policy is longer, in bytes.
 const SIZE_MAX: u64 = 256 * 1024;
+/// As many links as the kernel follows for one path (path_resolution(7)).
+const LINKS_MAX: u32 = 40;
 
 impl Policy {
     /// Reads the policy file at `path`. It must be there.
@@ -30,8 +32,7 @@ impl Policy {
         if !metadata.is_file() {
             return Err(failed("is not a regular file".to_owned()));
         }
-        let real = fs::canonicalize(path).map_err(|e| failed(e.to_string()))?;
-        trusted(&real).map_err(failed)?;
+        trusted(path).map_err(failed)?;
         let mut text = String::new();
         (&mut file)
             .take(SIZE_MAX + 1)
@@ -56,30 +57,41 @@ impl Policy {
     }
 }
 
-/// Checks that nobody but root can write a file or folder, or replace it by way of a folder above it: what others can write
-/// is not the administrator's word. `path` has to be free of links.
+/// Checks that nobody but root can write a file or folder, or replace it by way of a folder above it or above a link that
+/// leads to it: what others can write is not the administrator's word.
 ///
 /// # Errors
-/// Names the part of the path that is not root's, and what is wrong with it.
+/// Names the part of the path that is not there or not root's, and what is wrong with it.
 pub fn trusted(path: &Path) -> Result<(), String> {
+    trusted_by(path, LINKS_MAX)
+}
+
+fn trusted_by(path: &Path, links: u32) -> Result<(), String> {
     const STICKY: u32 = 0o1000;
     for part in path.ancestors() {
+        let failed = |problem: String| format!("{} {problem}", part.display());
         let metadata =
-            fs::symlink_metadata(part).map_err(|e| format!("{}: {e}", part.display()))?;
+            fs::symlink_metadata(part).map_err(|e| failed(format!("is not there: {e}")))?;
         let (mode, uid) = (metadata.mode(), metadata.uid());
         if uid != 0 {
-            return Err(format!(
-                "{} belongs to uid {uid}: it must belong to root",
-                part.display()
-            ));
+            return Err(failed(format!(
+                "belongs to uid {uid}: it must belong to root"
+            )));
+        }
+        if metadata.is_symlink() {
+            let target = fs::read_link(part).map_err(|e| failed(e.to_string()))?;
+            let Some(links) = links.checked_sub(1) else {
+                return Err(failed("leads through too many links".to_owned()));
+            };
+            trusted_by(&part.parent().unwrap_or(part).join(target), links)?;
+            continue;
         }
         // In a sticky folder (/tmp) nobody can replace root's files.
         if mode & 0o022 != 0 && !(metadata.is_dir() && mode & STICKY != 0) {
             let mode = mode & 0o7777;
-            return Err(format!(
-                "{} has mode {mode:04o}: only root may write it",
-                part.display()
-            ));
+            return Err(failed(format!(
+                "has mode {mode:04o}: only root may write it"
+            )));
         }
     }
     Ok(())
@@ -88,6 +100,43 @@ pub fn trusted(path: &Path) -> Result<(), String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_link_is_trusted_as_little_as_the_folder_it_lies_in() {
+        if fs::metadata("/proc/self").expect("self").uid() != 0 {
+            return;
+        }
+        let base = std::env::temp_dir().join(format!("bulkhead-links-{}", std::process::id()));
+        let mode = |path: &Path, mode| {
+            fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(mode))
+                .expect("chmod");
+        };
+        for folder in ["open", "closed"] {
+            fs::create_dir_all(base.join(folder)).expect("mkdir");
+            mode(&base.join(folder), 0o755);
+        }
+        fs::write(base.join("closed/file"), "").expect("write");
+        mode(&base.join("closed/file"), 0o644);
+        let link = |target: &str, name: &str| {
+            std::os::unix::fs::symlink(target, base.join(name)).expect("link");
+        };
+        link("../closed/file", "open/link");
+        link("../open/link", "closed/twice");
+        link("loop", "closed/loop");
+        let judged = |name: &str| trusted(&base.join(name)).is_ok();
+        let all_closed = [judged("open/link"), judged("closed/twice")];
+        mode(&base.join("open"), 0o777);
+        let one_open = [
+            judged("open/link"),
+            judged("closed/twice"),
+            judged("closed/file"),
+        ];
+        let in_a_loop = judged("closed/loop");
+        fs::remove_dir_all(&base).expect("remove");
+        assert_eq!(all_closed, [true, true]);
+        assert_eq!(one_open, [false, false, true]);
+        assert!(!in_a_loop);
+    }
 
     #[test]
     fn a_file_that_others_can_write_is_not_trusted() {

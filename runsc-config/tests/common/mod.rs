@@ -4,7 +4,7 @@
     reason = "each program that includes this uses a part of it"
 )]
 
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use runsc_config::{
     ContainerKind, Context, Features, Hardened, HostFacts, Policy, Refusal, Shared, harden,
@@ -29,32 +29,8 @@ const NEVER_CALLED: [&str; 12] = [
 
 /// A runsc that has everything.
 pub fn features() -> Features {
-    let flags = [
-        "root",
-        "network",
-        "oci-seccomp",
-        "directfs",
-        "platform",
-        "host-uds",
-        "host-fifo",
-        "net-raw",
-        "allow-suid",
-        "overlay2",
-        "allow-flag-override",
-    ];
-    let help: String = flags
-        .iter()
-        .map(|flag| format!("  -{flag} value\n"))
-        .collect();
-    let actions = json!([
-        "SCMP_ACT_KILL",
-        "SCMP_ACT_TRAP",
-        "SCMP_ACT_ERRNO",
-        "SCMP_ACT_TRACE",
-        "SCMP_ACT_ALLOW"
-    ]);
-    let features = json!({ "linux": { "seccomp": { "actions": actions } } }).to_string();
-    Features::parse(&help, Some(&features)).expect("features")
+    let features = include_str!("features.json");
+    Features::parse(include_str!("flags.txt"), Some(features)).expect("features")
 }
 
 /// What a policy allows, in a form that can be written as a policy and compared with a result.
@@ -249,7 +225,6 @@ fn held_flags(asked: &Value, hardened: &Hardened, allowed: &Allowed, asker: Aske
         assert!(has(always), "{always}: {flags:?}");
     }
     // What configures runsc is the shim's own.
-    let own = ["dev.gvisor.spec.mount.", "dev.gvisor.internal."];
     let annotations = hardened
         .spec
         .as_map()
@@ -260,7 +235,7 @@ fn held_flags(asked: &Value, hardened: &Hardened, allowed: &Allowed, asker: Aske
         .flat_map(|annotations| annotations.keys())
     {
         let is_runscs = key.starts_with("dev.gvisor.");
-        let is_own = asker != Asker::Client && own.iter().any(|own| key.starts_with(own));
+        let is_own = asker == Asker::Sandbox && key.starts_with("dev.gvisor.spec.mount.");
         assert!(!is_runscs || is_own, "{key}");
     }
 }
@@ -344,6 +319,12 @@ fn own_folder(asked: &Value, asker: Asker) -> Option<Option<PathBuf>> {
     Some(uid.map(|uid| Path::new("/var/lib/kubelet/pods").join(uid)))
 }
 
+/// Whether a path is what it says, without any part that leads elsewhere.
+fn normal(path: &Path) -> bool {
+    let mut parts = path.components();
+    parts.all(|part| matches!(part, Component::RootDir | Component::Normal(_)))
+}
+
 fn held_mounts(asked: &Value, spec: &Value, allowed: &Allowed, asker: Asker) {
     let own_folder = &own_folder(asked, asker);
     for mount in spec["mounts"].as_array().expect("mounts") {
@@ -365,6 +346,7 @@ fn held_mounts(asked: &Value, spec: &Value, allowed: &Allowed, asker: Asker) {
                     "{mount}"
                 );
                 let whole = ["/", "/run", "/var/run"].map(Path::new);
+                assert!(source.starts_with("/") && normal(source), "{mount}");
                 assert!(!whole.contains(&source), "{mount}");
                 if let Some(own) = own_folder {
                     let own = own.as_deref().is_some_and(|own| source.starts_with(own));

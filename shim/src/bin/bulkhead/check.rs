@@ -117,11 +117,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
 
 /// The policy, or the strictest one to go on with.
 fn policy(path: Option<&Path>, findings: &mut Findings) -> Policy {
-    let loaded = match path {
-        Some(path) => Policy::load(path),
-        None => Policy::load_default(),
-    };
-    match loaded {
+    match crate::policy(path) {
         Ok(policy) => {
             findings.ok("policy", policy.origin());
             policy
@@ -153,10 +149,7 @@ fn runsc(policy: &Policy, findings: &mut Findings) {
         return findings.add("runsc", State::Fail, text, fix);
     };
     let shown = found.display().to_string();
-    if let Err(problem) = fs::canonicalize(&found)
-        .map_err(|e| e.to_string())
-        .and_then(|real| trusted(&real))
-    {
+    if let Err(problem) = trusted(&found) {
         let fix = "make it and the folders above it root's alone to write: it runs as root";
         findings.add("runsc", State::Fail, problem, fix);
     }
@@ -305,10 +298,7 @@ fn shim(findings: &mut Findings) {
         );
     };
     let shown = found.display().to_string();
-    if let Err(problem) = fs::canonicalize(&found)
-        .map_err(|e| e.to_string())
-        .and_then(|real| trusted(&real))
-    {
+    if let Err(problem) = trusted(&found) {
         let fix = "make it and the folders above it root's alone to write: it runs as root";
         findings.add("shim", State::Warn, problem, fix);
     }

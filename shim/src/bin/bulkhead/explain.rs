@@ -12,8 +12,6 @@ use serde_json::{Value, json};
 use crate::Failure;
 use crate::text::shorten;
 
-/// What the shim wrote of a container's request, in its bundle.
-const WRITTEN: &str = "bulkhead-explanation.json";
 /// Where containerd keeps bundles, below its state.
 const TASKS: &str = "io.containerd.runtime.v2.task";
 
@@ -43,7 +41,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     } else {
         (parent(&path), path.clone())
     };
-    let written = fs::read(bundle.join(WRITTEN)).ok();
+    let written = fs::read(bundle.join(Explanation::FILE)).ok();
     let explained = match (&arguments.policy, written) {
         (None, Some(written)) if path.is_dir() => Ok(serde_json::from_slice(&written)?),
         _ => judge(&bundle, &config, arguments.policy.as_deref())?,
@@ -102,10 +100,7 @@ fn judge(
     config: &Path,
     policy: Option<&Path>,
 ) -> Result<Result<Explanation, String>, Failure> {
-    let policy = match policy {
-        Some(path) => Policy::load(&fs::canonicalize(path).unwrap_or_else(|_| path.to_owned()))?,
-        None => Policy::load_default()?,
-    };
+    let policy = crate::policy(policy)?;
     let asked = read(config)?;
     let features = features(&policy.runsc().path)?;
     let bundle = fs::canonicalize(bundle).unwrap_or_else(|_| bundle.to_owned());

@@ -4,10 +4,11 @@ mod check;
 mod explain;
 mod text;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use runsc_config::{Policy, PolicyError};
 
 /// Shows what Bulkhead's policy makes of a container, and what a node lacks.
 #[derive(Debug, Parser)]
@@ -38,6 +39,14 @@ fn main() -> ExitCode {
             eprintln!("bulkhead: {error}");
             ExitCode::FAILURE
         }
+    }
+}
+
+/// The policy of a file, relative to here, or the node's own.
+fn policy(path: Option<&Path>) -> Result<Policy, PolicyError> {
+    match path {
+        Some(path) => Policy::load(&std::path::absolute(path).unwrap_or_else(|_| path.to_owned())),
+        None => Policy::load_default(),
     }
 }
 
