@@ -37,6 +37,6 @@ pub use policy::{
 };
 pub use report::{Change, Refusal, RefusalKind, Report};
 pub use spec::{
-    Caller, ContainerKind, Context, Explanation, Hardened, HardenedSpec, HostFacts, harden,
+    Bind, Caller, ContainerKind, Context, Explanation, Hardened, HardenedSpec, HostFacts, harden,
     validate,
 };

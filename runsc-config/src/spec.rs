@@ -1,5 +1,6 @@
 //! From the spec that was asked for to the one that runs.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -118,6 +119,17 @@ impl Context<'_> {
     }
 }
 
+/// A file or folder of the host that a container has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Bind<'a> {
+    /// Its place among the spec's mounts.
+    pub number: usize,
+    /// Its absolute path on the host; for one that was there when it was judged, without links.
+    pub source: &'a Path,
+    /// With what is mounted below it.
+    pub recursive: bool,
+}
+
 /// A spec that may be written to a bundle. Made by [`harden`] alone.
 #[derive(Debug, Clone, PartialEq)]
 pub struct HardenedSpec {
@@ -157,6 +169,40 @@ impl HardenedSpec {
     #[must_use]
     pub fn as_map(&self) -> &Map<String, Value> {
         &self.json
+    }
+
+    /// Its binds of the host's files and folders.
+    pub fn binds(&self) -> impl Iterator<Item = Bind<'_>> {
+        let mounts = self.json.get("mounts").and_then(Value::as_array);
+        let mounts = mounts.into_iter().flatten().enumerate();
+        mounts.filter_map(|(number, mount)| {
+            let text = |key: &str| mount.get(key).and_then(Value::as_str);
+            let options = mount.get("options").and_then(Value::as_array);
+            (text("type") == Some("bind")).then_some(Bind {
+                number,
+                source: Path::new(text("source")?),
+                recursive: options.is_some_and(|options| options.iter().any(|one| one == "rbind")),
+            })
+        })
+    }
+
+    /// The same spec with other names for the sources of some binds, by [`Bind::number`]: for a caller that has opened
+    /// these very sources and gives them to runsc under names of its own.
+    #[must_use]
+    pub fn with_sources(&self, names: &BTreeMap<usize, PathBuf>) -> Self {
+        let mut spec = self.clone();
+        let mounts = spec.json.get_mut("mounts").and_then(Value::as_array_mut);
+        let mounts = mounts.into_iter().flatten().enumerate();
+        for (number, mount) in mounts {
+            let is_bind = mount.get("type").and_then(Value::as_str) == Some("bind");
+            if let (Some(name), Some(mount), true) =
+                (names.get(&number), mount.as_object_mut(), is_bind)
+            {
+                let name = name.to_string_lossy().into_owned();
+                mount.insert("source".to_owned(), Value::String(name));
+            }
+        }
+        spec
     }
 
     /// Whether runsc has something to do after the container has gone.

@@ -7,6 +7,7 @@ use containerd_shim_protos::api::CreateTaskRequest;
 use runsc_config::{ContainerKind, Context, Features, Hardened, Policy, Role, Shared, harden};
 use serde_json::Value;
 
+use crate::binds::Opened;
 use crate::container::{Container, Parts};
 use crate::error::{Error, Result};
 use crate::host;
@@ -17,7 +18,7 @@ use crate::mount;
 use crate::options;
 use crate::pod::Pod;
 use crate::process::{Phase, Process};
-use crate::runsc::command::{Runsc, Stdio3, look_up};
+use crate::runsc::command::{Given, Runsc, look_up};
 use crate::runsc::features;
 use crate::sandbox::{Plan, Sandbox};
 
@@ -61,31 +62,35 @@ impl Asked<'_> {
         Ok(hardened)
     }
 
-    /// Puts the bundle in order for runsc.
-    async fn furnish(&self, hardened: &Hardened) -> Result<()> {
+    /// Puts the bundle in order for runsc. Returns what is to be given to the command that starts the gofer.
+    async fn furnish(&self, hardened: &Hardened, runsc: &Runsc) -> Result<Opened> {
         if !self.request.rootfs.is_empty() {
             mount::mount_rootfs(&self.request.rootfs, &self.bundle.rootfs()).await?;
         }
-        self.bundle.write_spec(hardened)
+        let opened = Opened::new(&hardened.spec, || runsc.scratch_path("bind"))?;
+        let spec = hardened.spec.with_sources(&opened.places());
+        self.bundle.write_spec(&spec, &hardened.explanation())?;
+        Ok(opened)
     }
 
     /// Init, with the client's streams connected to pipes, and the ends of those for the sandbox; a terminal comes later,
     /// from runsc.
-    async fn init(&self, owner: io::Owner<'_>, policy: &Policy) -> Result<(Process, Stdio3)> {
+    async fn init(&self, owner: io::Owner<'_>, policy: &Policy) -> Result<(Process, Given)> {
         let stdio = Stdio {
             rate: policy.output_rate(),
             ..self.stdio.clone()
         };
         let init = Process::new(String::new(), stdio, None);
         if init.stdio.terminal {
-            return Ok((init, Stdio3::default()));
+            return Ok((init, Given::default()));
         }
         let (io, [stdin, stdout, stderr]) = ProcessIo::pipes(&init.stdio, owner).await?;
         init.set_io(io);
-        let ends = Stdio3 {
+        let ends = Given {
             stdin,
             stdout,
             stderr,
+            binds: Opened::default(),
         };
         Ok((init, ends))
     }
@@ -95,7 +100,7 @@ impl Asked<'_> {
         hardened: Hardened,
         init: Process,
         sandbox: Arc<Sandbox>,
-        start_stdio: Stdio3,
+        given_at_start: Given,
         pod: &Pod,
     ) -> Parts {
         Parts {
@@ -105,7 +110,7 @@ impl Asked<'_> {
             sandbox,
             has_poststop_hooks: hardened.spec.has_poststop_hooks(),
             ceiling: hardened.exec,
-            start_stdio,
+            given_at_start,
             events: pod.events().clone(),
         }
     }
@@ -174,7 +179,7 @@ impl Pod {
         let runsc = Sandbox::prepare(&plan).await?;
         match create_sandbox(asked, &plan, &runsc).await {
             Ok((sandbox, init)) => {
-                let (sandbox, stdio) = (Arc::new(sandbox), Stdio3::default());
+                let (sandbox, stdio) = (Arc::new(sandbox), Given::default());
                 let parts = asked.parts(hardened, init, sandbox, stdio, self);
                 Ok(Container::watch(parts))
             }
@@ -233,14 +238,15 @@ async fn create_sandbox(
     plan: &Plan<'_>,
     runsc: &Arc<Runsc>,
 ) -> Result<(Sandbox, Process)> {
-    asked.furnish(plan.hardened).await?;
+    let binds = asked.furnish(plan.hardened, runsc).await?;
     let owner = io::Owner {
         namespace: &plan.owner.namespace,
         id: plan.id,
         reaper: &plan.reaper,
     };
-    let (init, stdio) = asked.init(owner, &plan.hardened.policy).await?;
-    let (sandbox, master) = Sandbox::create(plan, Arc::clone(runsc), stdio).await?;
+    let (init, given) = asked.init(owner, &plan.hardened.policy).await?;
+    let given = Given { binds, ..given };
+    let (sandbox, master) = Sandbox::create(plan, Arc::clone(runsc), given).await?;
     if let Some(master) = master {
         init.set_terminal(master, owner).await?;
     }
@@ -251,29 +257,36 @@ async fn create_further(
     asked: &Asked<'_>,
     sandbox: &Sandbox,
     hardened: &Hardened,
-) -> Result<(Process, Stdio3)> {
+) -> Result<(Process, Given)> {
     let id = &asked.request.id;
     // The `delete` action finds the sandbox by this when the shim is gone.
     asked.bundle.set_sandbox_root(sandbox.runsc.root())?;
-    asked.furnish(hardened).await?;
+    let binds = asked.furnish(hardened, &sandbox.runsc).await?;
     let owner = sandbox.log_owner(id);
-    let (init, stdio) = asked.init(owner, &sandbox.policy).await?;
+    let (init, given) = asked.init(owner, &sandbox.policy).await?;
     let master = sandbox.create_further(id, &asked.bundle, hardened).await?;
     if let Some(master) = master {
         init.set_terminal(master, owner).await?;
     }
-    Ok((init, stdio))
+    Ok((init, Given { binds, ..given }))
 }
 
 /// Finds runsc, which nobody but root may be able to replace: it runs as root, with every container's files.
 fn find_runsc(policy: &Policy) -> Result<PathBuf> {
     let asked = &policy.runsc().path;
-    let found = look_up(asked).ok_or_else(|| {
-        Error::precondition(format!(
-            "runsc: {} is not in PATH; install it or set runsc.path in the policy file",
-            asked.display()
-        ))
-    })?;
+    let found = look_up(asked)
+        .filter(|found| found.exists())
+        .ok_or_else(|| {
+            let place = if asked.is_absolute() {
+                "there"
+            } else {
+                "in PATH"
+            };
+            Error::precondition(format!(
+                "runsc: {} is not {place}; install it or set runsc.path in the policy file",
+                asked.display()
+            ))
+        })?;
     runsc_config::trusted(&found).map_err(|e| Error::precondition(format!("runsc: {e}")))?;
     Ok(found)
 }

@@ -9,7 +9,7 @@ use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
-use runsc_config::Explanation;
+use runsc_config::{Explanation, HardenedSpec};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
@@ -180,13 +180,13 @@ impl Bundle {
     ///
     /// # Errors
     /// When the bundle cannot be written.
-    pub(crate) fn write_spec(&self, hardened: &runsc_config::Hardened) -> Result<()> {
+    pub(crate) fn write_spec(&self, spec: &HardenedSpec, told: &Explanation) -> Result<()> {
         let config = self.0.join("config.json");
         let write = || {
             fs::copy(&config, self.0.join(ASKED))?;
-            let explanation = serde_json::to_vec(&hardened.explanation())?;
+            let explanation = serde_json::to_vec(told)?;
             write_private(&self.0.join(Explanation::FILE), &explanation)?;
-            write_private(&config, &hardened.spec.to_json_bytes())
+            write_private(&config, &spec.to_json_bytes())
         };
         write().map_err(|e| Error::io(format!("write {}", config.display()), &e))
     }

@@ -17,7 +17,7 @@ use crate::error::{Error, Result};
 use crate::io::console::ConsoleSocket;
 use crate::layout::{self, Bundle, Record};
 use crate::reaper::{ExitWatch, Reaper};
-use crate::runsc::command::{Runsc, Stdio3};
+use crate::runsc::command::{Given, Runsc};
 use crate::runsc::control::Control;
 use crate::runsc::state_file::StateFile;
 use crate::{io, limits, oom};
@@ -154,7 +154,7 @@ impl Sandbox {
     pub(crate) async fn create(
         plan: &Plan<'_>,
         runsc: Arc<Runsc>,
-        stdio: Stdio3,
+        stdio: Given,
     ) -> Result<(Self, Option<OwnedFd>)> {
         let pid_file = runsc.scratch_path("pid");
         let master = run_create(
@@ -280,7 +280,7 @@ impl Sandbox {
         hardened: &Hardened,
     ) -> Result<Option<OwnedFd>> {
         let limit = create_limit(&self.policy);
-        let stdio = Stdio3::default();
+        let stdio = Given::default();
         run_create(&self.runsc, id, bundle, hardened, None, stdio, limit).await
     }
 
@@ -421,7 +421,7 @@ async fn run_create(
     bundle: &Bundle,
     hardened: &Hardened,
     pid_file: Option<&Path>,
-    stdio: Stdio3,
+    stdio: Given,
     limit: Duration,
 ) -> Result<Option<OwnedFd>> {
     let console = hardened

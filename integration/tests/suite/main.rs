@@ -8,6 +8,7 @@
     reason = "this is a test: it ends at the first thing that is not as expected"
 )]
 
+mod binds;
 mod cgroup;
 mod check;
 mod create;
@@ -58,6 +59,7 @@ fn main() -> ExitCode {
         explain::cases(),
         check::cases(),
         cgroup::cases(),
+        binds::cases(),
     ];
     harness::main(
         Services::Tasks,

@@ -24,7 +24,7 @@ use crate::events::Events;
 use crate::layout::Bundle;
 use crate::process::{Exited, Phase, Process, StartReply};
 use crate::reaper::Exit;
-use crate::runsc::command::Stdio3;
+use crate::runsc::command::Given;
 use crate::runsc::control::{RuntimeState, Target};
 use crate::sandbox::Sandbox;
 use crate::stats::GuestCounts;
@@ -53,7 +53,7 @@ pub(crate) struct Container {
     /// Whether runsc has hooks to run after its end.
     has_poststop_hooks: bool,
     /// What a further container of a pod starts with; a sandbox's first got its streams when it was created.
-    start_stdio: Mutex<Stdio3>,
+    given_at_start: Mutex<Given>,
     events: Events,
     execs: Mutex<HashMap<String, Arc<Process>>>,
     started: watch::Sender<bool>,
@@ -68,7 +68,7 @@ pub(crate) struct Parts {
     pub(crate) sandbox: Arc<Sandbox>,
     pub(crate) ceiling: ExecCeiling,
     pub(crate) has_poststop_hooks: bool,
-    pub(crate) start_stdio: Stdio3,
+    pub(crate) given_at_start: Given,
     pub(crate) events: Events,
 }
 
@@ -82,7 +82,7 @@ impl Container {
             sandbox: parts.sandbox,
             ceiling: parts.ceiling,
             has_poststop_hooks: parts.has_poststop_hooks,
-            start_stdio: Mutex::new(parts.start_stdio),
+            given_at_start: Mutex::new(parts.given_at_start),
             events: parts.events,
             execs: Mutex::default(),
             started: watch::channel(false).0,
@@ -148,7 +148,7 @@ impl Container {
         }
         let stdio = std::mem::take(
             &mut *self
-                .start_stdio
+                .given_at_start
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner),
         );

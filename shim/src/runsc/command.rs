@@ -13,6 +13,7 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 use tokio::task::JoinHandle;
 
+use crate::binds::Opened;
 use crate::error::{Code, Error, Result};
 use crate::poll;
 use crate::reaper::{Exit, ExitWatch, Reaper};
@@ -28,12 +29,24 @@ const STDERR_MAX: usize = 16 * 1024;
 /// How long a killed command may take to be reaped.
 const KILL_GRACE: Duration = Duration::from_secs(5);
 
-/// The descriptors a command starts with; `None` is /dev/null.
+/// What a command starts with.
 #[derive(Debug, Default)]
-pub(crate) struct Stdio3 {
+pub(crate) struct Given {
+    /// `None` is /dev/null, as for the next two.
     pub(crate) stdin: Option<OwnedFd>,
     pub(crate) stdout: Option<OwnedFd>,
     pub(crate) stderr: Option<OwnedFd>,
+    /// Of the container whose gofer it starts.
+    pub(crate) binds: Opened,
+}
+
+impl Given {
+    fn give_to(self, command: &mut Command) -> Result<()> {
+        command.stdin(self.stdin.map_or_else(Stdio::null, Stdio::from));
+        command.stdout(self.stdout.map_or_else(Stdio::null, Stdio::from));
+        command.stderr(self.stderr.map_or_else(Stdio::null, Stdio::from));
+        self.binds.give_to(command)
+    }
 }
 
 /// Runs runsc for one sandbox.
@@ -85,7 +98,7 @@ impl Runsc {
         self.root.join(format!("{kind}-{number}"))
     }
 
-    /// Runs `runsc SUBCOMMAND ARGS` with the given stdio and waits for it.
+    /// Runs `runsc SUBCOMMAND ARGS` and waits for it.
     ///
     /// # Errors
     /// `Internal` with runsc's own last error when it fails, `DeadlineExceeded` when it was killed for taking too long.
@@ -93,14 +106,12 @@ impl Runsc {
         &self,
         subcommand: &str,
         args: &[&OsStr],
-        stdio: Stdio3,
+        given: Given,
         limit: Duration,
     ) -> Result<()> {
         let log = self.log_pipe(subcommand)?;
         let mut command = self.command(subcommand, args, &log);
-        command.stdin(stdio.stdin.map_or_else(Stdio::null, Stdio::from));
-        command.stdout(stdio.stdout.map_or_else(Stdio::null, Stdio::from));
-        command.stderr(stdio.stderr.map_or_else(Stdio::null, Stdio::from));
+        given.give_to(&mut command)?;
         let mut child = self.spawn(subcommand, command)?;
         self.finish(subcommand, &mut child, &log, None, limit).await
     }
@@ -171,13 +182,11 @@ impl Runsc {
         &self,
         subcommand: &str,
         args: &[&OsStr],
-        stdio: Stdio3,
+        given: Given,
     ) -> Result<(ExitWatch, LogPipe)> {
         let log = self.log_pipe(subcommand)?;
         let mut command = self.command(subcommand, args, &log);
-        command.stdin(stdio.stdin.map_or_else(Stdio::null, Stdio::from));
-        command.stdout(stdio.stdout.map_or_else(Stdio::null, Stdio::from));
-        command.stderr(stdio.stderr.map_or_else(Stdio::null, Stdio::from));
+        given.give_to(&mut command)?;
         Ok((self.spawn(subcommand, command)?, log))
     }
 

@@ -21,7 +21,7 @@ use serde_json::{Value, json};
 
 use crate::error::{Code, Error, Result};
 use crate::reaper::{Exit, ExitWatch};
-use crate::runsc::command::{Runsc, Stdio3, failure};
+use crate::runsc::command::{Given, Runsc, failure};
 use crate::runsc::log::one_line;
 use crate::runsc::socket::{self, CallError};
 
@@ -288,10 +288,11 @@ impl Control {
             pid_file.as_os_str(),
             OsStr::new(id),
         ];
-        let stdio = Stdio3 {
+        let stdio = Given {
             stdin: Some(stdin),
             stdout: Some(stdout),
             stderr: Some(stderr),
+            ..Given::default()
         };
         let (mut keeper, log) = self.runsc.start("exec", &args, stdio)?;
         let deadline = tokio::time::Instant::now() + COMMAND_LIMIT;

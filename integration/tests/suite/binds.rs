@@ -1,0 +1,140 @@
+//! Binds: a container has the folder that was judged, whatever its name leads to by then.
+
+use std::fs;
+use std::os::unix::fs::{PermissionsExt as _, chown, symlink};
+use std::path::{Path, PathBuf};
+
+use integration::bed::Bed;
+use integration::container::Builder;
+use integration::runtime::Needs;
+use integration::wrapper::Wrapper;
+
+use integration::cases;
+
+use crate::pod::{end, member, sandbox};
+
+cases! {
+    Needs::Any => [
+        a_bound_folder_is_the_hosts_own,
+    ],
+    Needs::Bulkhead => [
+        a_folder_exchanged_for_a_link_is_not_followed,
+        a_file_exchanged_for_a_link_is_not_followed,
+        a_folder_exchanged_before_a_pods_container_starts_is_not_followed,
+        a_link_is_judged_by_where_it_leads,
+    ],
+}
+
+/// A folder of a user's with something of his in it, beside something that is not his.
+struct Home(PathBuf);
+
+impl Home {
+    fn new(bed: &Bed) -> Self {
+        let folder = bed.folder.join(bed.id("home"));
+        for (place, text) in [("user/work", "his own"), ("secret", "not his")] {
+            fs::create_dir_all(folder.join(place)).expect("make a folder");
+            fs::write(folder.join(place).join("file"), text).expect("write");
+        }
+        for place in ["user", "user/work", "user/work/file"] {
+            chown(folder.join(place), Some(1000), Some(1000)).expect("chown");
+        }
+        // Root of a container is no superuser: it writes where anybody may.
+        let open = fs::Permissions::from_mode(0o777);
+        fs::set_permissions(folder.join("user/work"), open).expect("chmod");
+        Self(folder)
+    }
+
+    fn path(&self, place: &str) -> PathBuf {
+        self.0.join(place)
+    }
+
+    /// What the user would do, as a script: `place` becomes a link to what is not his.
+    fn exchange(&self, place: &str, secret: &str) -> String {
+        let (place, secret) = (self.path(place), self.path(secret));
+        let (place, secret) = (place.display(), secret.display());
+        format!("mv {place} {place}.old && ln -s {secret} {place} || exit 1")
+    }
+}
+
+fn bound<'a>(builder: Builder<'a>, source: &Path, destination: &str) -> Builder<'a> {
+    builder.with(|spec| {
+        let mounts = spec["mounts"].as_array_mut().expect("mounts");
+        mounts.push(serde_json::json!({
+            "destination": destination, "type": "bind", "source": source, "options": ["rbind", "rw"],
+        }));
+    })
+}
+
+async fn a_bound_folder_is_the_hosts_own(bed: &Bed) {
+    let home = Home::new(bed);
+    let container = bed.shell("cat /srv/file && echo seen >/srv/new");
+    let container = bound(container, &home.path("user/work"), "/srv");
+    let done = container.run().await.expect("run").finish().await;
+    assert_eq!((done.status, done.stdout.as_str()), (0, "his own"));
+    let new = fs::read_to_string(home.path("user/work/new"));
+    assert_eq!(new.expect("the container's file"), "seen\n");
+}
+
+async fn a_folder_exchanged_for_a_link_is_not_followed(bed: &Bed) {
+    let home = Home::new(bed);
+    let _wrapper = Wrapper::at(bed, "create", &home.exchange("user/work", "secret"));
+    let container = bed.shell("cat /srv/file && echo seen >/srv/new");
+    let container = bound(container, &home.path("user/work"), "/srv");
+    let done = container.run().await.expect("run").finish().await;
+    assert_eq!((done.status, done.stdout.as_str()), (0, "his own"));
+    assert!(home.path("user/work").is_symlink(), "it was exchanged");
+    assert!(home.path("user/work.old/new").exists());
+    assert!(!home.path("secret/new").exists());
+}
+
+async fn a_file_exchanged_for_a_link_is_not_followed(bed: &Bed) {
+    let home = Home::new(bed);
+    let exchange = home.exchange("user/work/file", "secret/file");
+    let _wrapper = Wrapper::at(bed, "create", &exchange);
+    let container = bound(
+        bed.shell("cat /etc/passwd"),
+        &home.path("user/work/file"),
+        "/etc/passwd",
+    );
+    let done = container.run().await.expect("run").finish().await;
+    assert_eq!((done.status, done.stdout.as_str()), (0, "his own"));
+}
+
+async fn a_folder_exchanged_before_a_pods_container_starts_is_not_followed(bed: &Bed) {
+    let home = Home::new(bed);
+    let pod = sandbox(bed).await;
+    let one = bound(
+        member(bed, &pod, "cat /srv/file"),
+        &home.path("user/work"),
+        "/srv",
+    );
+    let one = one.create().await.expect("create");
+    {
+        let _wrapper = Wrapper::at(bed, "start", &home.exchange("user/work", "secret"));
+        one.start().await.expect("start");
+    }
+    let done = one.finish().await;
+    assert_eq!((done.status, done.stdout.as_str()), (0, "his own"));
+    assert!(home.path("user/work").is_symlink(), "it was exchanged");
+    end(pod).await;
+}
+
+async fn a_link_is_judged_by_where_it_leads(bed: &Bed) {
+    let home = Home::new(bed);
+    for (name, target) in [
+        ("to_work", home.path("user/work")),
+        ("to_run", "/run".into()),
+    ] {
+        symlink(target, home.path("user").join(name)).expect("link");
+    }
+    let container = bound(
+        bed.shell("cat /srv/file"),
+        &home.path("user/to_work"),
+        "/srv",
+    );
+    let done = container.run().await.expect("run").finish().await;
+    assert_eq!((done.status, done.stdout.as_str()), (0, "his own"));
+    let container = bound(bed.shell("ls /srv"), &home.path("user/to_run"), "/srv");
+    let error = container.create().await.expect_err("refused");
+    assert!(error.message().contains("never given"), "{error:?}");
+}
