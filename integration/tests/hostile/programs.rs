@@ -18,7 +18,7 @@ macro_rules! programs {
             $(change = $change;)?
             judge(bed, $program, $title, change).await;
         })*
-        cases! { Needs::Bulkhead => [$($test),*, output_without_end] }
+        cases! { Needs::Bulkhead => [$($test),*, output_without_end, an_exec_that_asks_for_more] }
     };
 }
 
@@ -58,6 +58,63 @@ async fn output_without_end(bed: &Bed) {
     assert!(lengths[0] > 100, "on runc it is a flood: {lengths:?} MiB");
     // 10 MiB a second, some of them in buffers at once. That nothing is dropped is shown in `suite`, io::.
     assert!((20..80).contains(&lengths[1]), "{lengths:?} MiB");
+}
+
+/// An exec whose process is forged: root again, with every capability and privileges to gain, in a container of neither.
+async fn an_exec_that_asks_for_more(bed: &Bed) {
+    const ALL: [&str; 4] = [
+        "CAP_SYS_ADMIN",
+        "CAP_DAC_OVERRIDE",
+        "CAP_NET_ADMIN",
+        "CAP_SETUID",
+    ];
+    let attempts = [
+        (
+            "a capability",
+            "! grep -q 'CapEff:.0000000000000000' /proc/self/status",
+        ),
+        (
+            "a capability to gain",
+            "! grep -q 'CapBnd:.0000000000000000' /proc/self/status",
+        ),
+        ("a file system mounted", "mount -t tmpfs none /srv"),
+    ];
+    let mut got = Vec::new();
+    for contender in [Contender::Runc, Contender::Bulkhead] {
+        let builder = bed.shell("sleep 1000").with(|spec| {
+            spec["process"]["user"] = json!({ "uid": 1000, "gid": 1000 });
+            spec["process"]["capabilities"] = json!({});
+        });
+        let container = contender.by_containerd(builder).run().await.expect("run");
+        for (number, (_, script)) in attempts.iter().enumerate() {
+            let exec = container.exec(&format!("e{number}"), &["sh", "-c", script]);
+            let exec = exec.with(|process| {
+                process["user"] = json!({ "uid": 0, "gid": 0 });
+                process["noNewPrivileges"] = false.into();
+                for set in [
+                    "bounding",
+                    "effective",
+                    "permitted",
+                    "inheritable",
+                    "ambient",
+                ] {
+                    process["capabilities"][set] = json!(ALL);
+                }
+            });
+            got.push(exec.finish().await.status == 0);
+        }
+        container.remove().await;
+    }
+    let (runc, bulkhead) = got.split_at(attempts.len());
+    for ((name, _), (runc, bulkhead)) in attempts.iter().zip(runc.iter().zip(bulkhead)) {
+        let word = |works: &bool| if *works { "**works**" } else { "held" };
+        let (runc, bulkhead) = (word(runc), word(bulkhead));
+        append(&format!(
+            "| a forged exec | {name} | {runc} | not run | {bulkhead} |\n"
+        ));
+    }
+    assert_eq!(runc, [true; 3], "otherwise it shows nothing");
+    assert_eq!(bulkhead, [false; 3]);
 }
 
 async fn judge(bed: &Bed, program: &str, title: &str, change: fn(&mut Value)) {
