@@ -110,6 +110,25 @@ impl Cgroups {
             .unwrap_or_default()
     }
 
+    /// CPU time of all its processes, in nanoseconds.
+    pub(crate) fn cpu_nanos(&self) -> Option<u64> {
+        match self.mode {
+            Mode::V1 => self.number("cpuacct", "cpuacct.usage"),
+            Mode::V2 => {
+                let micros = self.table("", "cpu.stat").get("usage_usec").copied()?;
+                Some(micros.saturating_mul(1000))
+            }
+        }
+    }
+
+    /// Memory in use, in bytes, caches included.
+    pub(crate) fn memory(&self) -> Option<u64> {
+        match self.mode {
+            Mode::V1 => self.number("memory", "memory.usage_in_bytes"),
+            Mode::V2 => self.number("", "memory.current"),
+        }
+    }
+
     /// The pids of all processes in it, as the host counts them.
     pub(crate) fn pids(&self) -> Vec<i32> {
         let controller = if self.mode == Mode::V2 { "" } else { "pids" };

@@ -15,6 +15,7 @@ use crate::io::{self, ProcessIo, Stdio};
 use crate::layout::Bundle;
 use crate::logging;
 use crate::mount;
+use crate::names::Names;
 use crate::options;
 use crate::pod::Pod;
 use crate::process::{Phase, Process};
@@ -108,6 +109,7 @@ impl Asked<'_> {
             bundle: self.bundle.clone(),
             init,
             sandbox,
+            names: Names::of(&self.spec),
             has_poststop_hooks: hardened.spec.has_poststop_hooks(),
             ceiling: hardened.exec,
             given_at_start,

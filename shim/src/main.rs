@@ -21,6 +21,7 @@ mod layout;
 mod limits;
 mod logging;
 mod mount;
+mod names;
 mod oom;
 mod oom_score;
 mod options;

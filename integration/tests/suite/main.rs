@@ -28,6 +28,7 @@ mod pod;
 mod posture;
 mod service;
 mod start;
+mod stats;
 mod terminal;
 mod user;
 
@@ -60,6 +61,7 @@ fn main() -> ExitCode {
         check::cases(),
         cgroup::cases(),
         binds::cases(),
+        stats::cases(),
     ];
     harness::main(
         Services::Tasks,

@@ -4,6 +4,7 @@
 //! request is refused at once instead of waiting behind a slow one.
 
 mod exec;
+mod usage;
 
 use std::collections::HashMap;
 use std::ffi::OsStr;
@@ -22,12 +23,12 @@ use crate::clock;
 use crate::error::{Code, Error, Result};
 use crate::events::Events;
 use crate::layout::Bundle;
+use crate::names::Names;
 use crate::process::{Exited, Phase, Process, StartReply};
 use crate::reaper::Exit;
 use crate::runsc::command::Given;
 use crate::runsc::control::{RuntimeState, Target};
 use crate::sandbox::Sandbox;
-use crate::stats::GuestCounts;
 
 /// The signals that end a container which has not started: there is no program yet that could handle them.
 const ENDING_SIGNALS: [i32; 5] = [
@@ -45,6 +46,7 @@ const FAILED_TO_START: i32 = 128;
 #[derive(Debug)]
 pub(crate) struct Container {
     pub(crate) id: String,
+    pub(crate) names: Names,
     pub(crate) bundle: Bundle,
     pub(crate) init: Arc<Process>,
     sandbox: Arc<Sandbox>,
@@ -57,12 +59,14 @@ pub(crate) struct Container {
     events: Events,
     execs: Mutex<HashMap<String, Arc<Process>>>,
     started: watch::Sender<bool>,
+    used: Mutex<usage::Used>,
 }
 
 /// What a container is made of, once `runsc create` has succeeded.
 #[derive(Debug)]
 pub(crate) struct Parts {
     pub(crate) id: String,
+    pub(crate) names: Names,
     pub(crate) bundle: Bundle,
     pub(crate) init: Process,
     pub(crate) sandbox: Arc<Sandbox>,
@@ -77,6 +81,7 @@ impl Container {
     pub(crate) fn watch(parts: Parts) -> Arc<Self> {
         let container = Arc::new(Self {
             id: parts.id,
+            names: parts.names,
             bundle: parts.bundle,
             init: Arc::new(parts.init),
             sandbox: parts.sandbox,
@@ -86,6 +91,7 @@ impl Container {
             events: parts.events,
             execs: Mutex::default(),
             started: watch::channel(false).0,
+            used: Mutex::default(),
         });
         tokio::spawn(Arc::clone(&container).watch_init());
         container
@@ -302,26 +308,6 @@ impl Container {
         event.exited_at = MessageField::some(clock::timestamp(exited.at));
         self.events.publish(event);
         Ok(exited)
-    }
-
-    /// What the guest itself counts; `None` where it is not asked or does not answer.
-    pub(crate) async fn guest_counts(&self) -> GuestCounts {
-        let tasks = match self.init.phase() {
-            Phase::Running => self.sandbox.control.processes(&self.id).await.ok(),
-            _ => None,
-        };
-        let tasks = tasks.map(|list| {
-            let threads = |process: &crate::runsc::control::GuestProcess| {
-                process.threads.as_ref().map_or(1, Vec::len)
-            };
-            list.iter()
-                .map(|process| threads(process).max(1) as u64)
-                .sum()
-        });
-        GuestCounts {
-            tasks,
-            tasks_limit: Some(self.sandbox.tasks_limit()),
-        }
     }
 
     /// Follows init to its exit.

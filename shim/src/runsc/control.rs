@@ -24,11 +24,14 @@ use crate::reaper::{Exit, ExitWatch};
 use crate::runsc::command::{Given, Runsc, failure};
 use crate::runsc::log::one_line;
 use crate::runsc::socket::{self, CallError};
+use crate::runsc::usage::{Event, EventOut, Usage};
 
 /// EAGAIN in the words of the sentry (`pkg/errors/linuxerr`) and of Go.
 const AGAIN: [&str; 2] = ["try again", "resource temporarily unavailable"];
 /// How long the sentry may take to answer anything but a wait.
 const CALL_LIMIT: Duration = Duration::from_secs(10);
+/// How long it may take to say what it uses: without its answer the host's figures still stand.
+const USAGE_LIMIT: Duration = Duration::from_secs(2);
 /// How long a runsc command may take to do the same.
 const COMMAND_LIMIT: Duration = Duration::from_secs(30);
 /// No limit, for the one kind of wait that has none: for a container to exit.
@@ -41,7 +44,7 @@ enum Method {
     WaitPid,
     Signal,
     State,
-    Processes,
+    Event,
     Execute,
 }
 
@@ -52,7 +55,7 @@ impl Method {
             Self::WaitPid => "containerManager.WaitPID",
             Self::Signal => "containerManager.Signal",
             Self::State => "containerManager.ContainerRuntimeState",
-            Self::Processes => "containerManager.Processes",
+            Self::Event => "containerManager.Event",
             Self::Execute => "containerManager.ExecuteAsync",
         }
     }
@@ -79,14 +82,6 @@ pub(crate) enum RuntimeState {
     Creating,
     Running,
     Stopped,
-}
-
-/// One process of the guest, as far as the shim uses it.
-#[derive(Debug, Clone, Deserialize)]
-pub(crate) struct GuestProcess {
-    /// Its threads; each counts as one task against RLIMIT_NPROC.
-    #[serde(default)]
-    pub(crate) threads: Option<Vec<i64>>,
 }
 
 /// An exec'd process: its pid inside the sandbox and, on the command backend, the runsc process that waits for it.
@@ -215,19 +210,19 @@ impl Control {
         })
     }
 
-    /// Lists the guest's processes.
+    /// Asks the sentry what a container uses.
     ///
     /// # Errors
-    /// When neither backend answers.
-    pub(crate) async fn processes(&self, id: &str) -> Result<Vec<GuestProcess>> {
-        if let Some(list) = self
-            .call::<Option<Vec<GuestProcess>>>(Method::Processes, &json!(id), &[])
-            .await?
-        {
-            return Ok(list.unwrap_or_default());
+    /// When neither backend answers in time.
+    pub(crate) async fn usage(&self, id: &str) -> Result<Usage> {
+        let arg = json!(id);
+        let answer = self.call_within::<EventOut>(Method::Event, &arg, &[], USAGE_LIMIT);
+        if let Some(event) = answer.await? {
+            return Ok(event.usage());
         }
-        let args = [OsStr::new("--format=json"), OsStr::new(id)];
-        parse("ps", &self.runsc.output("ps", &args, COMMAND_LIMIT).await?)
+        let args = [OsStr::new("--stats"), OsStr::new(id)];
+        let text = self.runsc.output("events", &args, USAGE_LIMIT).await?;
+        Ok(parse::<Event>("events", &text)?.usage_of(Some(id)))
     }
 
     /// Starts a process in a running container with the given stdio; with a terminal all three are its replica.
@@ -351,10 +346,20 @@ impl Control {
         arg: &Value,
         fds: &[BorrowedFd<'_>],
     ) -> Result<Option<R>> {
+        self.call_within(method, arg, fds, CALL_LIMIT).await
+    }
+
+    async fn call_within<R: DeserializeOwned>(
+        &self,
+        method: Method,
+        arg: &Value,
+        fds: &[BorrowedFd<'_>],
+        limit: Duration,
+    ) -> Result<Option<R>> {
         if self.has_fallen_back(method) {
             return Ok(None);
         }
-        let reply = socket::call(&self.socket, method.name(), arg, fds, CALL_LIMIT).await;
+        let reply = socket::call(&self.socket, method.name(), arg, fds, limit).await;
         self.judge(method, reply).await
     }
 

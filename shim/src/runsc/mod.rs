@@ -6,3 +6,4 @@ pub(crate) mod features;
 pub(crate) mod log;
 pub(crate) mod socket;
 pub(crate) mod state_file;
+pub(crate) mod usage;

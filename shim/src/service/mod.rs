@@ -228,8 +228,8 @@ impl Task for Service {
     async fn stats(&self, _ctx: &TtrpcContext, request: StatsRequest) -> Reply<StatsResponse> {
         let stats = async {
             let container = self.pod.container(&request.id)?;
-            let guest = container.guest_counts().await;
-            stats::collect(&container.sandbox().cgroups, guest)
+            let guest = container.guest().await;
+            stats::collect(&container.sandbox().cgroups, &guest)
         };
         let stats = logged("stats", &request.id, "", stats.await)?;
         Ok(StatsResponse {

@@ -1,0 +1,89 @@
+//! What a container uses of its sandbox, as far as the sentry says.
+
+use std::sync::PoisonError;
+
+use crate::container::Container;
+use crate::process::Phase;
+use crate::runsc::usage::Usage;
+use crate::stats::{Guest, Share};
+
+/// The CPU time of a container, which never goes back: the sentry adds up the processes there are, and takes an exec's
+/// time away with it.
+#[derive(Debug, Default)]
+pub(super) struct Used {
+    /// What the sentry said last, in nanoseconds.
+    last: u64,
+    total: u64,
+}
+
+impl Used {
+    fn add(&mut self, now: u64) -> u64 {
+        self.total = self.total.saturating_add(now.saturating_sub(self.last));
+        self.last = now;
+        self.total
+    }
+}
+
+impl Container {
+    /// What the guest itself counts. Nothing is asked of a container that has no processes; a sentry that does not answer
+    /// in time costs its deadline and what only it knows.
+    pub(crate) async fn guest(&self) -> Guest {
+        let usage = match self.init.phase() {
+            Phase::Running | Phase::Paused => {
+                let asked = self.sandbox.control.usage(&self.id).await;
+                asked
+                    .inspect_err(|error| tracing::debug!(%error, id = self.id, "usage not told"))
+                    .ok()
+            }
+            _ => None,
+        };
+        self.guest_of(usage)
+    }
+
+    /// The same, of what the sentry has said already.
+    pub(crate) fn guest_of(&self, usage: Option<Usage>) -> Guest {
+        let share = (!self.is_root()).then(|| self.share(usage.as_ref()));
+        let ended = matches!(self.init.phase(), Phase::Stopped(_)).then_some(0);
+        Guest {
+            tasks: usage.as_ref().map(|usage| usage.tasks).or(ended),
+            tasks_limit: self.sandbox.tasks_limit(),
+            interfaces: usage.map(|usage| usage.interfaces).unwrap_or_default(),
+            share,
+        }
+    }
+
+    /// Its part of the cgroup. The sentry may say what it likes of itself: never more than the host has counted.
+    fn share(&self, usage: Option<&Usage>) -> Share {
+        let cgroups = &self.sandbox.cgroups;
+        let mut used = self.used.lock().unwrap_or_else(PoisonError::into_inner);
+        // With a cgroup mount in one of its containers the sentry goes by Kubernetes' names, on cgroup v1 only.
+        let cpu = usage.and_then(|usage| {
+            let known = |name: &str| usage.cpu_nanos.get(name).copied();
+            known(&self.id).or_else(|| known(&self.names.container))
+        });
+        let cpu_nanos = match (cpu, cgroups.cpu_nanos()) {
+            (Some(cpu), Some(all)) => used.add(cpu.min(all)).min(all),
+            (Some(cpu), None) => used.add(cpu),
+            (None, _) => used.total,
+        };
+        let memory = usage.map_or(0, |usage| usage.memory);
+        Share {
+            cpu_nanos,
+            memory: memory.min(cgroups.memory().unwrap_or(u64::MAX)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_time_of_an_exec_that_has_ended_stays_counted() {
+        let mut used = Used::default();
+        assert_eq!(used.add(10), 10);
+        assert_eq!(used.add(15), 15);
+        assert_eq!(used.add(11), 15, "an exec of 4 has ended");
+        assert_eq!(used.add(13), 17);
+    }
+}
