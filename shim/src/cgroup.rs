@@ -129,6 +129,83 @@ impl Cgroups {
         }
     }
 
+    /// What it counts, for metrics.
+    pub(crate) fn figures(&self) -> Figures {
+        match self.mode {
+            Mode::V1 => self.figures_v1(),
+            Mode::V2 => self.figures_v2(),
+        }
+    }
+
+    fn figures_v1(&self) -> Figures {
+        let (cpu, memory) = (
+            self.table("cpu", "cpu.stat"),
+            self.table("memory", "memory.stat"),
+        );
+        let usage = self.memory();
+        let inactive = memory
+            .get("total_inactive_file")
+            .copied()
+            .unwrap_or_default();
+        let io = |operation: &str| {
+            let text = self.read("blkio", "blkio.throttle.io_service_bytes_recursive")?;
+            // `8:0 Read 4096`; the last line is a sum.
+            let values = text.lines().filter_map(|line| {
+                let (_, rest) = line.split_once(' ')?;
+                rest.strip_prefix(operation)?.trim().parse::<u64>().ok()
+            });
+            Some(values.fold(0, u64::saturating_add))
+        };
+        Figures {
+            cpu_nanos: self.cpu_nanos(),
+            throttled_nanos: cpu.get("throttled_time").copied(),
+            throttled_periods: cpu.get("nr_throttled").copied(),
+            memory: usage,
+            working_set: usage.map(|usage| usage.saturating_sub(inactive)),
+            memory_peak: self.number("memory", "memory.max_usage_in_bytes"),
+            memory_limit: self
+                .number("memory", "memory.limit_in_bytes")
+                .filter(is_limit),
+            io_read: io("Read "),
+            io_written: io("Write "),
+        }
+    }
+
+    fn figures_v2(&self) -> Figures {
+        let (cpu, memory) = (self.table("", "cpu.stat"), self.table("", "memory.stat"));
+        let usage = self.memory();
+        let inactive = memory.get("inactive_file").copied().unwrap_or_default();
+        let io = |key: &str| {
+            let text = self.read("", "io.stat")?;
+            let fields = text
+                .split_whitespace()
+                .filter_map(|field| field.strip_prefix(key));
+            Some(
+                fields
+                    .filter_map(|value| value.parse::<u64>().ok())
+                    .fold(0, u64::saturating_add),
+            )
+        };
+        Figures {
+            cpu_nanos: self.cpu_nanos(),
+            throttled_nanos: cpu
+                .get("throttled_usec")
+                .map(|micros| micros.saturating_mul(1000)),
+            throttled_periods: cpu.get("nr_throttled").copied(),
+            memory: usage,
+            working_set: usage.map(|usage| usage.saturating_sub(inactive)),
+            memory_peak: self.number("", "memory.peak"),
+            memory_limit: self.number("", "memory.max").filter(is_limit),
+            io_read: io("rbytes="),
+            io_written: io("wbytes="),
+        }
+    }
+
+    /// Tasks of the host in it.
+    pub(crate) fn tasks(&self) -> Option<u64> {
+        self.number("pids", "pids.current")
+    }
+
     /// The pids of all processes in it, as the host counts them.
     pub(crate) fn pids(&self) -> Vec<i32> {
         let controller = if self.mode == Mode::V2 { "" } else { "pids" };
@@ -152,6 +229,26 @@ impl Cgroups {
             }
         }
     }
+}
+
+/// What a cgroup counts; none where the kernel does not say.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Figures {
+    pub(crate) cpu_nanos: Option<u64>,
+    pub(crate) throttled_nanos: Option<u64>,
+    pub(crate) throttled_periods: Option<u64>,
+    /// This and what follows is in bytes.
+    pub(crate) memory: Option<u64>,
+    pub(crate) working_set: Option<u64>,
+    pub(crate) memory_peak: Option<u64>,
+    pub(crate) memory_limit: Option<u64>,
+    pub(crate) io_read: Option<u64>,
+    pub(crate) io_written: Option<u64>,
+}
+
+/// cgroup v1 shows no limit as the largest number of pages there is.
+fn is_limit(bytes: &u64) -> bool {
+    *bytes < 1 << 62
 }
 
 /// The lines of /proc/PID/cgroup as folders. Roots are left out: they are the host's own.

@@ -14,6 +14,7 @@ use crate::host;
 use crate::io::{self, ProcessIo, Stdio};
 use crate::layout::Bundle;
 use crate::logging;
+use crate::metrics::COUNTERS;
 use crate::mount;
 use crate::names::Names;
 use crate::options;
@@ -58,6 +59,7 @@ impl Asked<'_> {
             )));
         }
         for change in &hardened.report.changes {
+            COUNTERS.rewrites.add(&change.control);
             tracing::info!(id = self.request.id, "policy: {change}");
         }
         Ok(hardened)
@@ -130,6 +132,7 @@ impl Pod {
             stderr: request.stderr.clone(),
             terminal: request.terminal,
             rate: None,
+            counts: Arc::default(),
         };
         stdio.validate()?;
         let bundle = Bundle::new(&request.bundle);

@@ -6,6 +6,7 @@
 use std::fmt;
 use std::io;
 
+use crate::metrics::COUNTERS;
 use containerd_shim_protos::ttrpc;
 use runsc_config::{PolicyError, Refusal, RefusalKind};
 
@@ -90,6 +91,9 @@ impl From<Refusal> for Error {
             RefusalKind::FailedPrecondition => Code::FailedPrecondition,
             RefusalKind::PermissionDenied => Code::PermissionDenied,
         };
+        if code != Code::InvalidArgument {
+            COUNTERS.denials.add(refusal.control);
+        }
         Self::new(code, refusal.to_string())
     }
 }

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use containerd_shim_protos::api::CreateTaskRequest;
 use containerd_shim_protos::events::task::{TaskCreate, TaskIO};
@@ -13,6 +14,7 @@ use crate::container::Container;
 use crate::error::{Code, Error, Result};
 use crate::events::Events;
 use crate::id;
+use crate::metrics::{COUNTERS, Collector, Operation};
 use crate::reaper::Reaper;
 use crate::sandbox::Owner;
 
@@ -82,7 +84,23 @@ impl Pod {
     /// # Errors
     /// `InvalidArgument` for a malformed request or spec, `AlreadyExists`, what the policy refuses, or what runsc said.
     /// Nothing is left behind.
-    pub(crate) async fn create(&self, request: CreateTaskRequest) -> Result<Arc<Container>> {
+    pub(crate) async fn create(
+        self: &Arc<Self>,
+        request: CreateTaskRequest,
+    ) -> Result<Arc<Container>> {
+        let began = Instant::now();
+        let created = self.create_one(request).await;
+        COUNTERS.operation(Operation::Create, began);
+        let container = created?;
+        if container.id == container.sandbox().id {
+            container
+                .sandbox()
+                .serve_metrics(Collector::new(self, &container.id));
+        }
+        Ok(container)
+    }
+
+    async fn create_one(&self, request: CreateTaskRequest) -> Result<Arc<Container>> {
         id::validate("container id", &request.id)?;
         if !request.checkpoint.is_empty() {
             return Err(Error::new(
@@ -124,12 +142,16 @@ impl Pod {
         id: &str,
         exec_id: &str,
     ) -> Result<(u32, crate::process::Exited)> {
+        let began = Instant::now();
         let container = self.container(id)?;
         let pid = container.sandbox().pid();
         if !exec_id.is_empty() {
-            return Ok((pid, container.delete_exec(exec_id).await?));
+            let exited = container.delete_exec(exec_id).await?;
+            COUNTERS.operation(Operation::Delete, began);
+            return Ok((pid, exited));
         }
         let exited = container.delete().await?;
+        COUNTERS.operation(Operation::Delete, began);
         self.lock().remove(id);
         self.removed.notify_one();
         Ok((pid, exited))
@@ -141,18 +163,20 @@ impl Pod {
     /// As [`Container::set_paused`].
     pub(crate) async fn set_paused(&self, id: &str, paused: bool) -> Result<()> {
         self.container(id)?.set_paused(paused).await?;
-        let all: Vec<_> = self
-            .lock()
-            .values()
-            .filter_map(|slot| match slot {
-                Slot::Ready(container) => Some(Arc::clone(container)),
-                Slot::Creating => None,
-            })
-            .collect();
-        for container in all {
+        for container in self.containers() {
             container.note_paused(paused);
         }
         Ok(())
+    }
+
+    /// All containers there are.
+    pub(crate) fn containers(&self) -> Vec<Arc<Container>> {
+        let slots = self.lock();
+        let ready = slots.values().filter_map(|slot| match slot {
+            Slot::Ready(container) => Some(Arc::clone(container)),
+            Slot::Creating => None,
+        });
+        ready.collect()
     }
 
     /// Whether this shim has containers other than `id`.

@@ -5,7 +5,7 @@ use std::ffi::OsStr;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use nix::sys::signal::Signal;
 use runsc_config::{Backend, Declared, Features, Hardened, Policy, Report, SandboxLimits, Shared};
@@ -16,6 +16,7 @@ use crate::cleanup;
 use crate::error::{Error, Result};
 use crate::io::console::ConsoleSocket;
 use crate::layout::{self, Bundle, Record};
+use crate::metrics::{Collector, Serving, serve};
 use crate::reaper::{ExitWatch, Reaper};
 use crate::runsc::command::{Given, Runsc};
 use crate::runsc::control::Control;
@@ -96,6 +97,9 @@ pub(crate) struct Sandbox {
     pod_cgroup: Option<String>,
     filestores: Vec<PathBuf>,
     books: Mutex<Books>,
+    pub(crate) started: SystemTime,
+    /// Ends with the sandbox.
+    metrics: Mutex<Option<Serving>>,
     /// Held while limits are written, so that two updates do not mix.
     updating: Mutex<()>,
 }
@@ -222,6 +226,8 @@ impl Sandbox {
                 limits: hardened.limits,
                 containers: HashMap::from([(plan.id.to_owned(), entry)]),
             }),
+            started: SystemTime::now(),
+            metrics: Mutex::default(),
             updating: Mutex::default(),
         };
         Ok((sandbox, master))
@@ -395,6 +401,16 @@ impl Sandbox {
             cleanup::remove_sandbox(self.runsc.root(), &self.id, cgroups, files).await;
         } else {
             self.leave(id);
+        }
+    }
+
+    /// Lets the sandbox be looked at. One that nobody can look at runs all the same.
+    pub(crate) fn serve_metrics(&self, collector: Collector) {
+        match serve(self.runsc.root(), collector) {
+            Ok(serving) => {
+                *self.metrics.lock().unwrap_or_else(PoisonError::into_inner) = Some(serving);
+            }
+            Err(error) => tracing::warn!(%error, id = self.id, "no metrics of this sandbox"),
         }
     }
 

@@ -20,6 +20,7 @@ mod io;
 mod kill;
 mod limits;
 mod log;
+mod metrics;
 mod old;
 mod options;
 mod outside;
@@ -62,6 +63,7 @@ fn main() -> ExitCode {
         cgroup::cases(),
         binds::cases(),
         stats::cases(),
+        metrics::cases(),
     ];
     harness::main(
         Services::Tasks,

@@ -43,14 +43,14 @@ cases! {
 
 /// How a peer in the sentry's place answers.
 #[derive(Clone, Copy)]
-enum Answer {
+pub(crate) enum Answer {
     Never,
     Garbage,
     Gigabyte,
     Half,
 }
 
-fn serve(listener: &UnixListener, answer: Answer) {
+pub(crate) fn serve(listener: &UnixListener, answer: Answer) {
     let mut held = Vec::new();
     for stream in listener.incoming() {
         let Ok(mut stream) = stream else { return };
@@ -105,7 +105,7 @@ async fn misbehaving_socket(bed: &Bed, answer: Answer) {
     container.delete().await.expect("delete");
 }
 
-fn control_socket(id: &str) -> PathBuf {
+pub(crate) fn control_socket(id: &str) -> PathBuf {
     let name = format!("runsc-{id}.sock");
     let roots = fs::read_dir("/run/bulkhead")
         .expect("read /run/bulkhead")

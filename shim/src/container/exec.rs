@@ -2,7 +2,7 @@
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use containerd_shim_protos::events::task::{TaskExecAdded, TaskExecStarted};
 use runsc_config::harden_exec;
@@ -10,6 +10,7 @@ use runsc_config::harden_exec;
 use crate::container::Container;
 use crate::error::{Code, Error, Result};
 use crate::io::{ProcessIo, Stdio, console};
+use crate::metrics::{COUNTERS, Operation};
 use crate::process::{Exited, Phase, Process, StartReply};
 use crate::reaper::Exit;
 use crate::runsc::control::Executed;
@@ -65,7 +66,15 @@ impl Container {
 
     pub(super) async fn start_exec(self: &Arc<Self>, exec: &Arc<Process>) -> Result<StartReply> {
         let reply = exec.begin_start()?;
-        match self.execute(exec).await {
+        let began = Instant::now();
+        let executed = self.execute(exec).await;
+        COUNTERS.operation(Operation::Exec, began);
+        COUNTERS.execs.add(if executed.is_ok() {
+            "started"
+        } else {
+            "failed"
+        });
+        match executed {
             Ok(()) => {
                 let mut event = TaskExecStarted::new();
                 event.container_id.clone_from(&self.id);

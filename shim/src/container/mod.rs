@@ -9,7 +9,7 @@ mod usage;
 use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use containerd_shim_protos::events::task::{
     TaskDelete, TaskExit, TaskOOM, TaskPaused, TaskResumed, TaskStart,
@@ -23,6 +23,7 @@ use crate::clock;
 use crate::error::{Code, Error, Result};
 use crate::events::Events;
 use crate::layout::Bundle;
+use crate::metrics::{COUNTERS, Operation};
 use crate::names::Names;
 use crate::process::{Exited, Phase, Process, StartReply};
 use crate::reaper::Exit;
@@ -127,7 +128,10 @@ impl Container {
             return self.start_exec(&self.process(exec_id)?).await;
         }
         let reply = self.init.begin_start()?;
-        if let Err(error) = self.start_init().await {
+        let began = Instant::now();
+        let started = self.start_init().await;
+        COUNTERS.operation(Operation::Start, began);
+        if let Err(error) = started {
             if self.is_root() {
                 // A container that failed to start is a stopped one: its sandbox has nothing else to run.
                 self.sandbox.kill();
@@ -391,6 +395,12 @@ impl Container {
         if !process.set_exited(exited) {
             return;
         }
+        COUNTERS.exits.add(match exited.status {
+            0 => "completed",
+            137 if self.sandbox.ran_out_of_memory() => "oom",
+            129.. => "signal",
+            _ => "error",
+        });
         process.wait_start_answered(was_started).await;
         if !is_exec && self.sandbox.ran_out_of_memory() {
             let mut event = TaskOOM::new();

@@ -52,6 +52,16 @@ impl Container {
         }
     }
 
+    /// Whether there is something in it that the sentry could tell of.
+    pub(crate) fn has_processes(&self) -> bool {
+        matches!(self.init.phase(), Phase::Running | Phase::Paused)
+    }
+
+    /// What it uses of the sandbox, whether it shares it or not.
+    pub(crate) fn part(&self, usage: Option<&Usage>) -> Share {
+        self.share(usage)
+    }
+
     /// Its part of the cgroup. The sentry may say what it likes of itself: never more than the host has counted.
     fn share(&self, usage: Option<&Usage>) -> Share {
         let cgroups = &self.sandbox.cgroups;

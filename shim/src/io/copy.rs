@@ -4,7 +4,8 @@ use std::fs::File;
 use std::io::{self, Write as _};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use tokio::io::unix::AsyncFd;
 use tokio::sync::watch;
@@ -70,6 +71,25 @@ pub(crate) struct Pump {
     from: AsyncFd<File>,
     to: Sink,
     throttle: Option<Arc<Throttle>>,
+    counts: Arc<Counts>,
+}
+
+/// What the outputs of a process have carried.
+#[derive(Debug, Default)]
+pub(crate) struct Counts {
+    bytes: AtomicU64,
+    waited_nanos: AtomicU64,
+}
+
+impl Counts {
+    pub(crate) fn bytes(&self) -> u64 {
+        self.bytes.load(Ordering::Relaxed)
+    }
+
+    /// How long they were kept waiting for their rate.
+    pub(crate) fn waited_nanos(&self) -> u64 {
+        self.waited_nanos.load(Ordering::Relaxed)
+    }
 }
 
 impl Pump {
@@ -81,12 +101,17 @@ impl Pump {
             from,
             to,
             throttle: None,
+            counts: Arc::default(),
         })
     }
 
     /// With a bound on how much it carries in a second.
-    pub(crate) fn throttled(self, throttle: Option<Arc<Throttle>>) -> Self {
-        Self { throttle, ..self }
+    pub(crate) fn throttled(self, throttle: Option<Arc<Throttle>>, counts: Arc<Counts>) -> Self {
+        Self {
+            throttle,
+            counts,
+            ..self
+        }
     }
 
     /// Copies stdin until the client is done or the process has gone. The writing end closes on return, which is how
@@ -124,10 +149,19 @@ impl Pump {
             }
             // What is not read stays in the pipe, and the program waits: nothing is dropped.
             if let Some(throttle) = &self.throttle {
+                let began = Instant::now();
                 throttle.take(buffer.len()).await;
+                let waited = u64::try_from(began.elapsed().as_nanos()).unwrap_or_default();
+                self.counts
+                    .waited_nanos
+                    .fetch_add(waited, Ordering::Relaxed);
             }
+            let bytes = buffer.len() as u64;
             match self.to.write(buffer).await {
-                Ok(written) => buffer = written,
+                Ok(written) => {
+                    self.counts.bytes.fetch_add(bytes, Ordering::Relaxed);
+                    buffer = written;
+                }
                 Err(error) => return log_failure(Err(error)),
             }
         }

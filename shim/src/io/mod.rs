@@ -25,6 +25,7 @@ use crate::io::fifo::{Input, open_output};
 use crate::io::logger::{LogUri, Logger};
 use crate::io::throttle::Throttle;
 
+pub(crate) use crate::io::copy::Counts;
 pub(crate) use crate::io::logger::Owner;
 
 /// How long `Delete` waits for output that nobody reads.
@@ -39,6 +40,7 @@ pub(crate) struct Stdio {
     pub(crate) terminal: bool,
     /// What the outputs may carry together, in bytes a second; none for no bound.
     pub(crate) rate: Option<NonZeroU64>,
+    pub(crate) counts: Arc<Counts>,
 }
 
 impl Stdio {
@@ -138,6 +140,7 @@ pub(crate) struct ProcessIo {
     /// Everything that still writes to the client; guarded because drain and drop take it out.
     outputs: Mutex<Vec<JoinHandle<()>>>,
     logger: Option<Logger>,
+    counts: Arc<Counts>,
     /// Shared by both outputs.
     throttle: Option<Arc<Throttle>>,
     exited: watch::Sender<bool>,
@@ -154,7 +157,7 @@ impl ProcessIo {
         owner: Owner<'_>,
     ) -> Result<(Self, [Option<OwnedFd>; 3])> {
         let sinks = Sinks::open(stdio, owner).await?;
-        let mut io = Self::new(sinks.logger, stdio.rate);
+        let mut io = Self::new(sinks.logger, stdio);
         let stdin = if stdio.stdin.is_empty() {
             None
         } else {
@@ -183,7 +186,7 @@ impl ProcessIo {
         master: &OwnedFd,
     ) -> Result<Self> {
         let sinks = Sinks::open(stdio, owner).await?;
-        let mut io = Self::new(sinks.logger, stdio.rate);
+        let mut io = Self::new(sinks.logger, stdio);
         let dup = || master.try_clone().map_err(|e| Error::io("terminal", &e));
         if !stdio.stdin.is_empty() {
             io.feed(&stdio.stdin, dup()?)?;
@@ -194,9 +197,10 @@ impl ProcessIo {
         Ok(io)
     }
 
-    fn new(logger: Option<Logger>, rate: Option<NonZeroU64>) -> Self {
+    fn new(logger: Option<Logger>, stdio: &Stdio) -> Self {
         Self {
-            throttle: rate.map(|rate| Arc::new(Throttle::new(rate))),
+            counts: Arc::clone(&stdio.counts),
+            throttle: stdio.rate.map(|rate| Arc::new(Throttle::new(rate))),
             input: None,
             input_task: None,
             outputs: Mutex::default(),
@@ -219,7 +223,7 @@ impl ProcessIo {
     /// Copies an output to where it goes.
     fn deliver(&mut self, name: &str, from: OwnedFd, sink: Sink) -> Result<()> {
         let pump = Pump::new(from, sink).map_err(|e| Error::io(format!("copy {name}"), &e))?;
-        let pump = pump.throttled(self.throttle.clone());
+        let pump = pump.throttled(self.throttle.clone(), Arc::clone(&self.counts));
         let task = tokio::spawn(pump.run_output(self.exited.subscribe()));
         self.outputs
             .lock()

@@ -15,6 +15,7 @@ use tokio::task::JoinHandle;
 
 use crate::binds::Opened;
 use crate::error::{Code, Error, Result};
+use crate::metrics::COUNTERS;
 use crate::poll;
 use crate::reaper::{Exit, ExitWatch, Reaper};
 use crate::runsc::log::{LogPipe, one_line};
@@ -26,6 +27,8 @@ const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 /// How much of a command's output is kept, in bytes; the rest is read and dropped.
 const OUTPUT_MAX: usize = 4 * 1024 * 1024;
 const STDERR_MAX: usize = 16 * 1024;
+/// Commands that last as long as what they wait for.
+const UNTIMED: [&str; 1] = ["wait"];
 /// How long a killed command may take to be reaped.
 const KILL_GRACE: Duration = Duration::from_secs(5);
 
@@ -85,6 +88,11 @@ impl Runsc {
 
     pub(crate) fn root(&self) -> &Path {
         &self.root
+    }
+
+    /// The global flags that the policy decided on.
+    pub(crate) fn flags(&self) -> &[String] {
+        &self.flags
     }
 
     pub(crate) fn reaper(&self) -> &Arc<Reaper> {
@@ -249,7 +257,15 @@ impl Runsc {
         stderr: Option<JoinHandle<Vec<u8>>>,
         limit: Duration,
     ) -> Result<()> {
-        let Some(exit) = child.wait_for(limit).await else {
+        let began = std::time::Instant::now();
+        let exited = child.wait_for(limit).await;
+        if !UNTIMED.contains(&subcommand) {
+            COUNTERS.command(subcommand, began);
+        }
+        if !exited.is_some_and(Exit::success) {
+            COUNTERS.command_failures.add(subcommand);
+        }
+        let Some(exit) = exited else {
             child.signal(Signal::SIGKILL);
             child.wait_for(KILL_GRACE).await;
             let limit = limit.as_secs_f32();

@@ -20,6 +20,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use crate::error::{Code, Error, Result};
+use crate::metrics::{COUNTERS, Export};
 use crate::reaper::{Exit, ExitWatch};
 use crate::runsc::command::{Given, Runsc, failure};
 use crate::runsc::log::one_line;
@@ -46,6 +47,8 @@ enum Method {
     State,
     Event,
     Execute,
+    Collect,
+    Export,
 }
 
 impl Method {
@@ -57,6 +60,8 @@ impl Method {
             Self::State => "containerManager.ContainerRuntimeState",
             Self::Event => "containerManager.Event",
             Self::Execute => "containerManager.ExecuteAsync",
+            Self::Collect => "Usage.Collect",
+            Self::Export => "Metrics.Export",
         }
     }
 
@@ -223,6 +228,42 @@ impl Control {
         let args = [OsStr::new("--stats"), OsStr::new(id)];
         let text = self.runsc.output("events", &args, USAGE_LIMIT).await?;
         Ok(parse::<Event>("events", &text)?.usage_of(Some(id)))
+    }
+
+    /// The same for a scrape, which never runs a command: none where the socket does not tell in time.
+    pub(crate) async fn usage_told(&self, id: &str, limit: Duration) -> Option<Usage> {
+        let told = self
+            .told::<EventOut>(Method::Event, &json!(id), limit)
+            .await?;
+        Some(told.usage())
+    }
+
+    /// Memory of the guest in bytes (`control.MemoryUsage`), without an accounting of what it is used for.
+    pub(crate) async fn guest_memory(&self, limit: Duration) -> Option<u64> {
+        #[derive(Deserialize)]
+        struct Memory {
+            #[serde(rename = "Total")]
+            total: u64,
+        }
+        let arg = json!({ "Full": false });
+        let memory = self.told::<Memory>(Method::Collect, &arg, limit).await?;
+        Some(memory.total)
+    }
+
+    /// The sentry's own counters.
+    pub(crate) async fn export(&self, arg: &Value, limit: Duration) -> Option<Export> {
+        self.told(Method::Export, arg, limit).await
+    }
+
+    async fn told<R: DeserializeOwned>(
+        &self,
+        method: Method,
+        arg: &Value,
+        limit: Duration,
+    ) -> Option<R> {
+        let told = self.call_within(method, arg, &[], limit).await;
+        told.inspect_err(|error| tracing::debug!(%error, "not told"))
+            .ok()?
     }
 
     /// Starts a process in a running container with the given stdio; with a terminal all three are its replica.
@@ -409,7 +450,11 @@ impl Control {
                     return Err(Error::not_found("the sandbox has exited"));
                 }
                 if self.fallen_back.fetch_or(method.bit(), Ordering::Relaxed) & method.bit() == 0 {
-                    tracing::warn!("{}; the runsc command serves it from here on", message());
+                    COUNTERS.fallbacks.add(method.name());
+                    tracing::warn!(
+                        "{}; the runsc command serves it from here on, if one does",
+                        message()
+                    );
                 }
                 Ok(None)
             }

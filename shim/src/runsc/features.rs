@@ -37,6 +37,8 @@ struct Answers {
     identity: Identity,
     flags: String,
     features: Option<String>,
+    /// The first line of `runsc --version`.
+    version: String,
 }
 
 /// The features of the binary at `binary`, from the cache in `base` where it still holds.
@@ -72,6 +74,13 @@ pub(crate) async fn of(binary: &Path, base: &Path, reaper: &Arc<Reaper>) -> Resu
         .map_err(|e| Error::precondition(format!("runsc: {} is not usable: {e}", binary.display())))
 }
 
+/// The version that the runsc last asked for below `base` gave itself.
+pub(crate) fn version(base: &Path) -> String {
+    let kept = std::fs::read(base.join(CACHE)).ok();
+    let answers = kept.and_then(|text| serde_json::from_slice::<Answers>(&text).ok());
+    answers.map_or_else(|| "unknown".to_owned(), |answers| answers.version)
+}
+
 async fn ask(binary: &Path, identity: Identity, reaper: &Arc<Reaper>) -> Result<Answers> {
     let (code, flags) = answer(binary, "flags", true, reaper).await?;
     if code != 0 {
@@ -87,10 +96,17 @@ async fn ask(binary: &Path, identity: Identity, reaper: &Arc<Reaper>) -> Result<
         )));
     }
     let (code, features) = answer(binary, "features", false, reaper).await?;
+    let (_, version) = answer(binary, "--version", false, reaper).await?;
+    let version = version.lines().next().unwrap_or_default();
     Ok(Answers {
         identity,
         flags,
         features: (code == 0).then_some(features),
+        version: version
+            .trim_start_matches("runsc version ")
+            .chars()
+            .take(64)
+            .collect(),
     })
 }
 

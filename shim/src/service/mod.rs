@@ -139,6 +139,7 @@ impl Task for Service {
                 terminal: request.terminal,
                 // A client reads along; it is init's output that goes on for days into somebody's log.
                 rate: None,
+                counts: Arc::default(),
             };
             container.add_exec(
                 &request.exec_id,

@@ -1,0 +1,179 @@
+//! What is counted as it happens. A shim serves one sandbox, so there is one set of counters.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+/// Upper bounds in seconds: a create takes 0.1 to 0.4, a control call a thousandth of that.
+pub(super) const BOUNDS: [f64; 10] = [0.005, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 60.0];
+/// How many values of one label are told apart: ours are some thirty, and nothing else may add to them.
+const VALUES_MAX: usize = 64;
+
+/// The counters of this shim.
+pub(crate) static COUNTERS: Counters = Counters::new();
+
+/// What the shim does for containerd and takes time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Operation {
+    Create,
+    Start,
+    Exec,
+    Delete,
+}
+
+impl Operation {
+    pub(super) const ALL: [Self; 4] = [Self::Create, Self::Start, Self::Exec, Self::Delete];
+}
+
+/// Bounds with how many were at most that, how many there were, and their sum in nanoseconds.
+pub(super) type Reading = (Vec<(f64, u64)>, u64, u64);
+
+/// How long something took, by upper bound.
+#[derive(Debug)]
+pub(super) struct Histogram {
+    buckets: [AtomicU64; BOUNDS.len()],
+    count: AtomicU64,
+    nanos: AtomicU64,
+}
+
+impl Histogram {
+    const fn new() -> Self {
+        Self {
+            buckets: [const { AtomicU64::new(0) }; BOUNDS.len()],
+            count: AtomicU64::new(0),
+            nanos: AtomicU64::new(0),
+        }
+    }
+
+    fn observe(&self, took: Duration) {
+        let seconds = took.as_secs_f64();
+        for (bucket, bound) in self.buckets.iter().zip(BOUNDS) {
+            if seconds <= bound {
+                bucket.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+        self.count.fetch_add(1, Ordering::Relaxed);
+        let nanos = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
+        self.nanos.fetch_add(nanos, Ordering::Relaxed);
+    }
+
+    pub(super) fn read(&self) -> Reading {
+        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let buckets = BOUNDS.into_iter().zip(self.buckets.iter().map(read));
+        (buckets.collect(), read(&self.count), read(&self.nanos))
+    }
+}
+
+/// A counter with one label.
+#[derive(Debug)]
+pub(crate) struct Labelled(Mutex<BTreeMap<String, u64>>);
+
+impl Labelled {
+    const fn new() -> Self {
+        Self(Mutex::new(BTreeMap::new()))
+    }
+
+    pub(crate) fn add(&self, value: &str) {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = all.get_mut(value) {
+            *count += 1;
+        } else if all.len() < VALUES_MAX {
+            all.insert(value.to_owned(), 1);
+        } else {
+            *all.entry("other".to_owned()).or_default() += 1;
+        }
+    }
+
+    pub(super) fn read(&self) -> Vec<(String, u64)> {
+        let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        all.iter()
+            .map(|(value, count)| (value.clone(), *count))
+            .collect()
+    }
+}
+
+/// All of them.
+#[derive(Debug)]
+pub(crate) struct Counters {
+    operations: [Histogram; 4],
+    commands: Mutex<BTreeMap<String, Histogram>>,
+    pub(crate) command_failures: Labelled,
+    pub(crate) fallbacks: Labelled,
+    pub(crate) denials: Labelled,
+    pub(crate) rewrites: Labelled,
+    pub(crate) execs: Labelled,
+    pub(crate) exits: Labelled,
+}
+
+impl Counters {
+    const fn new() -> Self {
+        Self {
+            operations: [const { Histogram::new() }; 4],
+            commands: Mutex::new(BTreeMap::new()),
+            command_failures: Labelled::new(),
+            fallbacks: Labelled::new(),
+            denials: Labelled::new(),
+            rewrites: Labelled::new(),
+            execs: Labelled::new(),
+            exits: Labelled::new(),
+        }
+    }
+
+    /// Counts an operation that began then, whatever came of it.
+    pub(crate) fn operation(&self, operation: Operation, began: Instant) {
+        if let Some(histogram) = self.operations.get(operation as usize) {
+            histogram.observe(began.elapsed());
+        }
+    }
+
+    pub(super) fn read_operation(&self, operation: Operation) -> Option<Reading> {
+        self.operations.get(operation as usize).map(Histogram::read)
+    }
+
+    /// Counts a runsc command; the names are those that the shim runs.
+    pub(crate) fn command(&self, command: &str, began: Instant) {
+        let mut all = self.commands.lock().unwrap_or_else(PoisonError::into_inner);
+        if !all.contains_key(command) && all.len() < VALUES_MAX {
+            all.insert(command.to_owned(), Histogram::new());
+        }
+        if let Some(histogram) = all.get(command) {
+            histogram.observe(began.elapsed());
+        }
+    }
+
+    pub(super) fn read_commands(&self) -> Vec<(String, Reading)> {
+        let all = self.commands.lock().unwrap_or_else(PoisonError::into_inner);
+        all.iter()
+            .map(|(name, histogram)| (name.clone(), histogram.read()))
+            .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_histogram_counts_by_upper_bound() {
+        let histogram = Histogram::new();
+        for millis in [1, 30, 200, 90_000] {
+            histogram.observe(Duration::from_millis(millis));
+        }
+        let (buckets, count, nanos) = histogram.read();
+        let counts: Vec<u64> = buckets.iter().map(|(_, count)| *count).collect();
+        assert_eq!(counts, [1, 1, 2, 2, 3, 3, 3, 3, 3, 3]);
+        assert_eq!((count, nanos), (4, 90_231_000_000));
+    }
+
+    #[test]
+    fn the_values_of_a_label_are_bounded() {
+        let labelled = Labelled::new();
+        for number in 0..1000 {
+            labelled.add(&number.to_string());
+        }
+        let all = labelled.read();
+        assert_eq!(all.len(), VALUES_MAX + 1);
+        assert_eq!(all.iter().map(|(_, count)| count).sum::<u64>(), 1000);
+    }
+}

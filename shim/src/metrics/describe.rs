@@ -1,0 +1,529 @@
+//! The families of a sandbox, one after the other: name, unit, what it is, and where its value is from.
+
+use std::sync::Arc;
+
+use sha2::{Digest as _, Sha256};
+
+use crate::container::Container;
+use crate::metrics::collect::GuestSide;
+use crate::metrics::counters::{COUNTERS, Labelled, Operation};
+use crate::metrics::sentry::KNOWN;
+use crate::metrics::text::Kind::{Counter, Gauge, Histogram, Info};
+use crate::metrics::text::{Seconds, Text};
+use crate::process::Phase;
+use crate::runsc::features;
+use crate::sandbox::Sandbox;
+
+/// The policy of a node whose handler names none.
+const POLICY_PATH: &str = "/etc/bulkhead/config.toml";
+
+/// What stays as it is for the sandbox's life.
+#[derive(Debug)]
+pub(super) struct Facts {
+    namespace: String,
+    handler: String,
+    runsc_version: String,
+    network: String,
+    platform: String,
+    rootfs: &'static str,
+    seccomp: &'static str,
+    profile: String,
+}
+
+impl Facts {
+    /// Reads the sandbox's own bundle: what was written there is what runs.
+    pub(super) fn of(root: &Container, namespace: &str) -> Self {
+        let sandbox = root.sandbox();
+        let flag = |name: &str| {
+            let flags = sandbox.runsc.flags();
+            let found = flags
+                .iter()
+                .find_map(|flag| flag.strip_prefix(name)?.strip_prefix('='));
+            found.unwrap_or("default").to_owned()
+        };
+        let spec = root.bundle.read_spec().unwrap_or_default();
+        let profile = spec.pointer("/linux/seccomp");
+        let read_only = spec
+            .pointer("/root/readonly")
+            .and_then(serde_json::Value::as_bool);
+        let enforced = profile.is_some() && flag("--oci-seccomp") == "true";
+        Self {
+            namespace: namespace.to_owned(),
+            handler: handler(sandbox.policy.origin()),
+            runsc_version: features::version(&sandbox.policy.runsc().root),
+            network: flag("--network"),
+            platform: flag("--platform"),
+            rootfs: if read_only == Some(true) {
+                "read-only"
+            } else {
+                "writable"
+            },
+            seccomp: if enforced { "enforced" } else { "off" },
+            profile: profile
+                .map(|profile| digest(&profile.to_string()))
+                .unwrap_or_default(),
+        }
+    }
+}
+
+/// containerd does not tell a shim its handler's name. Handlers differ by their policy, so its file stands for it.
+fn handler(origin: &str) -> String {
+    let file = std::path::Path::new(origin);
+    let default = !file.is_absolute() || origin == POLICY_PATH;
+    let stem = file.file_stem().filter(|_| !default);
+    stem.map_or_else(
+        || "default".to_owned(),
+        |stem| stem.to_string_lossy().into_owned(),
+    )
+}
+
+fn digest(text: &str) -> String {
+    let digest = Sha256::digest(text.as_bytes());
+    digest.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// The whole text of one scrape.
+pub(super) fn text(
+    facts: &Facts,
+    root: &Container,
+    containers: &[Arc<Container>],
+    guest: &GuestSide,
+    gofers: impl Iterator<Item = i32>,
+) -> String {
+    let sandbox = root.sandbox();
+    let mut text = Text::new(&[
+        ("sandbox", &sandbox.id),
+        ("namespace", &facts.namespace),
+        ("pod", &root.names.pod),
+        ("pod_namespace", &root.names.pod_namespace),
+        ("handler", &facts.handler),
+    ]);
+    about(&mut text, facts, root, guest);
+    cgroup(&mut text, sandbox);
+    guest_side(&mut text, sandbox, guest);
+    for_containers(&mut text, containers, guest);
+    processes(&mut text, sandbox, gofers);
+    counted(&mut text);
+    text.finish()
+}
+
+fn about(text: &mut Text, facts: &Facts, root: &Container, guest: &GuestSide) {
+    text.family("sandbox", Info, "", "What the sandbox runs with.");
+    text.sample(
+        &[
+            ("version", env!("CARGO_PKG_VERSION")),
+            ("runsc_version", &facts.runsc_version),
+            ("platform", &facts.platform),
+            ("network", &facts.network),
+            ("rootfs", facts.rootfs),
+            ("seccomp", facts.seccomp),
+            ("profile_sha256", &facts.profile),
+        ],
+        1,
+    );
+    text.family(
+        "sandbox_state",
+        Gauge,
+        "",
+        "1 for the state the sandbox is in.",
+    );
+    let state = match root.init.phase() {
+        _ if root.sandbox().exit.get().is_some() => "stopped",
+        Phase::Created | Phase::Starting => "created",
+        Phase::Running => "running",
+        Phase::Paused => "paused",
+        Phase::Stopped(_) => "stopped",
+    };
+    for name in ["created", "running", "paused", "stopped"] {
+        text.sample(&[("state", name)], u8::from(name == state));
+    }
+    text.family(
+        "sandbox_guest_up",
+        Gauge,
+        "",
+        "Whether the sentry answered this scrape in time.",
+    );
+    text.sample(&[], u8::from(guest.is_up));
+    let started = root.sandbox().started.duration_since(std::time::UNIX_EPOCH);
+    let nanos = u64::try_from(started.unwrap_or_default().as_nanos()).unwrap_or_default();
+    let help = "When the sandbox was created, since 1970.";
+    text.single(
+        "sandbox_start_time_seconds",
+        Gauge,
+        "seconds",
+        help,
+        Some(Seconds(nanos)),
+    );
+}
+
+fn cgroup(text: &mut Text, sandbox: &Sandbox) {
+    let figures = sandbox.cgroups.figures();
+    let mut nanos = |name: &str, help: &str, value: Option<u64>| {
+        text.single(name, Counter, "seconds", help, value.map(Seconds));
+    };
+    nanos(
+        "cpu_usage_seconds",
+        "CPU time of all processes of the sandbox.",
+        figures.cpu_nanos,
+    );
+    nanos(
+        "cpu_throttled_seconds",
+        "Time it was kept from running by its CPU limit.",
+        figures.throttled_nanos,
+    );
+    let help = "Periods in which it was kept from running by its CPU limit.";
+    text.single(
+        "cpu_throttled_periods",
+        Counter,
+        "",
+        help,
+        figures.throttled_periods,
+    );
+    let mut bytes = |name: &str, help: &str, value: Option<u64>| {
+        text.single(name, Gauge, "bytes", help, value);
+    };
+    bytes(
+        "memory_usage_bytes",
+        "Memory of the sandbox's cgroup, caches included.",
+        figures.memory,
+    );
+    bytes(
+        "memory_working_set_bytes",
+        "Memory less what the kernel can drop at once.",
+        figures.working_set,
+    );
+    bytes(
+        "memory_peak_bytes",
+        "The most memory it ever used.",
+        figures.memory_peak,
+    );
+    bytes(
+        "memory_limit_bytes",
+        "What it may use; missing where there is no limit.",
+        figures.memory_limit,
+    );
+    let help = "Processes killed for want of memory.";
+    text.single(
+        "oom_kills",
+        Counter,
+        "",
+        help,
+        Some(crate::oom::kills(&sandbox.cgroups)),
+    );
+    let mut bytes = |name: &str, help: &str, value: Option<u64>| {
+        text.single(name, Counter, "bytes", help, value);
+    };
+    bytes("io_read_bytes", "Read from block devices.", figures.io_read);
+    bytes(
+        "io_written_bytes",
+        "Written to block devices.",
+        figures.io_written,
+    );
+    let help = "Tasks of one uid that the guest may have.";
+    text.single("pids_limit", Gauge, "", help, Some(sandbox.tasks_limit()));
+}
+
+fn guest_side(text: &mut Text, sandbox: &Sandbox, guest: &GuestSide) {
+    text.family(
+        "pids",
+        Gauge,
+        "",
+        "Tasks: of the guest, as the sentry counts them, and of the host in the cgroup.",
+    );
+    if guest.is_up {
+        let tasks: u64 = guest
+            .usage
+            .values()
+            .fold(0, |sum, usage| sum.saturating_add(usage.tasks));
+        text.sample(&[("kind", "guest")], tasks);
+    }
+    if let Some(tasks) = sandbox.cgroups.tasks() {
+        text.sample(&[("kind", "host")], tasks);
+    }
+    let help = "Memory of the guest, as the sentry counts it.";
+    text.single("memory_guest_bytes", Gauge, "bytes", help, guest.memory);
+    network(text, guest);
+    let Some(counts) = &guest.counts else { return };
+    let help = "System calls of the guest that gVisor does not implement.";
+    text.single(
+        "unimplemented_syscalls",
+        Counter,
+        "",
+        help,
+        Some(counts.unimplemented_syscalls),
+    );
+    for known in &KNOWN {
+        let value = counts.values.get(known.theirs).copied().unwrap_or_default();
+        let kind = if known.is_counter { Counter } else { Gauge };
+        text.single(known.ours, kind, "", known.help, Some(value));
+    }
+}
+
+fn network(text: &mut Text, guest: &GuestSide) {
+    // All containers have the interfaces of the sandbox; the loopback says nothing of a network.
+    let interfaces = guest
+        .usage
+        .values()
+        .next()
+        .map(|usage| usage.interfaces.as_slice());
+    let interfaces = interfaces
+        .unwrap_or_default()
+        .iter()
+        .filter(|i| i.name != "lo");
+    let interfaces: Vec<_> = interfaces.collect();
+    if interfaces.is_empty() {
+        return;
+    }
+    type Value = fn(&crate::runsc::usage::Interface) -> u64;
+    let families: [(&str, &str, &str, Value); 6] = [
+        (
+            "network_receive_bytes",
+            "bytes",
+            "Received by the sandbox.",
+            |i| i.rx_bytes,
+        ),
+        (
+            "network_receive_packets",
+            "packets",
+            "Packets received by the sandbox.",
+            |i| i.rx_packets,
+        ),
+        (
+            "network_receive_drops",
+            "",
+            "Packets dropped on their way in.",
+            |i| i.rx_dropped,
+        ),
+        (
+            "network_transmit_bytes",
+            "bytes",
+            "Sent by the sandbox.",
+            |i| i.tx_bytes,
+        ),
+        (
+            "network_transmit_packets",
+            "packets",
+            "Packets sent by the sandbox.",
+            |i| i.tx_packets,
+        ),
+        (
+            "network_transmit_drops",
+            "",
+            "Packets dropped on their way out.",
+            |i| i.tx_dropped,
+        ),
+    ];
+    for (name, unit, help, value) in families {
+        text.family(name, Counter, unit, help);
+        for interface in &interfaces {
+            text.sample(&[("interface", &interface.name)], value(interface));
+        }
+    }
+}
+
+fn for_containers(text: &mut Text, containers: &[Arc<Container>], guest: &GuestSide) {
+    let name = |container: &Container| container.names.container.clone();
+    let shares: Vec<_> = containers
+        .iter()
+        .map(|container| {
+            let usage = guest.usage.get(&container.id).cloned();
+            let told = usage.is_some();
+            (
+                container,
+                name(container),
+                container.part(usage.as_ref()),
+                told,
+                usage,
+            )
+        })
+        .collect();
+    text.family(
+        "container_cpu_usage_seconds",
+        Counter,
+        "seconds",
+        "CPU time of the container, as the sentry counts it.",
+    );
+    for (container, name, share, _, _) in &shares {
+        text.sample(
+            &[("container", name), ("container_id", &container.id)],
+            Seconds(share.cpu_nanos),
+        );
+    }
+    text.family(
+        "container_memory_bytes",
+        Gauge,
+        "bytes",
+        "Memory of the container, as the sentry counts it.",
+    );
+    for (container, name, share, told, _) in &shares {
+        if *told {
+            text.sample(
+                &[("container", name), ("container_id", &container.id)],
+                share.memory,
+            );
+        }
+    }
+    text.family(
+        "container_tasks",
+        Gauge,
+        "",
+        "Tasks of the container, as the sentry counts them.",
+    );
+    for (container, name, _, _, usage) in &shares {
+        if let Some(usage) = usage {
+            text.sample(
+                &[("container", name), ("container_id", &container.id)],
+                usage.tasks,
+            );
+        }
+    }
+    text.family(
+        "log_bytes",
+        Counter,
+        "bytes",
+        "Written by init to its outputs and passed on.",
+    );
+    for (container, name, ..) in &shares {
+        let bytes = container.init.stdio.counts.bytes();
+        text.sample(
+            &[("container", name), ("container_id", &container.id)],
+            bytes,
+        );
+    }
+    text.family(
+        "log_throttled_seconds",
+        Counter,
+        "seconds",
+        "Time that init's output waited for its rate.",
+    );
+    for (container, name, ..) in &shares {
+        let waited = Seconds(container.init.stdio.counts.waited_nanos());
+        text.sample(
+            &[("container", name), ("container_id", &container.id)],
+            waited,
+        );
+    }
+}
+
+fn processes(text: &mut Text, sandbox: &Sandbox, gofers: impl Iterator<Item = i32>) {
+    let mut resident = |name: &str, help: &str, value: Option<u64>| {
+        text.single(name, Gauge, "bytes", help, value);
+    };
+    let sentry = sandbox
+        .exit
+        .get()
+        .is_none()
+        .then(|| resident_bytes(&sandbox.pid().to_string()));
+    resident(
+        "sentry_resident_memory_bytes",
+        "Resident memory of the sentry.",
+        sentry.flatten(),
+    );
+    let gofers: u64 = gofers
+        .filter_map(|pid| resident_bytes(&pid.to_string()))
+        .sum();
+    resident(
+        "gofer_resident_memory_bytes",
+        "Resident memory of the sandbox's gofers.",
+        Some(gofers),
+    );
+    resident(
+        "shim_resident_memory_bytes",
+        "Resident memory of the shim.",
+        resident_bytes("self"),
+    );
+}
+
+/// The second field of statm, in pages (proc_pid_statm(5)).
+fn resident_bytes(pid: &str) -> Option<u64> {
+    let statm = std::fs::read_to_string(format!("/proc/{pid}/statm")).ok()?;
+    let pages: u64 = statm.split(' ').nth(1)?.parse().ok()?;
+    let size = nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE).ok()??;
+    Some(pages.saturating_mul(u64::try_from(size).ok()?))
+}
+
+fn counted(text: &mut Text) {
+    for operation in Operation::ALL {
+        let (name, help) = match operation {
+            Operation::Create => ("create_duration_seconds", "How long Create took."),
+            Operation::Start => (
+                "start_duration_seconds",
+                "How long Start of a container took.",
+            ),
+            Operation::Exec => ("exec_duration_seconds", "How long Start of an exec took."),
+            Operation::Delete => (
+                "delete_duration_seconds",
+                "How long Delete of a container or an exec took.",
+            ),
+        };
+        if let Some((buckets, count, nanos)) = COUNTERS.read_operation(operation) {
+            text.family(name, Histogram, "seconds", help);
+            text.histogram(&[], &buckets, count, Seconds(nanos));
+        }
+    }
+    text.family(
+        "runsc_command_duration_seconds",
+        Histogram,
+        "seconds",
+        "How long runsc commands took.",
+    );
+    for (command, (buckets, count, nanos)) in COUNTERS.read_commands() {
+        text.histogram(&[("command", &command)], &buckets, count, Seconds(nanos));
+    }
+    let families: [(&str, &str, &str, &Labelled); 6] = [
+        (
+            "runsc_command_failures",
+            "command",
+            "runsc commands that failed or were killed for taking too long.",
+            &COUNTERS.command_failures,
+        ),
+        (
+            "control_fallbacks",
+            "method",
+            "Methods of the control socket that were given up.",
+            &COUNTERS.fallbacks,
+        ),
+        (
+            "execs",
+            "outcome",
+            "Execs that were started.",
+            &COUNTERS.execs,
+        ),
+        (
+            "exits",
+            "reason",
+            "Processes (init and execs) that have ended.",
+            &COUNTERS.exits,
+        ),
+        (
+            "policy_denials",
+            "control",
+            "Requests that the policy refused.",
+            &COUNTERS.denials,
+        ),
+        (
+            "policy_rewrites",
+            "control",
+            "Parts of requests that the policy changed.",
+            &COUNTERS.rewrites,
+        ),
+    ];
+    for (name, label, help, counter) in families {
+        text.family(name, Counter, "", help);
+        for (value, count) in counter.read() {
+            text.sample(&[(label, &value)], count);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_handler_is_called_by_its_policys_file() {
+        assert_eq!(handler("/etc/bulkhead/bulkhead-net.toml"), "bulkhead-net");
+        assert_eq!(handler("no file: the strictest"), "default");
+        assert_eq!(handler(POLICY_PATH), "default");
+    }
+}
