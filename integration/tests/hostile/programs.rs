@@ -3,6 +3,7 @@
 
 use integration::bed::Bed;
 use integration::cases;
+use integration::processes::{self, Role};
 use integration::runtime::Needs;
 use serde_json::{Value, json};
 
@@ -18,7 +19,7 @@ macro_rules! programs {
             $(change = $change;)?
             judge(bed, $program, $title, change).await;
         })*
-        cases! { Needs::Bulkhead => [$($test),*, output_without_end, an_exec_that_asks_for_more] }
+        cases! { Needs::Bulkhead => [$($test),*, output_without_end, an_exec_that_asks_for_more, a_request_that_opens_itself] }
     };
 }
 
@@ -115,6 +116,94 @@ async fn an_exec_that_asks_for_more(bed: &Bed) {
     }
     assert_eq!(runc, [true; 3], "otherwise it shows nothing");
     assert_eq!(bulkhead, [false; 3]);
+}
+
+/// A request that asks for the host itself. What is refused at create is not run at all.
+async fn a_request_that_opens_itself(bed: &Bed) {
+    fn without(spec: &mut Value, kind: &str) {
+        let namespaces = spec["linux"]["namespaces"].as_array_mut();
+        let namespaces = namespaces.expect("namespaces");
+        namespaces.retain(|namespace| namespace["type"] != kind);
+    }
+    type Change = fn(&mut Value);
+    let host = |kind: &str| {
+        let link = std::fs::read_link(format!("/proc/self/ns/{kind}"));
+        let link = link.expect("a namespace").display().to_string();
+        format!("[ \"$(readlink /proc/self/ns/{kind})\" = '{link}' ]")
+    };
+    let requests: [(&str, String, Change); 5] = [
+        ("the host's network", host("net"), |spec| {
+            without(spec, "network")
+        }),
+        ("the host's processes", host("pid"), |spec| {
+            without(spec, "pid")
+        }),
+        ("the host's IPC", host("ipc"), |spec| without(spec, "ipc")),
+        (
+            "a device of the host",
+            "[ -c /dev/kmsg ]".to_owned(),
+            |spec| {
+                let device = json!({ "path": "/dev/kmsg", "type": "c", "major": 1, "minor": 11 });
+                spec["linux"]["devices"] = json!([device]);
+            },
+        ),
+        (
+            "the processes of the host, bound in",
+            "[ -e /srv/1/environ ]".to_owned(),
+            |spec| {
+                let mounts = spec["mounts"].as_array_mut().expect("mounts");
+                let options = ["rbind", "ro"];
+                mounts.push(json!({ "destination": "/srv", "type": "bind", "source": "/proc", "options": options }));
+            },
+        ),
+    ];
+    for (name, script, change) in requests {
+        let mut got = Vec::new();
+        for contender in [Contender::Runc, Contender::Bulkhead] {
+            let builder = contender.by_containerd(bed.shell(&script).with(change));
+            let id = builder.id.clone();
+            let ran = match builder.run().await {
+                Ok(container) => container.finish().await.status == 0,
+                Err(error) => {
+                    assert_eq!(contender, Contender::Bulkhead, "{name}: {error}");
+                    bed.remove(&id).await;
+                    false
+                }
+            };
+            got.push(ran);
+        }
+        assert_eq!(got, [true, false], "{name}");
+        append(&format!(
+            "| a request that opens itself | {name} | **works** | not run | held: refused |\n"
+        ));
+    }
+    // What would configure runsc itself does not reach it.
+    let open = bed.shell("sleep 1000").with(|spec| {
+        for flag in ["network=host", "host-uds=all", "oci-seccomp=false"] {
+            let (flag, value) = flag.split_once('=').expect("a flag");
+            spec["annotations"][format!("dev.gvisor.flag.{flag}")] = value.into();
+        }
+    });
+    let container = open.run().await.expect("run");
+    let sandbox = &processes::of(Role::Sandbox, &container.id)[0];
+    for flag in ["--network=none", "--host-uds=none", "--oci-seccomp=true"] {
+        assert!(
+            sandbox.command.contains(flag),
+            "{flag}: {}",
+            sandbox.command
+        );
+    }
+    container.remove().await;
+    append(
+        "| a request that opens itself | runsc's flags, by annotations | held: it reads none | not run | held |\n",
+    );
+    let more = bed.shell("true").with(|spec| {
+        spec["annotations"]["dev.bulkhead.network"] = "sandbox".into();
+    });
+    more.create().await.map(drop).expect_err("refused");
+    append(
+        "| a request that opens itself | a network, by Bulkhead's own annotation | held: it reads none | not run | held: refused |\n",
+    );
 }
 
 async fn judge(bed: &Bed, program: &str, title: &str, change: fn(&mut Value)) {
