@@ -13,6 +13,8 @@ packages=(
   mmdebstrap               # makes the images from Debian packages
   debian-archive-keyring   # what those packages are verified with
   python3                  # the demo's plain process; writes the image archives
+  python3-prometheus-client # judges the text of the metrics
+  prometheus               # promtool checks the alert rules; a test is scraped by it
   shellcheck               # make lint
 )
 

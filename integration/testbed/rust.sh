@@ -36,6 +36,7 @@ lint() {
   step "clippy" cargo clippy --workspace --all-targets --locked -- -D warnings
   step "documentation" env RUSTDOCFLAGS=-Dwarnings cargo doc --workspace --no-deps --locked
   step "scripts (shellcheck)" shellcheck -x -P SCRIPTDIR .ci/run integration/*/*.sh runsc-config/*/*.sh
+  step "alert rules (promtool)" promtool check rules docs/prometheus/alerts.yml
   # One that PATH has will do; the build takes three minutes.
   PATH=$PATH:$tools
   command -v cargo-deny >/dev/null ||
@@ -46,8 +47,8 @@ lint() {
 
 bench() {
   # In the profile of the tests, whose build it shares: what it measures are other programs.
-  step "building the benches" cargo test --locked -p integration --bench figures --bench pods --no-run
-  cargo test --locked -p integration --bench figures --bench pods
+  step "building the benches" cargo test --locked -p integration --bench figures --bench pods --bench metrics --no-run
+  cargo test --locked -p integration --bench figures --bench pods --bench metrics
 }
 
 case ${1:-} in

@@ -5,9 +5,10 @@ use std::io::{Read as _, Write as _};
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use integration::bed::Bed;
+use integration::bed::{Bed, tool};
 use integration::cases;
 use integration::processes::{Role, of, resident_kb};
 use integration::runtime::Needs;
@@ -22,6 +23,10 @@ cases! {
         the_host_side_stands_whatever_the_sentry_answers,
         a_scraper_that_stalls_holds_nothing_up,
         a_thousand_scrapes_ask_the_sandbox_once_a_second,
+        a_real_prometheus_scrapes_the_node,
+        a_server_on_a_unix_socket_keeps_no_capability,
+        over_a_network_only_clients_with_a_certificate_are_served,
+        the_node_tool_gathers_all_and_a_hanging_shim_costs_its_own_time,
     ],
 }
 
@@ -232,4 +237,318 @@ async fn a_thousand_scrapes_ask_the_sandbox_once_a_second(bed: &Bed) {
     // A debug build is larger; the figure for the shipped one is a bench's.
     assert!(resident < 40_000, "{resident} kB after 1000 scrapes");
     container.remove().await;
+}
+
+/// Runs `bulkhead metrics`.
+fn node_tool(args: &[&str]) -> String {
+    let mut command = Command::new(tool("bulkhead").expect("bulkhead"));
+    let output = command
+        .arg("metrics")
+        .args(args)
+        .output()
+        .expect("run bulkhead");
+    assert!(output.status.success(), "{output:?}");
+    String::from_utf8(output.stdout).expect("text")
+}
+
+/// Another reader of OpenMetrics takes the text; it says how many samples there are.
+fn independently_read(text: &str) -> usize {
+    let script = "import sys; from prometheus_client.openmetrics.parser import text_string_to_metric_families as f; \
+                  print(sum(len(m.samples) for m in f(sys.stdin.read())))";
+    let mut child = Command::new("/usr/bin/python3")
+        .args(["-c", script])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("run python3");
+    child
+        .stdin
+        .take()
+        .expect("a pipe")
+        .write_all(text.as_bytes())
+        .expect("write");
+    let output = child.wait_with_output().expect("wait");
+    assert!(
+        output.status.success(),
+        "{}\n{text}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    String::from_utf8_lossy(&output.stdout)
+        .trim()
+        .parse()
+        .expect("a number")
+}
+
+async fn the_node_tool_gathers_all_and_a_hanging_shim_costs_its_own_time(bed: &Bed) {
+    let one = bed.container(&["sleep", "1000"]).run().await.expect("run");
+    let two = bed.container(&["sleep", "1000"]).run().await.expect("run");
+    let shim = scrape(&socket(&one.id));
+    let lines = |text: &str| text.lines().filter(|line| !line.starts_with('#')).count();
+    assert_eq!(independently_read(&shim), lines(&shim));
+    let text = node_tool(&[]);
+    assert_eq!(independently_read(&text), lines(&text));
+    for id in [&one.id, &two.id] {
+        let label = format!("sandbox=\"{id}\"");
+        assert!(
+            value(&text, "bulkhead_memory_usage_bytes", &[&label]).is_some_and(|bytes| bytes > 1e6),
+            "{text}"
+        );
+    }
+    let table = node_tool(&["--top", "--rounds", "1"]);
+    assert!(
+        table.contains(&one.id) && table.contains("running"),
+        "{table}"
+    );
+    let json: serde_json::Value = serde_json::from_str(&node_tool(&["--json"])).expect("JSON");
+    let families = json.as_array().expect("families").iter();
+    let samples = families.map(|family| family["samples"].as_array().expect("samples").len());
+    assert_eq!(samples.sum::<usize>(), lines(&text));
+    // A shim that hangs, and one that has died and left its socket.
+    let shims = of(Role::Shim, &two.id);
+    let pid = nix::unistd::Pid::from_raw(shims[0].pid);
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGSTOP).expect("stop the shim");
+    let dead = PathBuf::from("/run/bulkhead/00000000000000ff");
+    fs::create_dir_all(&dead).expect("make a folder");
+    drop(UnixListener::bind(dead.join("metrics.sock")).expect("bind"));
+    let began = Instant::now();
+    let text = node_tool(&["--timeout", "500"]);
+    let took = began.elapsed();
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGCONT).expect("go on");
+    fs::remove_dir_all(&dead).expect("remove the folder");
+    assert!(took < Duration::from_secs(3), "{took:?}");
+    let label = format!("sandbox=\"{}\"", one.id);
+    assert!(
+        value(&text, "bulkhead_memory_usage_bytes", &[&label]).is_some(),
+        "{text}"
+    );
+    assert_eq!(
+        text.lines()
+            .filter(|line| line.starts_with("bulkhead_shim_up{") && line.ends_with(" 0"))
+            .count(),
+        1,
+        "{text}"
+    );
+    assert!(text.contains("bulkhead_shims_dead 1\n"), "{text}");
+    one.remove().await;
+    two.remove().await;
+}
+
+/// An answer of Prometheus' API.
+fn query(port: u16, expression: &str) -> Option<f64> {
+    let mut stream = std::net::TcpStream::connect(("127.0.0.1", port)).ok()?;
+    let request = format!("GET /api/v1/query?query={expression} HTTP/1.0\r\n\r\n");
+    stream.write_all(request.as_bytes()).ok()?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).ok()?;
+    let json: serde_json::Value = serde_json::from_str(answer.split_once("\r\n\r\n")?.1).ok()?;
+    let value = json.pointer("/data/result/0/value/1")?.as_str()?;
+    value.parse().ok()
+}
+
+async fn a_real_prometheus_scrapes_the_node(bed: &Bed) {
+    let container = bed.container(&["sleep", "1000"]).run().await.expect("run");
+    let folder = bed.folder.join("prometheus");
+    fs::create_dir_all(&folder).expect("make a folder");
+    let config = "global: { scrape_interval: 1s }\nscrape_configs:\n  - job_name: bulkhead\n    static_configs: [{ targets: ['127.0.0.1:9476'] }]\n";
+    fs::write(folder.join("config.yml"), config).expect("write");
+    let mut exporter = Command::new(tool("bulkhead").expect("bulkhead"))
+        .args(["metrics", "--listen", "127.0.0.1:9476"])
+        .stdout(Stdio::null())
+        .spawn()
+        .expect("serve");
+    let mut prometheus = Command::new("/usr/bin/prometheus")
+        .arg(format!(
+            "--config.file={}",
+            folder.join("config.yml").display()
+        ))
+        .arg(format!(
+            "--storage.tsdb.path={}",
+            folder.join("data").display()
+        ))
+        .arg("--web.listen-address=127.0.0.1:9490")
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("run prometheus");
+    let mut limit = None;
+    for _ in 0..150 {
+        limit = query(9490, "bulkhead_memory_limit_bytes");
+        if limit.is_some() {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    let up = query(9490, "up");
+    let tasks = query(9490, "bulkhead_container_tasks");
+    let count = query(9490, "count(bulkhead_sandbox_info)");
+    let not_understood: Vec<String> = dashboard()
+        .into_iter()
+        .filter(|expression| !is_understood(9490, expression))
+        .collect();
+    for child in [&mut prometheus, &mut exporter] {
+        child.kill().expect("kill");
+        child.wait().expect("wait");
+    }
+    fs::remove_dir_all(folder).expect("remove the folder");
+    assert_eq!(
+        (limit, up, tasks, count),
+        (Some(536_870_912.0), Some(1.0), Some(1.0), Some(1.0))
+    );
+    assert_eq!(not_understood, Vec::<String>::new());
+    container.remove().await;
+}
+
+/// What the dashboard asks for.
+fn dashboard() -> Vec<String> {
+    let text = include_str!("../../../docs/prometheus/dashboard.json");
+    let dashboard: serde_json::Value = serde_json::from_str(text).expect("JSON");
+    let panels = dashboard["panels"].as_array().expect("panels").iter();
+    let targets = panels.flat_map(|panel| panel["targets"].as_array().expect("targets"));
+    let expressions = targets.map(|target| target["expr"].as_str().expect("an expression"));
+    expressions
+        .map(|expression| {
+            expression
+                .replace("$__rate_interval", "1m")
+                .replace("$namespace", ".*")
+                .replace("$sandbox", ".*")
+        })
+        .collect()
+}
+
+/// Whether Prometheus takes an expression, and every name in it is one that a sandbox or the node tool has.
+fn is_understood(port: u16, expression: &str) -> bool {
+    let encoded: String = expression
+        .bytes()
+        .map(|byte| format!("%{byte:02X}"))
+        .collect();
+    let mut stream = std::net::TcpStream::connect(("127.0.0.1", port)).expect("connect");
+    let request = format!("GET /api/v1/query?query={encoded} HTTP/1.0\r\n\r\n");
+    stream.write_all(request.as_bytes()).expect("ask");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).expect("answer");
+    let names = expression.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+    let described = include_str!("../../../docs/metrics.md");
+    let known = names
+        .filter_map(|name| name.strip_prefix("bulkhead_"))
+        .all(|name| described.contains(name.trim_end_matches("_bucket")));
+    known && answer.contains("\"status\":\"success\"")
+}
+
+/// A server of the node tool, and what it says of its address.
+fn server(args: &[&str]) -> (std::process::Child, String) {
+    let mut child = Command::new(tool("bulkhead").expect("bulkhead"))
+        .arg("metrics")
+        .args(args)
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("serve");
+    let mut line = String::new();
+    let stdout = child.stdout.as_mut().expect("a pipe");
+    std::io::BufRead::read_line(&mut std::io::BufReader::new(stdout), &mut line).expect("read");
+    (child, line.trim().to_owned())
+}
+
+fn end_server(mut child: std::process::Child) {
+    child.kill().expect("kill");
+    child.wait().expect("wait");
+}
+
+async fn a_server_on_a_unix_socket_keeps_no_capability(bed: &Bed) {
+    let container = bed.container(&["sleep", "1000"]).run().await.expect("run");
+    let path = bed.folder.join("metrics.sock");
+    let address = format!("unix:{}", path.display());
+    let (child, said) = server(&["--listen", &address]);
+    let status = fs::read_to_string(format!("/proc/{}/status", child.id())).expect("its status");
+    let text = scrape(&path);
+    let mode = fs::metadata(&path).expect("stat").permissions().mode();
+    end_server(child);
+    // One that was left is replaced, any other file is not.
+    let (second, _) = server(&["--listen", &address]);
+    let again = scrape(&path);
+    end_server(second);
+    fs::remove_file(&path).expect("remove");
+    fs::write(&path, "mine").expect("write");
+    let refused = Command::new(tool("bulkhead").expect("bulkhead"))
+        .args(["metrics", "--listen", &address])
+        .output()
+        .expect("run");
+    assert_eq!((said, mode & 0o777), (address, 0o600));
+    for line in [
+        "CapEff:\t0000000000000000",
+        "CapPrm:\t0000000000000000",
+        "NoNewPrivs:\t1",
+    ] {
+        assert!(status.contains(line), "{line}: {status}");
+    }
+    let label = format!("sandbox=\"{}\"", container.id);
+    for text in [text, again] {
+        assert!(
+            value(&text, "bulkhead_pids_limit", &[&label]).is_some(),
+            "{text}"
+        );
+    }
+    assert!(!refused.status.success(), "{refused:?}");
+    assert_eq!(fs::read_to_string(&path).expect("read"), "mine");
+    container.remove().await;
+}
+
+async fn over_a_network_only_clients_with_a_certificate_are_served(bed: &Bed) {
+    let refused = Command::new(tool("bulkhead").expect("bulkhead"))
+        .args(["metrics", "--listen", "0.0.0.0:9477"])
+        .output()
+        .expect("run");
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(
+        !refused.status.success() && said.contains("--tls-client-ca"),
+        "{said}"
+    );
+    let folder = bed.folder.join(bed.id("tls"));
+    fs::create_dir_all(&folder).expect("make a folder");
+    let script = "set -e; cd \"$0\"
+        openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=authority -keyout ca.key -out ca.pem
+        for who in server client; do
+            openssl req -newkey rsa:2048 -nodes -subj /CN=$who -keyout $who.key -out $who.csr
+            printf 'subjectAltName=IP:127.0.0.1\n' >$who.ext
+            openssl x509 -req -in $who.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 2 -extfile $who.ext -out $who.pem
+        done";
+    let made = Command::new("sh")
+        .args(["-c", script])
+        .arg(&folder)
+        .output();
+    let made = made.expect("run openssl");
+    assert!(made.status.success(), "{made:?}");
+    let file = |name: &str| folder.join(name).display().to_string();
+    let (child, said) = server(&[
+        "--listen",
+        "0.0.0.0:9477",
+        "--tls-cert",
+        &file("server.pem"),
+        "--tls-key",
+        &file("server.key"),
+        "--tls-client-ca",
+        &file("ca.pem"),
+    ]);
+    let client = "import ssl, sys, urllib.request as r
+context = ssl.create_default_context(cafile='ca.pem')
+if sys.argv[1] == 'known': context.load_cert_chain('client.pem', 'client.key')
+print(r.urlopen('https://127.0.0.1:9477/metrics', context=context, timeout=10).read().decode())";
+    let ask = |who: &str| {
+        let mut command = Command::new("/usr/bin/python3");
+        let command = command.args(["-c", client, who]).current_dir(&folder);
+        command.output().expect("run python3")
+    };
+    let (known, unknown) = (ask("known"), ask("unknown"));
+    end_server(child);
+    fs::remove_dir_all(&folder).expect("remove");
+    assert_eq!(said, "https://0.0.0.0:9477/metrics");
+    let text = String::from_utf8_lossy(&known.stdout).into_owned();
+    assert!(
+        known.status.success() && text.contains("# EOF"),
+        "{known:?}"
+    );
+    assert!(
+        !unknown.status.success() && unknown.stdout.is_empty(),
+        "{unknown:?}"
+    );
 }

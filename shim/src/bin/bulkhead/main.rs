@@ -2,6 +2,7 @@
 
 mod check;
 mod explain;
+mod metrics;
 mod text;
 
 use std::path::{Path, PathBuf};
@@ -24,6 +25,8 @@ enum Action {
     Explain(explain::Arguments),
     /// Looks at this node: runsc, cgroups, containerd's configuration, the policy file; and says how to mend what it finds.
     Check(check::Arguments),
+    /// Tells what the sandboxes of this node use and do: as OpenMetrics, JSON, a table, or to Prometheus.
+    Metrics(metrics::Arguments),
 }
 
 type Failure = Box<dyn std::error::Error>;
@@ -32,6 +35,7 @@ fn main() -> ExitCode {
     let done = match Arguments::parse().action {
         Action::Explain(arguments) => explain::run(&arguments),
         Action::Check(arguments) => check::run(&arguments),
+        Action::Metrics(arguments) => metrics::run(&arguments),
     };
     match done {
         Ok(code) => code,

@@ -1,0 +1,99 @@
+//! The metrics of all sandboxes of the node, gathered from their shims: as text, as JSON, as a table, or for Prometheus.
+
+mod gather;
+mod server;
+mod table;
+mod text;
+
+use std::io::IsTerminal as _;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use runsc_config::Policy;
+
+use crate::Failure;
+use gather::Gatherer;
+
+/// Puts a terminal's cursor at its beginning and empties it.
+const CLEAR: &str = "\x1b[H\x1b[2J";
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Arguments {
+    /// Folder of the sandboxes; may be given several times. Default: as the node's policy says.
+    #[arg(long)]
+    root: Vec<PathBuf>,
+    /// How long one shim may take to answer, in milliseconds.
+    #[arg(long, default_value_t = 2000, value_parser = clap::value_parser!(u64).range(1..=60_000))]
+    timeout: u64,
+    /// Print JSON.
+    #[arg(long, conflicts_with_all = ["top", "listen"])]
+    json: bool,
+    /// Show a table of the sandboxes, again and again; once where the output is no terminal.
+    #[arg(long, conflicts_with = "listen")]
+    top: bool,
+    /// With --top: show it so many times, and end.
+    #[arg(long, requires = "top", value_parser = clap::value_parser!(u64).range(1..))]
+    rounds: Option<u64>,
+    /// Seconds between two tables.
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u64).range(1..=3600))]
+    interval: u64,
+    /// Serve Prometheus at this address: `unix:PATH`, or `IP:PORT`, which has to be of loopback unless all of --tls-… are given.
+    #[arg(long)]
+    listen: Option<server::Address>,
+    #[command(flatten)]
+    tls: server::Tls,
+}
+
+pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
+    let roots = if arguments.root.is_empty() {
+        vec![Policy::load_default()?.runsc().root.clone()]
+    } else {
+        arguments.root.clone()
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    runtime.block_on(async {
+        let limit = Duration::from_millis(arguments.timeout);
+        let gatherer = Gatherer::new(&roots, limit);
+        match &arguments.listen {
+            Some(address) => server::serve(address, &arguments.tls, gatherer).await,
+            None if arguments.top => {
+                let rounds = arguments.rounds.or((!is_terminal()).then_some(1));
+                top(&gatherer, arguments.interval, rounds).await
+            }
+            None => {
+                let gathered = gatherer.gather().await;
+                if arguments.json {
+                    println!("{}", serde_json::to_string_pretty(&gathered.families())?);
+                } else {
+                    print!("{}", gathered.text());
+                }
+                Ok(())
+            }
+        }
+    })?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Rates need two looks.
+async fn top(gatherer: &Gatherer, seconds: u64, rounds: Option<u64>) -> Result<(), Failure> {
+    let mut left = rounds.unwrap_or(u64::MAX);
+    let interval = Duration::from_secs(seconds);
+    let mut before = table::Rows::of(&gatherer.gather().await);
+    while left > 0 {
+        left -= 1;
+        tokio::time::sleep(interval).await;
+        let now = table::Rows::of(&gatherer.gather().await);
+        let shown = now.shown(&before, is_terminal());
+        print!("{}{shown}", if is_terminal() { CLEAR } else { "" });
+        std::io::Write::flush(&mut std::io::stdout())?;
+        before = now;
+    }
+    Ok(())
+}
+
+fn is_terminal() -> bool {
+    std::io::stdout().is_terminal()
+}
