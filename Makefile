@@ -29,6 +29,7 @@ demo: build tools images ## one attack: as a plain process, on runc, on Bulkhead
 	@integration/demo/run.sh
 
 test: build tools images ## all tests, on real containerd and runsc
+	@$(SCRIPTS)/packages.sh test
 	@$(SCRIPTS)/rust.sh test
 
 test-versions: build tools images ## the core of the tests on containerd 1.7, an old runsc, and by commands
@@ -50,6 +51,7 @@ bench: build tools images ## the figures, side by side; gates nothing
 	@$(SCRIPTS)/rust.sh bench
 
 lint: packages ## formatting, clippy, documentation, scripts, dependencies
+	@$(SCRIPTS)/packages.sh test
 	@$(SCRIPTS)/rust.sh lint
 
 packages: # Debian packages; named when installed

@@ -13,8 +13,6 @@ packages=(
   mmdebstrap               # makes the images from Debian packages
   debian-archive-keyring   # what those packages are verified with
   python3                  # the demo's plain process; writes the image archives
-  python3-prometheus-client # judges the text of the metrics
-  prometheus               # promtool checks the alert rules; a test is scraped by it
   shellcheck               # make lint
 )
 
@@ -25,6 +23,14 @@ if [ "${1:-}" = v2 ]; then
     cpio                   # packs its file system
     kmod                   # finds the kernel's modules in their order
     busybox-static         # its userland
+  )
+fi
+
+if [ "${1:-}" = test ]; then
+  packages+=(
+    prometheus             # scrapes in a test; promtool checks the alert rules
+    python3-prometheus-client # another reader of the text
+    openssl                # certificates
   )
 fi
 
