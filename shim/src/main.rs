@@ -20,6 +20,7 @@ mod io;
 mod layout;
 mod limits;
 mod logging;
+mod memory;
 mod metrics;
 mod mount;
 mod names;

@@ -13,10 +13,10 @@ use tokio::sync::Notify;
 use crate::container::Container;
 use crate::error::{Code, Error, Result};
 use crate::events::Events;
-use crate::id;
 use crate::metrics::{COUNTERS, Collector, Operation};
 use crate::reaper::Reaper;
 use crate::sandbox::Owner;
+use crate::{id, memory};
 
 /// A place in the pod: claimed while its container is being made, so that a second create of the same id is refused.
 #[derive(Debug)]
@@ -91,6 +91,7 @@ impl Pod {
         let began = Instant::now();
         let created = self.create_one(request).await;
         COUNTERS.operation(Operation::Create, began);
+        memory::give_back_soon();
         let container = created?;
         if container.id == container.sandbox().id {
             container
