@@ -93,6 +93,23 @@ async fn shoot_at(role: Role, id: &str, delay: u64) -> bool {
     true
 }
 
+/// Waits until containerd has connected to a container's shim, or has given it up. A shim that dies before that is never
+/// cleaned up after: containerd runs no `delete` for it (`core/runtime/v2/binary.go`), and its socket stays until the next
+/// start of the same id.
+async fn connected(bed: &Bed, id: &str) {
+    let until = Instant::now() + LOOK;
+    let is_connected = || {
+        let address = std::fs::read_to_string(bed.bundle(id).join("address")).ok()?;
+        let socket = address.strip_prefix("unix://")?;
+        let all = std::fs::read_to_string("/proc/net/unix").ok()?;
+        // The one that listens and one for each client bear the name.
+        (all.lines().filter(|line| line.ends_with(socket)).count() > 1).then_some(())
+    };
+    while is_connected().is_none() && Instant::now() < until {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+}
+
 /// Kills the victim at several moments of a step. Whatever the step then answers, it answers, and the container can be
 /// deleted.
 async fn fault(bed: &Bed, step: Step, victim: Victim) {
@@ -107,7 +124,12 @@ async fn fault(bed: &Bed, step: Step, victim: Victim) {
                     bed.start_containerd().await;
                     true
                 }
-                Victim::Process(role) => shoot_at(role, &id, delay).await,
+                Victim::Process(role) => {
+                    if let (Step::Create, Role::Shim) = (step, role) {
+                        connected(bed, &id).await;
+                    }
+                    shoot_at(role, &id, delay).await
+                }
             }
         };
         let (answer, hit) = perform(bed, &id, step, shoot).await;
