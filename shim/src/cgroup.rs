@@ -58,6 +58,23 @@ impl Cgroups {
         Ok(Self { mode, folders })
     }
 
+    /// The cgroups that another process is in and this one is not.
+    ///
+    /// # Errors
+    /// When /proc or the cgroup mount cannot be read.
+    pub(crate) fn unshared(pid: i32) -> io::Result<Self> {
+        let mode = Mode::of_host()?;
+        let table = |who: &str| fs::read_to_string(format!("/proc/{who}/cgroup"));
+        let (its, own) = (table(&pid.to_string())?, table("self")?);
+        let own: BTreeMap<_, _> = folders(mode, &own).collect();
+        // One that holds this process's would be an ancestor of it.
+        let is_shared = |folder: &Path| own.values().any(|own| own.starts_with(folder));
+        let folders = folders(mode, &its)
+            .filter(|(_, folder)| folder.is_dir() && !is_shared(folder))
+            .collect();
+        Ok(Self { mode, folders })
+    }
+
     /// The cgroups runsc is about to make for this path (absolute, as cgroupfs takes it), so that they can be removed
     /// even when it is killed half way.
     ///

@@ -52,8 +52,13 @@ pub(crate) async fn remove_sandbox(
     // A socket path too long for the root lies elsewhere: only the state knows where.
     let socket =
         StateFile::read(root, id).and_then(|state| state.control_socket().map(Path::to_owned));
+    // Where nothing is written down, the sandbox itself knows, as long as it lives.
+    let found = match cgroups {
+        Some(_) => None,
+        None => cgroups_with_root(root),
+    };
     kill_processes(root, cgroups).await;
-    if let Some(cgroups) = cgroups {
+    if let Some(cgroups) = cgroups.or(found.as_ref()) {
         cgroups.remove().await;
     }
     for file in socket.iter().chain(filestores) {
@@ -120,6 +125,20 @@ fn processes_with_root(root: &Path) -> Vec<i32> {
             line.split(|byte| *byte == 0).any(|arg| arg == argument)
         })
         .collect()
+}
+
+/// The cgroups that the sandbox of this root is in and this process is not. Nothing in them may be killed for it: one that
+/// runsc did not move the sandbox into is somebody else's.
+fn cgroups_with_root(root: &Path) -> Option<Cgroups> {
+    let is_sandbox = |pid: &i32| {
+        let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        line.split(|byte| *byte == 0).any(|arg| arg == b"boot")
+    };
+    let pid = processes_with_root(root).into_iter().find(is_sandbox)?;
+    let found = Cgroups::unshared(pid);
+    found
+        .inspect_err(|error| tracing::warn!(%error, pid, "cgroups of the sandbox not found"))
+        .ok()
 }
 
 #[cfg(test)]

@@ -13,8 +13,10 @@ use containerd_shim_protos::protobuf::{Message as _, MessageField};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use runsc_config::Policy;
+use serde_json::Value;
 
 use crate::bootstrap::Params;
+use crate::cgroup::Cgroups;
 use crate::error::{Error, Result};
 use crate::layout::{self, Bundle, Record};
 use crate::reaper::{Exit, Reaper};
@@ -57,22 +59,31 @@ pub(crate) fn run(flags: &Flags) -> Result<()> {
 /// Returns the pid the sandbox had, if it was written down.
 async fn remove(flags: &Flags, bundle: &Bundle) -> Result<Option<i32>> {
     let reaper = Reaper::install().map_err(|e| Error::io("become the reaper of sandboxes", &e))?;
-    let sandbox = id::sandbox_of_bundle(bundle.path(), &flags.id);
+    let spec = bundle.read_spec().ok();
+    let root_in = |base: &Path, sandbox: &str| {
+        layout::sandbox_root(base, &flags.address, &flags.namespace, sandbox)
+    };
+    let of_spec = spec
+        .as_ref()
+        .map(|spec| runsc_config::sandbox_of(spec).unwrap_or(&flags.id));
     let root = bundle.sandbox_root().unwrap_or_else(|| {
-        let base = Policy::load_default()
-            .unwrap_or_else(|_| Policy::strict())
-            .runsc()
-            .root
-            .clone();
-        layout::sandbox_root(&base, &flags.address, &flags.namespace, &sandbox)
+        let policy = Policy::load_default().unwrap_or_else(|_| Policy::strict());
+        root_in(&policy.runsc().root, of_spec.unwrap_or(&flags.id))
     });
     let record = Record::read(&root);
-    if sandbox == flags.id
-        && let Some(record) = &record
-    {
+    // Whose sandbox it is decides who dies here: a container of a pod must never be taken for the pod. Without record and
+    // spec the folder's name tells, since the id is hashed into it.
+    let sandbox = match (&record, of_spec, root.parent()) {
+        (Some(record), ..) => Some(record.id.clone()),
+        (None, Some(of_spec), _) => Some(of_spec.to_owned()),
+        (None, None, Some(base)) if root == root_in(base, &flags.id) => Some(flags.id.clone()),
+        (None, None, _) => None,
+    };
+    let is_own = sandbox.as_ref() == Some(&flags.id);
+    if is_own && let Some(record) = &record {
         end_shim(record, &flags.id).await;
     }
-    if let Some(record) = &record {
+    if let (Some(record), Some(sandbox)) = (&record, &sandbox) {
         let runsc = Runsc::new(
             record.runsc.clone(),
             root.clone(),
@@ -80,17 +91,31 @@ async fn remove(flags: &Flags, bundle: &Bundle) -> Result<Option<i32>> {
             None,
             Arc::clone(&reaper),
         );
-        cleanup::remove_container(&runsc, &flags.id, &sandbox, &bundle.rootfs()).await;
+        cleanup::remove_container(&runsc, &flags.id, sandbox, &bundle.rootfs()).await;
     } else {
-        cleanup::unmount(&bundle.rootfs());
+        let sandbox = sandbox.as_deref().unwrap_or(&flags.id);
+        cleanup::remove_rootfs(sandbox, &bundle.rootfs());
     }
-    if sandbox == flags.id {
+    if is_own {
         let cgroups = record.as_ref().and_then(|record| record.cgroups.as_ref());
         let filestores = record.as_ref().map_or(&[][..], |record| &record.filestores);
         cleanup::remove_sandbox(&root, &flags.id, cgroups, filestores).await;
-        remove_socket(flags, bundle, &sandbox);
+        if let (None, Some(spec)) = (&record, &spec) {
+            remove_cgroups(bundle, spec).await;
+        }
+        remove_socket(flags, bundle);
     }
     Ok(record.and_then(|record| record.sandbox_pid))
+}
+
+/// Removes the cgroups that the spec names. Only a name that was judged counts, and processes in them are nobody's here.
+async fn remove_cgroups(bundle: &Bundle, spec: &Value) {
+    let path = spec.pointer("/linux/cgroupsPath").and_then(Value::as_str);
+    if let Some(path) = path.filter(|_| bundle.is_hardened())
+        && let Ok(cgroups) = Cgroups::expected(path)
+    {
+        cgroups.remove().await;
+    }
 }
 
 /// A shim that has stopped answering but still runs would keep what is removed here in use.
@@ -111,7 +136,7 @@ async fn end_shim(record: &Record, id: &str) {
 }
 
 /// Removes the socket of the dead shim: where it wrote that it was, and where it would be by default.
-fn remove_socket(flags: &Flags, bundle: &Bundle, sandbox: &str) {
+fn remove_socket(flags: &Flags, bundle: &Bundle) {
     let written = std::fs::read_to_string(bundle.path().join("address")).unwrap_or_default();
     let params = Params {
         namespace: flags.namespace.clone(),
@@ -120,7 +145,7 @@ fn remove_socket(flags: &Flags, bundle: &Bundle, sandbox: &str) {
     };
     for socket in [
         PathBuf::from(written.trim_start_matches("unix://")),
-        start::socket_path(&params, sandbox),
+        start::socket_path(&params, &flags.id),
     ] {
         if is_dead_socket(&socket) {
             let _ = std::fs::remove_file(&socket);

@@ -175,6 +175,11 @@ impl Bundle {
             .map_err(|e| Error::invalid(format!("parse {}: {e}", path.display())))
     }
 
+    /// Whether `config.json` is the hardened spec by now.
+    pub(crate) fn is_hardened(&self) -> bool {
+        self.0.join(ASKED).exists()
+    }
+
     /// Puts the hardened spec in the place of the one asked for, which is kept beside it, as is what was changed. Only a
     /// spec that `runsc-config` made can be written.
     ///

@@ -12,6 +12,7 @@ mod binds;
 mod cgroup;
 mod check;
 mod create;
+mod delete;
 mod events;
 mod exec;
 mod explain;
@@ -42,6 +43,7 @@ fn main() -> ExitCode {
     let cases = [
         start::cases(),
         create::cases(),
+        delete::cases(),
         io::cases(),
         exec::cases(),
         kill::cases(),
