@@ -33,6 +33,9 @@ const TASK_V2: &str = "containerd.task.v2.Task";
 /// How long containerd may take to accept the last events.
 const FLUSH_LIMIT: Duration = Duration::from_secs(5);
 
+/// How long threads may take to end what they are doing.
+const THREADS_LIMIT: Duration = Duration::from_secs(1);
+
 /// How long a shim without containers stays when no client is connected: containerd died between starting it and
 /// creating a task, or between deleting one and shutting it down, and will not find it again.
 const IDLE_LIMIT: Duration = Duration::from_secs(4);
@@ -56,7 +59,10 @@ pub(crate) fn run(flags: &Flags) -> Result<()> {
         .thread_keep_alive(Duration::from_secs(1))
         .build()
         .map_err(|e| Error::io("start the async runtime", &e))?;
-    runtime.block_on(serve(flags, listener, score))
+    let served = runtime.block_on(serve(flags, listener, score));
+    // A thread may be stuck in a write to a dead disk; nothing is left that would wait for it.
+    runtime.shutdown_timeout(THREADS_LIMIT);
+    served
 }
 
 async fn serve(flags: &Flags, listener: StdListener, oom_score_adj: Option<i32>) -> Result<()> {

@@ -3,10 +3,10 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use containerd_client::tonic::Status;
+use containerd_client::tonic::{Code, Status};
 use integration::bed::Bed;
 use integration::container::Builder;
-use integration::processes::{self, Role};
+use integration::processes::{self, Role, eventually};
 use integration::runtime::Needs;
 use integration::wrapper::Wrapper;
 
@@ -47,6 +47,7 @@ cases! {
         command_killed_during_delete,
         runsc_missing_is_named,
         runsc_not_executable_is_named,
+        runsc_that_hangs_when_asked_for_its_features_is_ended_with_its_children,
         runsc_that_fails_at_create_tells_its_own_message,
         runsc_that_fails_at_start_tells_its_own_message,
         runsc_that_writes_no_pid_file_is_an_error,
@@ -326,6 +327,26 @@ async fn runsc_not_executable_is_named(bed: &Bed) {
     let _wrapper = Wrapper::not_executable(bed);
     let error = create_fails(bed).await;
     assert!(error.message().contains("runsc"), "{error:?}");
+}
+
+async fn runsc_that_hangs_when_asked_for_its_features_is_ended_with_its_children(bed: &Bed) {
+    // The child holds the pipe that the answer would come by.
+    let _wrapper = Wrapper::at(bed, "flags", "sleep 1000 & wait");
+    let id = bed.id("asked");
+    let began = Instant::now();
+    let created = bed.named(&id, &["true"]).create().await;
+    let error = created.map(drop).expect_err("create must fail");
+    assert_eq!(error.code(), Code::DeadlineExceeded, "{error:?}");
+    assert!(error.message().contains("runsc flags"), "{error:?}");
+    assert!(
+        began.elapsed() < Duration::from_secs(15),
+        "{:?}",
+        began.elapsed()
+    );
+    eventually("the shim has gone", Duration::from_secs(6), || {
+        processes::of(Role::Shim, &id).is_empty()
+    })
+    .await;
 }
 
 async fn runsc_that_fails_at_create_tells_its_own_message(bed: &Bed) {

@@ -30,7 +30,7 @@ const STDERR_MAX: usize = 16 * 1024;
 /// Commands that last as long as what they wait for.
 const UNTIMED: [&str; 1] = ["wait"];
 /// How long a killed command may take to be reaped.
-const KILL_GRACE: Duration = Duration::from_secs(5);
+pub(super) const KILL_GRACE: Duration = Duration::from_secs(5);
 
 /// What a command starts with.
 #[derive(Debug, Default)]
@@ -313,7 +313,7 @@ pub(crate) fn look_up(program: &Path) -> Option<PathBuf> {
 }
 
 /// Reads a pipe to its end in the background, keeping the first `max` bytes.
-fn collect(fd: OwnedFd, max: usize) -> io::Result<JoinHandle<Vec<u8>>> {
+pub(super) fn collect(fd: OwnedFd, max: usize) -> io::Result<JoinHandle<Vec<u8>>> {
     let fd = poll::pollable(fd)?;
     Ok(tokio::spawn(async move {
         let (mut kept, mut chunk) = (Vec::new(), [0_u8; 8192]);
@@ -326,7 +326,7 @@ fn collect(fd: OwnedFd, max: usize) -> io::Result<JoinHandle<Vec<u8>>> {
 }
 
 /// What a finished command left in its pipe. A process it left behind may hold the pipe open, so the wait is short.
-async fn finished(output: JoinHandle<Vec<u8>>) -> Vec<u8> {
+pub(super) async fn finished(output: JoinHandle<Vec<u8>>) -> Vec<u8> {
     let abort = output.abort_handle();
     match tokio::time::timeout(Duration::from_secs(1), output).await {
         Ok(output) => output.unwrap_or_default(),

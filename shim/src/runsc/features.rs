@@ -3,25 +3,29 @@
 //! A version says little (`--version` may print VERSION_MISSING), so flags and features are read from `runsc flags` and
 //! `runsc features`. Asking costs 30 ms, so the answers are kept in the base folder under what identifies the file.
 
-use std::io::{self, Read as _};
+use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
-use nix::sys::signal::Signal;
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::Pid;
 use runsc_config::Features;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Code, Error, Result};
 use crate::layout;
 use crate::reaper::Reaper;
+use crate::runsc::command::{KILL_GRACE, collect, finished};
 
 /// How long one question may take.
 const LIMIT: Duration = Duration::from_secs(10);
 /// How much of an answer is read, in bytes; `runsc flags` prints some 20 KiB.
-const ANSWER_MAX: u64 = 1024 * 1024;
+const ANSWER_MAX: usize = 1024 * 1024;
 const CACHE: &str = "runsc-features.json";
 
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -137,29 +141,23 @@ async fn answer(
         .arg(question)
         .stdin(Stdio::null())
         .stdout(writer)
-        .stderr(stderr);
+        .stderr(stderr)
+        // Killed with all that it may have started.
+        .process_group(0);
     let mut child = reaper.spawn(&mut command).map_err(|e| cannot(&e))?;
+    // Its copies of the pipe's end would keep the answer from ending.
     drop(command);
-    // The pipe is read on a thread: the answer is larger than a pipe holds, and this happens once a binary.
-    let read = tokio::task::spawn_blocking(move || {
-        let mut text = Vec::new();
-        let read = reader.take(ANSWER_MAX).read_to_end(&mut text);
-        read.map(|_| String::from_utf8_lossy(&text).into_owned())
-    });
+    let read = collect(OwnedFd::from(reader), ANSWER_MAX).map_err(|e| cannot(&e))?;
     let Some(exit) = child.wait_for(LIMIT).await else {
-        child.signal(Signal::SIGKILL);
-        child.wait().await;
+        let _ = killpg(Pid::from_raw(child.pid()), Signal::SIGKILL);
+        child.wait_for(KILL_GRACE).await;
+        read.abort();
         let limit = LIMIT.as_secs();
         return Err(Error::new(
             Code::DeadlineExceeded,
             format!("runsc {question}: no answer within {limit} s"),
         ));
     };
-    let text = tokio::time::timeout(Duration::from_secs(1), read).await;
-    let text = text
-        .ok()
-        .and_then(std::result::Result::ok)
-        .and_then(io::Result::ok)
-        .unwrap_or_default();
+    let text = String::from_utf8_lossy(&finished(read).await).into_owned();
     Ok((exit.status(), text))
 }
