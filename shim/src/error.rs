@@ -30,6 +30,8 @@ pub(crate) enum Code {
     ResourceExhausted,
     /// The other side did not answer in time.
     DeadlineExceeded,
+    /// The other side cannot be spoken to at all.
+    Unavailable,
     /// Not part of what this shim does.
     Unimplemented,
     /// Everything else.
@@ -114,6 +116,7 @@ impl From<Error> for ttrpc::Error {
             Code::PermissionDenied => ttrpc::Code::PERMISSION_DENIED,
             Code::ResourceExhausted => ttrpc::Code::RESOURCE_EXHAUSTED,
             Code::DeadlineExceeded => ttrpc::Code::DEADLINE_EXCEEDED,
+            Code::Unavailable => ttrpc::Code::UNAVAILABLE,
             Code::Unimplemented => ttrpc::Code::UNIMPLEMENTED,
             Code::Internal => ttrpc::Code::INTERNAL,
         };

@@ -40,6 +40,9 @@ const ENDING_SIGNALS: [i32; 5] = [
     libc::SIGTERM,
 ];
 
+/// How long a signal waits for a start to end.
+const STARTING_GRACE: Duration = Duration::from_secs(5);
+
 /// The code of a container that could not be started, as runc's shim has it.
 const FAILED_TO_START: i32 = 128;
 
@@ -187,30 +190,23 @@ impl Container {
                 Error::invalid(format!("kill: signal {signal} is not between 1 and 64"))
             })?;
         let process = self.process(exec_id)?;
-        let target = match (process.check_alive()?, all) {
-            (Phase::Created, _) if exec_id.is_empty() => {
+        match process.check_alive()? {
+            Phase::Created if exec_id.is_empty() => {
                 if ENDING_SIGNALS.contains(&signal) {
                     self.end_unstarted().await;
                 }
                 return Ok(());
             }
-            (Phase::Created, _) => {
+            Phase::Created => {
                 return Err(Error::precondition(format!(
                     "kill: exec {exec_id:?} has not been started"
                 )));
             }
-            (_, true) if exec_id.is_empty() => Target::All,
-            _ if exec_id.is_empty() => Target::Init,
-            _ => Target::Process(process.guest_pid()),
-        };
-        let sent = self.sandbox.control.signal(&self.id, target, signal).await;
+            _ => {}
+        }
+        let sent = self.signal(&process, signal, all).await;
         match sent {
-            // A sentry that does not answer can still be ended from outside, and with it all it runs.
-            Err(error)
-                if signal == libc::SIGKILL
-                    && exec_id.is_empty()
-                    && error.code() != Code::NotFound =>
-            {
+            Err(error) if exec_id.is_empty() && self.must_be_ended(signal, &error) => {
                 tracing::warn!(%error, id = self.id, "SIGKILL not taken by the sandbox: killing the sandbox itself");
                 self.sandbox.kill();
                 Ok(())
@@ -220,6 +216,45 @@ impl Container {
             }
             sent => sent,
         }
+    }
+
+    /// Hands a signal to the sentry, which cannot take one for a process that is just being started.
+    async fn signal(&self, process: &Process, signal: i32, all: bool) -> Result<()> {
+        let is_init = process.exec_id.is_empty();
+        let deadline = tokio::time::Instant::now() + STARTING_GRACE;
+        loop {
+            let is_starting = process.phase() == Phase::Starting;
+            let target = match process.guest_pid() {
+                _ if is_init && all => Target::All,
+                _ if is_init => Target::Init,
+                pid => Target::Process(pid),
+            };
+            // The sentry would take an exec that has no pid yet for init.
+            let sent = if is_starting && !is_init {
+                Err(Error::not_found("it has no pid yet"))
+            } else {
+                self.sandbox.control.signal(&self.id, target, signal).await
+            };
+            let error = match sent {
+                Err(error) if is_starting && !self.must_be_ended(signal, &error) => error,
+                sent => return sent,
+            };
+            if tokio::time::Instant::now() >= deadline {
+                // "Not found" would tell the client that it has ended.
+                let what = if is_init { &self.id } else { &process.exec_id };
+                return Err(Error::precondition(format!(
+                    "kill: {what:?} is just being started: {error}"
+                )));
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// Whether the sandbox has to be killed from outside, and with it all it runs: it has nothing but this container, or it
+    /// does not answer. The other containers of a pod do not die of an answer.
+    fn must_be_ended(&self, signal: i32, error: &Error) -> bool {
+        let is_silent = matches!(error.code(), Code::DeadlineExceeded | Code::Unavailable);
+        signal == libc::SIGKILL && (is_silent || self.is_root() && error.code() != Code::NotFound)
     }
 
     /// Ends a container that has not been started.

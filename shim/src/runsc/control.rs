@@ -29,6 +29,8 @@ use crate::runsc::usage::{Event, EventOut, Usage};
 
 /// EAGAIN in the words of the sentry (`pkg/errors/linuxerr`) and of Go.
 const AGAIN: [&str; 2] = ["try again", "resource temporarily unavailable"];
+/// How runsc says that nobody listens at the control socket (`runsc/sandbox/sandbox.go`, `sandboxConnect`).
+const UNREACHED: &str = "connecting to control server";
 /// How long the sentry may take to answer anything but a wait.
 const CALL_LIMIT: Duration = Duration::from_secs(10);
 /// How long it may take to say what it uses: without its answer the host's figures still stand.
@@ -150,7 +152,8 @@ impl Control {
     /// Sends a signal.
     ///
     /// # Errors
-    /// `NotFound` when the process has gone, `DeadlineExceeded` when the sentry does not answer.
+    /// `NotFound` when the process has gone, `DeadlineExceeded` when the sentry does not answer, `Unavailable` when nobody
+    /// listens; else the sentry's answer.
     pub(crate) async fn signal(&self, id: &str, target: Target, signal: i32) -> Result<()> {
         let (pid, mode) = match target {
             Target::Init => (0, 0),
@@ -181,6 +184,8 @@ impl Control {
             let text = error.to_string();
             if text.contains("no such process") || text.contains("not running") {
                 Error::not_found(text)
+            } else if text.contains(UNREACHED) {
+                Error::new(Code::Unavailable, text)
             } else {
                 error
             }
