@@ -11,6 +11,7 @@
 mod binds;
 mod cgroup;
 mod check;
+mod control;
 mod create;
 mod delete;
 mod events;
@@ -42,6 +43,7 @@ use integration::harness::{self, Work};
 fn main() -> ExitCode {
     let cases = [
         start::cases(),
+        control::cases(),
         create::cases(),
         delete::cases(),
         io::cases(),

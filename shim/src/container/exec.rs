@@ -127,31 +127,28 @@ impl Container {
         Ok(())
     }
 
-    /// Waits for an exec's exit. A wait that fails while the sandbox lives is tried again: giving up would leave a client
-    /// waiting for ever.
+    /// Waits for an exec's exit. A wait that fails is tried again for as long as the process is there: giving up would leave
+    /// a client waiting for ever, and so would waiting for a process that has gone with its status.
     async fn exec_exit(&self, exec: &Process, executed: Executed) -> Exit {
         if let Some(mut keeper) = executed.keeper {
             return keeper.wait().await;
         }
+        let (control, pid) = (&self.sandbox.control, executed.guest_pid);
         let mut pause = Duration::from_millis(20);
         loop {
-            match self
-                .sandbox
-                .control
-                .wait_pid(&self.id, executed.guest_pid)
-                .await
-            {
+            let error = match control.wait_pid(&self.id, pid).await {
                 Ok(exit) => return exit,
-                Err(error) if error.to_string().contains("no such process") => {
+                Err(error) => error,
+            };
+            match control.processes(&self.id).await {
+                Ok(pids) if !pids.contains(&pid) => {
                     tracing::error!(%error, exec = exec.exec_id, "exit status lost: reported as 255");
                     return Exit::Code(255);
                 }
-                Err(error) => {
-                    tracing::warn!(%error, exec = exec.exec_id, "wait failed, trying again");
-                    tokio::time::sleep(pause).await;
-                    pause = (pause * 2).min(Duration::from_secs(2));
-                }
+                _ => tracing::warn!(%error, exec = exec.exec_id, "wait failed, trying again"),
             }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(Duration::from_secs(2));
         }
     }
 

@@ -47,6 +47,7 @@ enum Method {
     WaitPid,
     Signal,
     State,
+    Processes,
     Event,
     Execute,
     Collect,
@@ -60,6 +61,7 @@ impl Method {
             Self::WaitPid => "containerManager.WaitPID",
             Self::Signal => "containerManager.Signal",
             Self::State => "containerManager.ContainerRuntimeState",
+            Self::Processes => "containerManager.Processes",
             Self::Event => "containerManager.Event",
             Self::Execute => "containerManager.ExecuteAsync",
             Self::Collect => "Usage.Collect",
@@ -218,6 +220,27 @@ impl Control {
             "running" | "paused" => RuntimeState::Running,
             _ => RuntimeState::Stopped,
         })
+    }
+
+    /// The processes of a container, by their pids inside the sandbox.
+    ///
+    /// # Errors
+    /// When neither backend answers.
+    pub(crate) async fn processes(&self, id: &str) -> Result<Vec<i32>> {
+        #[derive(Deserialize)]
+        struct Process {
+            pid: i32,
+        }
+        let arg = json!(id);
+        // Go writes an empty list as null.
+        let listed = self.call::<Option<Vec<Process>>>(Method::Processes, &arg, &[]);
+        if let Some(listed) = listed.await? {
+            let listed = listed.unwrap_or_default();
+            return Ok(listed.iter().map(|process| process.pid).collect());
+        }
+        let args = ["--format", "json", id].map(OsStr::new);
+        let text = self.runsc.output("ps", &args, COMMAND_LIMIT).await?;
+        Ok(parse::<Option<_>>("ps", &text)?.unwrap_or_default())
     }
 
     /// Asks the sentry what a container uses.

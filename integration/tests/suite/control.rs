@@ -1,0 +1,187 @@
+//! What the shim does when one method of a sandbox's control socket fails and the others go on.
+
+use std::fs;
+use std::io::{self, IoSlice, IoSliceMut, Write as _};
+use std::net::Shutdown;
+use std::os::fd::{AsRawFd as _, RawFd};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::time::Duration;
+
+use integration::bed::Bed;
+use integration::processes::{Role, of};
+use integration::runtime::Needs;
+use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, recvmsg, sendmsg};
+
+use integration::cases;
+
+cases! {
+    Needs::Bulkhead => [
+        an_exec_whose_status_is_lost_ends_all_the_same,
+        an_exec_whose_status_is_lost_ends_by_the_command_as_well,
+        a_sentry_that_refuses_sigkill_for_one_container_keeps_the_others,
+        a_signal_to_an_exec_that_is_just_being_started_spares_init,
+    ],
+}
+
+const WAIT: &str = "containerManager.WaitPID";
+const SIGNAL: &str = "containerManager.Signal";
+const EXECUTE: &str = "containerManager.ExecuteAsync";
+const PROCESSES: &str = "containerManager.Processes";
+
+/// Stands before a control socket: it answers itself what `answer` has an answer for and hands on the rest.
+struct Relay {
+    real: PathBuf,
+    answer: Box<dyn Fn(&str) -> Option<&'static str> + Send + Sync>,
+}
+
+impl Relay {
+    fn start(socket: &Path, answer: impl Fn(&str) -> Option<&'static str> + Send + Sync + 'static) {
+        let real = socket.with_extension("aside");
+        fs::rename(socket, &real).expect("move the socket away");
+        let listener = UnixListener::bind(socket).expect("take its place");
+        let relay = Arc::new(Self {
+            real,
+            answer: Box::new(answer),
+        });
+        std::thread::spawn(move || {
+            for stream in listener.incoming() {
+                let (relay, Ok(stream)) = (Arc::clone(&relay), stream) else {
+                    return;
+                };
+                std::thread::spawn(move || relay.serve(stream));
+            }
+        });
+    }
+
+    /// One connection carries one call.
+    fn serve(&self, mut client: UnixStream) -> io::Result<()> {
+        let (request, fds) = receive(&client)?;
+        let method = String::from_utf8_lossy(&request);
+        if let Some(answer) = (self.answer)(&method) {
+            return client.write_all(answer.as_bytes());
+        }
+        let mut sentry = UnixStream::connect(&self.real)?;
+        let rights = [ControlMessage::ScmRights(&fds)];
+        let control = &rights[..usize::from(!fds.is_empty())];
+        let data = [IoSlice::new(&request)];
+        sendmsg::<()>(sentry.as_raw_fd(), &data, control, MsgFlags::empty(), None)?;
+        for fd in fds {
+            nix::unistd::close(fd)?;
+        }
+        let (mut from, mut to) = (client.try_clone()?, sentry.try_clone()?);
+        std::thread::spawn(move || {
+            let _ = io::copy(&mut from, &mut to);
+            to.shutdown(Shutdown::Both)
+        });
+        io::copy(&mut sentry, &mut client)?;
+        client.shutdown(Shutdown::Both)
+    }
+}
+
+fn receive(stream: &UnixStream) -> io::Result<(Vec<u8>, Vec<RawFd>)> {
+    let mut data = vec![0; 65536];
+    let mut room = nix::cmsg_space!([RawFd; 8]);
+    let mut slices = [IoSliceMut::new(&mut data)];
+    let (fd, flags) = (stream.as_raw_fd(), MsgFlags::MSG_CMSG_CLOEXEC);
+    let message = recvmsg::<()>(fd, &mut slices, Some(&mut room), flags)?;
+    let mut fds = Vec::new();
+    for control in message.cmsgs()? {
+        if let ControlMessageOwned::ScmRights(sent) = control {
+            fds.extend(sent);
+        }
+    }
+    let read = message.bytes;
+    data.truncate(read);
+    Ok((data, fds))
+}
+
+/// An exec whose wait is answered with an error, as when its status went to somebody else. Returns how often the sentry was
+/// asked what runs.
+async fn lost(
+    bed: &Bed,
+    answer: impl Fn(u32) -> Option<&'static str> + Send + Sync + 'static,
+) -> u32 {
+    let container = bed.container(&["sleep", "1000"]).run().await.expect("run");
+    let asked = Arc::new(AtomicU32::new(0));
+    let count = Arc::clone(&asked);
+    let socket = crate::peers::control_socket(&container.id);
+    Relay::start(&socket, move |request| match request {
+        _ if request.contains(WAIT) => {
+            Some("{\"success\":false,\"err\":\"the status is elsewhere\"}\n")
+        }
+        _ if request.contains(PROCESSES) => answer(count.fetch_add(1, Ordering::Relaxed)),
+        _ => None,
+    });
+    let done = container.exec("lost", &["sh", "-c", "sleep 1; echo done"]);
+    let done = done.finish().await;
+    assert_eq!((done.status, done.stdout.as_str()), (255, "done\n"));
+    assert_eq!(of(Role::Command, &container.id), []);
+    // The container itself is none the worse for it.
+    container.kill(9).await.expect("kill");
+    assert_eq!(container.finish().await.status, 137);
+    asked.load(Ordering::Relaxed)
+}
+
+async fn an_exec_whose_status_is_lost_ends_all_the_same(bed: &Bed) {
+    let asked = lost(bed, |_| None).await;
+    assert!(asked > 1, "while it runs, and after: {asked}");
+}
+
+async fn an_exec_whose_status_is_lost_ends_by_the_command_as_well(bed: &Bed) {
+    // The first question is the shim's; what follows is asked by the command that it then runs.
+    let asked = lost(bed, |number| {
+        (number == 0).then_some("{\"success\":false,\"err\":\"unknown method\"}\n")
+    })
+    .await;
+    assert!(asked > 2, "while it runs, and after: {asked}");
+}
+
+async fn a_sentry_that_refuses_sigkill_for_one_container_keeps_the_others(bed: &Bed) {
+    let pod = crate::pod::sandbox(bed).await;
+    let one = crate::pod::member(bed, &pod, "sleep 1000");
+    let one = one.run().await.expect("run");
+    let two = crate::pod::member(bed, &pod, "sleep 1000");
+    let two = two.run().await.expect("run");
+    let refused = Arc::new(AtomicBool::new(true));
+    let (refuses, named) = (Arc::clone(&refused), format!("\"{}\"", one.id));
+    Relay::start(&crate::peers::control_socket(&pod.id), move |request| {
+        let is_one = request.contains(SIGNAL) && request.contains(&named);
+        (is_one && refuses.load(Ordering::Relaxed))
+            .then_some("{\"success\":false,\"err\":\"not today\"}\n")
+    });
+    let error = one.kill(9).await.expect_err("refused");
+    assert!(error.message().contains("not today"), "{error}");
+    let done = two.exec("e", &["echo", "alive"]).finish().await;
+    assert_eq!(done.stdout, "alive\n");
+    refused.store(false, Ordering::Relaxed);
+    for container in [one, two] {
+        container.remove().await;
+    }
+    crate::pod::end(pod).await;
+}
+
+async fn a_signal_to_an_exec_that_is_just_being_started_spares_init(bed: &Bed) {
+    let container = bed.container(&["sleep", "1000"]).run().await.expect("run");
+    Relay::start(&crate::peers::control_socket(&container.id), |request| {
+        if request.contains(EXECUTE) {
+            std::thread::sleep(Duration::from_secs(1));
+        }
+        None
+    });
+    let exec = container.exec("slow", &["sleep", "1000"]);
+    let exec = exec.add().await.expect("add");
+    let killed = async {
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        exec.kill(9).await
+    };
+    let (started, killed) = tokio::join!(exec.start(), killed);
+    started.expect("start");
+    killed.expect("kill");
+    assert_eq!(exec.finish().await.status, 137);
+    let done = container.exec("e", &["echo", "alive"]).finish().await;
+    assert_eq!(done.stdout, "alive\n");
+    container.remove().await;
+}
