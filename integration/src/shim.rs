@@ -2,7 +2,7 @@
 
 use std::io::Write as _;
 use std::path::Path;
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, ChildStdin, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use containerd_shim_protos::protobuf::Message;
@@ -72,11 +72,36 @@ impl Shim {
             .map(|answer| T::parse_from_bytes(&answer).expect("decode the answer"))
     }
 
+    /// The same, with the message of a refusal.
+    ///
+    /// # Errors
+    /// The code and the message of the shim's answer.
+    pub async fn told<T: Message>(
+        &self,
+        version: u32,
+        method: &str,
+        body: &impl Message,
+    ) -> Result<T, (Code, String)> {
+        let payload = body.write_to_bytes().expect("encode");
+        let answer = self.request(version, method, payload).await;
+        answer.map(|answer| T::parse_from_bytes(&answer).expect("decode the answer"))
+    }
+
     /// Calls a method with any bytes.
     ///
     /// # Errors
     /// The code of the shim's answer.
     pub async fn raw(&self, version: u32, method: &str, payload: Vec<u8>) -> Result<Vec<u8>, Code> {
+        let answer = self.request(version, method, payload).await;
+        answer.map_err(|(code, _)| code)
+    }
+
+    async fn request(
+        &self,
+        version: u32,
+        method: &str,
+        payload: Vec<u8>,
+    ) -> Result<Vec<u8>, (Code, String)> {
         let request = proto::Request {
             service: format!("containerd.task.v{version}.Task"),
             method: method.to_owned(),
@@ -86,8 +111,8 @@ impl Shim {
         };
         match self.client.request(request).await {
             Ok(response) => Ok(response.payload),
-            Err(Error::RpcStatus(status)) => Err(status.code()),
-            Err(_) => Err(Code::UNAVAILABLE),
+            Err(Error::RpcStatus(status)) => Err((status.code(), status.message)),
+            Err(error) => Err((Code::UNAVAILABLE, error.to_string())),
         }
     }
 }
@@ -98,8 +123,26 @@ impl Shim {
 /// When it does not end within 20 seconds.
 #[must_use]
 pub fn run(bed: &Bed, folder: &Path, args: &[&str], input: &[u8]) -> Output {
+    let mut child = spawn(bed, folder, args);
+    // A program that reads no stdin may be gone already.
+    let _ = child.stdin.take().expect("stdin").write_all(input);
+    finish(child, args)
+}
+
+/// The same with nothing on its stdin, which stays open until what is returned is dropped.
+///
+/// # Panics
+/// When it does not end within 20 seconds.
+#[must_use]
+pub fn run_open(bed: &Bed, folder: &Path, args: &[&str]) -> (Output, ChildStdin) {
+    let mut child = spawn(bed, folder, args);
+    let stdin = child.stdin.take().expect("stdin");
+    (finish(child, args), stdin)
+}
+
+fn spawn(bed: &Bed, folder: &Path, args: &[&str]) -> Child {
     let path = std::env::var("PATH").unwrap_or_default();
-    let mut child = Command::new(Path::new(PATH_FOLDER).join(bed.runtime.binary()))
+    Command::new(Path::new(PATH_FOLDER).join(bed.runtime.binary()))
         .args(args)
         .current_dir(folder)
         .env("PATH", format!("{PATH_FOLDER}:{path}"))
@@ -115,9 +158,10 @@ pub fn run(bed: &Bed, folder: &Path, args: &[&str], input: &[u8]) -> Output {
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
-        .expect("run the shim");
-    // A program that reads no stdin may be gone already.
-    let _ = child.stdin.take().expect("stdin").write_all(input);
+        .expect("run the shim")
+}
+
+fn finish(child: Child, args: &[&str]) -> Output {
     let pid = i32::try_from(child.id()).expect("a pid");
     let (done, watch) = std::sync::mpsc::channel::<()>();
     let watcher = std::thread::spawn(move || {

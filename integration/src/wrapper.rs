@@ -58,6 +58,12 @@ impl Wrapper {
         wrapper
     }
 
+    /// Where the runtime finds it.
+    #[must_use]
+    pub fn place(&self) -> &Path {
+        &self.place
+    }
+
     fn new(bed: &Bed) -> Self {
         let place = Path::new(PATH_FOLDER).join("runsc");
         fs::remove_file(&place).expect("take runsc away");

@@ -317,16 +317,27 @@ async fn create_fails(bed: &Bed) -> Status {
         .expect_err("create must fail")
 }
 
+/// What cannot be run is named, and the key that would name another.
+fn assert_names_runsc(error: &Status) {
+    assert_eq!(error.code(), Code::FailedPrecondition, "{error:?}");
+    for text in ["runsc.path", "install"] {
+        assert!(error.message().contains(text), "{text}: {error:?}");
+    }
+}
+
 async fn runsc_missing_is_named(bed: &Bed) {
     let _wrapper = Wrapper::missing(bed);
     let error = create_fails(bed).await;
-    assert!(error.message().contains("runsc"), "{error:?}");
+    assert_names_runsc(&error);
+    assert!(error.message().contains("not in PATH"), "{error:?}");
 }
 
 async fn runsc_not_executable_is_named(bed: &Bed) {
-    let _wrapper = Wrapper::not_executable(bed);
+    let wrapper = Wrapper::not_executable(bed);
     let error = create_fails(bed).await;
-    assert!(error.message().contains("runsc"), "{error:?}");
+    assert_names_runsc(&error);
+    let place = wrapper.place().display().to_string();
+    assert!(error.message().contains(&place), "{place}: {error:?}");
 }
 
 async fn runsc_that_hangs_when_asked_for_its_features_is_ended_with_its_children(bed: &Bed) {
@@ -364,13 +375,15 @@ async fn runsc_that_fails_at_start_tells_its_own_message(bed: &Bed) {
     let container = bed.container(&["true"]).create().await.expect("create");
     let error = container.start().await.expect_err("start must fail");
     assert!(error.message().contains("the moon has set"), "{error:?}");
+    assert!(!error.message().contains('\n'), "one line: {error:?}");
     container.remove().await;
 }
 
 async fn runsc_that_writes_no_pid_file_is_an_error(bed: &Bed) {
     let _wrapper = Wrapper::at(bed, "create", "exit 0");
     let error = create_fails(bed).await;
-    assert!(error.message().contains("pid"), "{error:?}");
+    assert_eq!(error.code(), Code::Internal, "{error:?}");
+    assert!(error.message().contains("no pid file"), "{error:?}");
 }
 
 async fn runsc_that_prints_100_mb_is_an_error_and_no_memory(bed: &Bed) {
@@ -390,10 +403,8 @@ async fn runsc_that_prints_100_mb_is_an_error_and_no_memory(bed: &Bed) {
 async fn runsc_that_hangs_at_create_is_ended_at_the_deadline(bed: &Bed) {
     let _wrapper = Wrapper::at(bed, "create", "exec sleep 1000");
     let began = Instant::now();
-    hurried(bed.container(&["true"]))
-        .create()
-        .await
-        .expect_err("create must fail");
+    let created = hurried(bed.container(&["true"])).create().await;
+    assert_ended_at_its_deadline(&created.map(drop).expect_err("create must fail"));
     assert!(
         began.elapsed() < Duration::from_secs(15),
         "{:?}",
@@ -408,13 +419,20 @@ async fn runsc_that_hangs_at_start_is_ended_at_the_deadline(bed: &Bed) {
         .await
         .expect("create");
     let began = Instant::now();
-    container.start().await.expect_err("start must fail");
+    let error = container.start().await.expect_err("start must fail");
+    assert_ended_at_its_deadline(&error);
     assert!(
         began.elapsed() < Duration::from_secs(15),
         "{:?}",
         began.elapsed()
     );
     container.remove().await;
+}
+
+fn assert_ended_at_its_deadline(error: &Status) {
+    assert_eq!(error.code(), Code::DeadlineExceeded, "{error:?}");
+    let says = "did not finish within 2 s";
+    assert!(error.message().contains(says), "{error:?}");
 }
 
 /// Under a policy with short deadlines.

@@ -30,6 +30,9 @@ cases! {
         metrics_of_a_running_task_are_there,
         everything_about_an_unknown_task_is_not_found,
     ],
+    Needs::Bulkhead => [
+        a_signal_that_needs_a_program_is_refused_before_start,
+    ],
 }
 
 async fn exit_codes_are_exact(bed: &Bed) {
@@ -121,7 +124,7 @@ async fn kill_all_reaches_every_process(bed: &Bed) {
 
 async fn an_unknown_signal_is_refused(bed: &Bed) {
     let container = bed.container(&["sleep", "1000"]).run().await.expect("run");
-    for signal in [65, 999, u32::MAX] {
+    for signal in [0, 65, 999, u32::MAX] {
         let error = container.kill(signal).await.expect_err("refused");
         if !bed.runtime.is_runc() {
             assert_eq!(error.code(), Code::InvalidArgument, "{signal}: {error:?}");
@@ -133,13 +136,32 @@ async fn an_unknown_signal_is_refused(bed: &Bed) {
 
 async fn kill_before_start_is_answered(bed: &Bed) {
     let container = bed.container(&["true"]).create().await.expect("create");
-    // Either is right, as long as it can be deleted then.
-    if let Err(error) = container.kill(9).await {
+    let killed = container.kill(9).await;
+    if bed.runtime.is_bulkhead() {
+        killed.expect("SIGKILL needs no program");
+        assert_eq!(container.wait().await.expect("wait").status, 137);
+    } else if let Err(error) = killed {
+        // Either is right, as long as it can be deleted then.
         assert!(
             [Code::FailedPrecondition, Code::NotFound].contains(&error.code()),
             "{error:?}"
         );
     }
+    container.remove().await;
+}
+
+async fn a_signal_that_needs_a_program_is_refused_before_start(bed: &Bed) {
+    let container = bed
+        .container(&["sleep", "1000"])
+        .create()
+        .await
+        .expect("create");
+    for signal in [10, 28] {
+        let error = container.kill(signal).await.expect_err("nothing runs");
+        assert_eq!(error.code(), Code::FailedPrecondition, "{signal}: {error}");
+    }
+    container.start().await.expect("start");
+    assert_eq!(container.status().await.expect("state"), Status::Running);
     container.remove().await;
 }
 

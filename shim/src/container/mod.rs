@@ -194,8 +194,12 @@ impl Container {
             Phase::Created if exec_id.is_empty() => {
                 if ENDING_SIGNALS.contains(&signal) {
                     self.end_unstarted().await;
+                    return Ok(());
                 }
-                return Ok(());
+                return Err(Error::precondition(format!(
+                    "kill: container {:?} has not been started: there is no program that could take signal {signal}",
+                    self.id
+                )));
             }
             Phase::Created => {
                 return Err(Error::precondition(format!(
