@@ -1,7 +1,10 @@
 //! What a person does with `ctr`.
 
+use std::time::Duration;
+
+use containerd_client::tonic::Code;
 use integration::bed::Bed;
-use integration::processes::{self, Role};
+use integration::processes::{self, Role, eventually};
 use integration::runtime::Needs;
 
 use integration::cases;
@@ -10,7 +13,7 @@ cases! {
     Needs::Any => [
         run_and_remove_prints_output_and_keeps_the_code,
         run_with_a_terminal_is_a_session,
-        run_detached_then_exec_kill_and_delete,
+        run_detached_then_a_hundred_execs_kill_and_delete,
         task_rm_force_of_a_running_task_leaves_nothing,
         ps_and_metrics_are_printed,
     ],
@@ -64,9 +67,9 @@ fn detached(bed: &Bed) -> String {
     id
 }
 
-async fn run_detached_then_exec_kill_and_delete(bed: &Bed) {
+async fn run_detached_then_a_hundred_execs_kill_and_delete(bed: &Bed) {
     let id = detached(bed);
-    for code in [0, 7] {
+    for code in 0..100 {
         let output = bed.ctr(&[
             "task",
             "exec",
@@ -89,14 +92,17 @@ async fn run_detached_then_exec_kill_and_delete(bed: &Bed) {
     bed.ctr_ok(&["container", "rm", &id]);
 }
 
+async fn is_gone(bed: &Bed, id: &str) {
+    let task = bed.client().get(id, "").await.map(drop);
+    let error = task.expect_err("the task is gone");
+    assert_eq!(error.code(), Code::NotFound, "{error}");
+}
+
 async fn task_rm_force_of_a_running_task_leaves_nothing(bed: &Bed) {
     let id = detached(bed);
     // It ends with the task's own status.
     let _ = bed.ctr(&["task", "rm", "-f", &id]);
-    bed.client()
-        .get(&id, "")
-        .await
-        .expect_err("the task is gone");
+    is_gone(bed, &id).await;
     bed.ctr_ok(&["container", "rm", &id]);
 }
 
@@ -104,6 +110,13 @@ async fn task_rm_force_after_the_shim_was_killed_leaves_nothing(bed: &Bed) {
     let id = detached(bed);
     assert_eq!(processes::kill_role(Role::Shim, &id), 1);
     let _ = bed.ctr(&["task", "rm", "-f", &id]);
+    is_gone(bed, &id).await;
+    // containerd cleans up after it has forgotten the task.
+    eventually("nothing of it runs", Duration::from_secs(10), || {
+        let count = |role| processes::of(role, &id).len();
+        count(Role::Sandbox) + count(Role::Gofer) == 0
+    })
+    .await;
     bed.ctr_ok(&["container", "rm", &id]);
 }
 
