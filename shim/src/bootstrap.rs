@@ -6,6 +6,7 @@
 //! containerd 1.7 refuses anything else. Measured on 1.7.24 and 2.4.2.
 
 use std::io::{self, Read as _};
+use std::time::Duration;
 
 use containerd_shim::Flags;
 use containerd_shim_protos::bootstrap_api::BootstrapParams;
@@ -13,6 +14,8 @@ use containerd_shim_protos::protobuf::Message as _;
 
 /// containerd's own limit on what it sends (`pkg/shim`).
 const INPUT_MAX: u64 = 10 << 20;
+/// How long it may take to send it.
+const INPUT_LIMIT: Duration = Duration::from_secs(5);
 
 /// What a shim is started with, whichever protocol brought it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -33,14 +36,23 @@ pub(crate) struct Params {
 /// Reads all that containerd put on stdin.
 ///
 /// # Errors
-/// When stdin cannot be read.
+/// When stdin cannot be read, or does not end in time.
 pub(crate) fn read_input() -> io::Result<Vec<u8>> {
-    let mut input = Vec::new();
     // Somebody trying the binary by hand has a terminal there, and nothing to send.
-    if !io::IsTerminal::is_terminal(&io::stdin()) {
-        io::stdin().lock().take(INPUT_MAX).read_to_end(&mut input)?;
+    if io::IsTerminal::is_terminal(&io::stdin()) {
+        return Ok(Vec::new());
     }
-    Ok(input)
+    let (sender, receiver) = std::sync::mpsc::channel();
+    // The process ends with an error where this thread is left behind.
+    std::thread::spawn(move || {
+        let mut input = Vec::new();
+        let read = io::stdin().lock().take(INPUT_MAX).read_to_end(&mut input);
+        let _ = sender.send(read.map(|_| input));
+    });
+    receiver.recv_timeout(INPUT_LIMIT).unwrap_or_else(|_| {
+        let message = format!("stdin does not end within {INPUT_LIMIT:?}");
+        Err(io::Error::new(io::ErrorKind::TimedOut, message))
+    })
 }
 
 impl Params {

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use containerd_shim_protos::api::CreateTaskRequest;
 use runsc_config::{ContainerKind, Context, Features, Hardened, Policy, Role, Shared, harden};
@@ -68,7 +69,9 @@ impl Asked<'_> {
     /// Puts the bundle in order for runsc. Returns what is to be given to the command that starts the gofer.
     async fn furnish(&self, hardened: &Hardened, runsc: &Runsc) -> Result<Opened> {
         if !self.request.rootfs.is_empty() {
-            mount::mount_rootfs(&self.request.rootfs, &self.bundle.rootfs()).await?;
+            let (mounts, target) = (&self.request.rootfs, self.bundle.rootfs());
+            let limit = Duration::from_secs(hardened.policy.runsc().create_timeout);
+            mount::mount_rootfs(mounts, &target, limit).await?;
         }
         let opened = Opened::new(&hardened.spec, || runsc.scratch_path("bind"))?;
         let spec = hardened.spec.with_sources(&opened.places());

@@ -156,5 +156,5 @@ fn remove_socket(flags: &Flags, bundle: &Bundle) {
 fn is_dead_socket(path: &Path) -> bool {
     use std::os::unix::fs::FileTypeExt as _;
     std::fs::symlink_metadata(path).is_ok_and(|metadata| metadata.file_type().is_socket())
-        && std::os::unix::net::UnixStream::connect(path).is_err()
+        && !start::is_alive(path)
 }

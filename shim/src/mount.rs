@@ -6,13 +6,14 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use containerd_shim_protos::types::mount::Mount;
 use nix::errno::Errno;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
 
-use crate::error::{Error, Result};
+use crate::error::{Code, Error, Result};
 
 /// The kernel copies mount data from one page (`copy_mount_options`).
 const DATA_MAX: usize = 4096 - 1;
@@ -60,23 +61,43 @@ struct Plan {
 /// own.
 ///
 /// # Errors
-/// `InvalidArgument` for options that mount(2) cannot take, else what the kernel said, naming the mount.
-pub(crate) async fn mount_rootfs(mounts: &[Mount], target: &Path) -> Result<()> {
+/// `InvalidArgument` for options that mount(2) cannot take, `DeadlineExceeded`, else what the kernel said, naming the mount.
+pub(crate) async fn mount_rootfs(mounts: &[Mount], target: &Path, limit: Duration) -> Result<()> {
     let plans = mounts.iter().map(Plan::new).collect::<Result<Vec<_>>>()?;
-    let target = target.to_owned();
+    let (target, undone) = (target.to_owned(), target.to_owned());
+    let mount = move || plans.iter().try_for_each(|plan| plan.mount(&target));
+    let unmount = move || {
+        let _ = unmount_all(&undone);
+    };
+    on_a_thread(limit, mount, unmount).await
+}
+
+/// Does work that cannot be interrupted. What fails is undone, and what comes too late for anybody to wait for it.
+async fn on_a_thread(
+    limit: Duration,
+    work: impl FnOnce() -> Result<()> + Send + 'static,
+    undo: impl FnOnce() + Send + 'static,
+) -> Result<()> {
     let (sender, receiver) = tokio::sync::oneshot::channel();
     std::thread::spawn(move || {
-        let result = plans.iter().try_for_each(|plan| plan.mount(&target));
+        let result = work();
         if result.is_err() {
-            let _ = unmount_all(&target);
+            undo();
+            let _ = sender.send(result);
+        } else if sender.send(result).is_err() {
+            undo();
         }
-        let _ = sender.send(result);
     });
-    receiver.await.unwrap_or_else(|_| {
-        Err(Error::internal(
+    match tokio::time::timeout(limit, receiver).await {
+        Ok(Ok(result)) => result,
+        Ok(Err(_)) => Err(Error::internal(
             "mount the rootfs: the mounting thread died",
-        ))
-    })
+        )),
+        Err(_) => Err(Error::new(
+            Code::DeadlineExceeded,
+            format!("mount the rootfs: not done within {limit:?}"),
+        )),
+    }
 }
 
 impl Plan {
@@ -248,6 +269,28 @@ mod tests {
             short.starts_with("index=off,lowerdir=0/fs:1/fs:")
                 && short.ends_with("upperdir=/u,workdir=/w")
         );
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn a_mount_that_comes_too_late_is_undone() {
+        let (go, blocked) = std::sync::mpsc::channel::<()>();
+        let (undone, was_undone) = tokio::sync::oneshot::channel();
+        let work = move || {
+            let _ = blocked.recv();
+            Ok(())
+        };
+        let undo = || drop(undone.send(()));
+        let error = on_a_thread(Duration::from_millis(20), work, undo).await;
+        assert_eq!(error.expect_err("late").code(), Code::DeadlineExceeded);
+        go.send(()).expect("it waits");
+        was_undone.await.expect("undone");
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn a_mount_that_comes_in_time_stays() {
+        let undo = || panic!("undone");
+        let done = on_a_thread(Duration::from_secs(20), || Ok(()), undo).await;
+        done.expect("done");
     }
 
     #[test]

@@ -209,6 +209,11 @@ impl Process {
         }
     }
 
+    /// Takes back the claim: another delete may try.
+    pub(crate) fn give_up_delete(&self) {
+        self.lock().deleting = false;
+    }
+
     /// Whether a signal can be delivered.
     ///
     /// # Errors

@@ -24,7 +24,7 @@ use crate::runsc::state_file::StateFile;
 use crate::{io, limits, oom};
 
 /// How long a sandbox may take to exit after its last container has.
-const EXIT_GRACE: Duration = Duration::from_secs(10);
+pub(crate) const EXIT_GRACE: Duration = Duration::from_secs(10);
 
 /// Who a sandbox belongs to.
 #[derive(Debug, Clone)]

@@ -90,7 +90,7 @@ async fn serve(flags: &Flags, listener: StdListener, oom_score_adj: Option<i32>)
     let socket = PathBuf::from(&flags.socket);
     loop {
         wait_for_end(&pod, &shutdown, &clients).await?;
-        if leave(&socket, &pod) {
+        if leave(&socket, &pod).await {
             break;
         }
     }
@@ -137,9 +137,11 @@ async fn wait_for_end(pod: &Pod, shutdown: &Notify, clients: &Clients) -> Result
 }
 
 /// Takes the socket away, unless a container has come in between: `start` looks for it under the same lock.
-fn leave(socket: &Path, pod: &Pod) -> bool {
-    let folder = socket.parent().unwrap_or(Path::new("/"));
-    let lock = start::lock(folder);
+async fn leave(socket: &Path, pod: &Pod) -> bool {
+    let folder = socket.parent().unwrap_or(Path::new("/")).to_owned();
+    // On a thread: the requests that come meanwhile are answered.
+    let lock = tokio::task::spawn_blocking(move || start::lock(&folder)).await;
+    let lock = lock.unwrap_or_else(|error| Err(Error::internal(error.to_string())));
     if let Err(error) = &lock {
         tracing::warn!(%error, "leaving without the lock");
     }

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use containerd_client::tonic::Code;
 use containerd_shim_protos::bootstrap_api::BootstrapParams;
@@ -40,6 +40,9 @@ cases! {
         a_legacy_start_with_options_on_stdin_answers_version_2,
         start_without_config_json_says_so,
         start_without_containerd_listening_does_not_hang,
+        start_whose_stdin_never_ends_says_so,
+        a_shim_whose_queue_is_full_is_neither_waited_for_nor_replaced,
+        a_shim_that_waits_for_the_folders_lock_to_leave_still_answers,
         the_socket_is_roots_alone,
     ],
 }
@@ -279,6 +282,81 @@ async fn start_without_containerd_listening_does_not_hang(bed: &Bed) {
         &folder,
         answer["address"].as_str().expect("address"),
     )
+    .await;
+}
+
+async fn start_whose_stdin_never_ends_says_so(bed: &Bed) {
+    let id = bed.id("open");
+    let folder = bundle(bed, &id);
+    let args = [&shim::flags(&id)[..], &["start"]].concat();
+    let (output, stdin) = shim::run_open(bed, &folder, &args);
+    drop(stdin);
+    assert!(!output.status.success(), "{output:?}");
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(said.contains("stdin does not end"), "{said}");
+    assert_eq!(processes::of(Role::Shim, &id), []);
+}
+
+/// As of a shim that is stopped, or has more to do than it can.
+async fn a_shim_whose_queue_is_full_is_neither_waited_for_nor_replaced(bed: &Bed) {
+    use nix::sys::socket::{
+        AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, listen, socket,
+    };
+    use std::os::fd::AsRawFd as _;
+    let container = bed.container(&["sleep", "1000"]).run().await.expect("run");
+    let address = shim::Shim::address(bed, &container.id);
+    let path = PathBuf::from(address.trim_start_matches("unix://"));
+    let aside = path.with_extension("aside");
+    fs::rename(&path, &aside).expect("move the socket away");
+    let full = socket(
+        AddressFamily::Unix,
+        SockType::Stream,
+        SockFlag::SOCK_CLOEXEC,
+        None,
+    )
+    .expect("a socket");
+    bind(full.as_raw_fd(), &UnixAddr::new(&path).expect("an address")).expect("bind");
+    listen(&full, Backlog::new(0).expect("a backlog")).expect("listen");
+    let _first = std::os::unix::net::UnixStream::connect(&path).expect("the only place");
+    let began = Instant::now();
+    let id = &container.id;
+    let args = [&shim::flags(id)[..], &["start"]].concat();
+    let output = shim::run(bed, &bed.bundle(id), &args, &params(id));
+    assert_eq!(answer(&output)["address"], address.as_str());
+    assert!(
+        began.elapsed() < Duration::from_secs(5),
+        "{:?}",
+        began.elapsed()
+    );
+    assert_eq!(processes::of(Role::Shim, id).len(), 1);
+    fs::rename(&aside, &path).expect("put the socket back");
+    container.remove().await;
+}
+
+async fn a_shim_that_waits_for_the_folders_lock_to_leave_still_answers(bed: &Bed) {
+    use nix::fcntl::{Flock, FlockArg};
+    let container = bed.container(&["true"]).run().await.expect("run");
+    let id = container.id.clone();
+    let address = shim::Shim::address(bed, &id);
+    let client = shim::Shim::at(&address).await;
+    let socket = PathBuf::from(address.trim_start_matches("unix://"));
+    let folder = fs::File::open(socket.parent().expect("a folder")).expect("open the folder");
+    let lock = Flock::lock(folder, FlockArg::LockExclusive).expect("lock the folder");
+    container.finish().await;
+    // containerd has asked it to shut down.
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    let body = containerd_shim_protos::api::StateRequest {
+        id: id.clone(),
+        ..Default::default()
+    };
+    let state = client.call::<containerd_shim_protos::api::StateResponse>(3, "State", &body);
+    let state = tokio::time::timeout(Duration::from_secs(3), state).await;
+    let code = state.expect("an answer").expect_err("it is deleted");
+    assert_eq!(code, containerd_shim_protos::ttrpc::Code::NOT_FOUND);
+    drop(lock);
+    eventually("the shim ends", Duration::from_secs(5), || {
+        processes::of(Role::Shim, &id).is_empty()
+    })
     .await;
 }
 

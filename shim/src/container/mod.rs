@@ -29,7 +29,7 @@ use crate::process::{Exited, Phase, Process, StartReply};
 use crate::reaper::Exit;
 use crate::runsc::command::Given;
 use crate::runsc::control::{RuntimeState, Target};
-use crate::sandbox::Sandbox;
+use crate::sandbox::{EXIT_GRACE, Sandbox};
 
 /// The signals that end a container which has not started: there is no program yet that could handle them.
 const ENDING_SIGNALS: [i32; 5] = [
@@ -193,8 +193,7 @@ impl Container {
         match process.check_alive()? {
             Phase::Created if exec_id.is_empty() => {
                 if ENDING_SIGNALS.contains(&signal) {
-                    self.end_unstarted().await;
-                    return Ok(());
+                    return self.end_unstarted().await;
                 }
                 return Err(Error::precondition(format!(
                     "kill: container {:?} has not been started: there is no program that could take signal {signal}",
@@ -262,14 +261,26 @@ impl Container {
     }
 
     /// Ends a container that has not been started.
-    async fn end_unstarted(&self) {
+    ///
+    /// # Errors
+    /// `DeadlineExceeded` when its sandbox survives SIGKILL for that long.
+    async fn end_unstarted(&self) -> Result<()> {
         if self.is_root() {
             self.sandbox.kill();
-            self.init.wait().await;
+            let ended = tokio::time::timeout(EXIT_GRACE, self.init.wait()).await;
+            if ended.is_err() {
+                let message = format!(
+                    "container {:?}: its sandbox (pid {}) is there {EXIT_GRACE:?} after SIGKILL",
+                    self.id,
+                    self.sandbox.pid()
+                );
+                return Err(Error::new(Code::DeadlineExceeded, message));
+            }
         } else {
             let killed = Exited::now(Exit::Signal(libc::SIGKILL));
             self.finish(&self.init, killed, false).await;
         }
+        Ok(())
     }
 
     /// Pauses or resumes the sandbox, which the container must be the first of: gVisor stops all of it.
@@ -330,10 +341,13 @@ impl Container {
     /// Removes everything of a container that is not running; one that was never started is ended first.
     ///
     /// # Errors
-    /// `FailedPrecondition` while it runs.
+    /// `FailedPrecondition` while it runs, `DeadlineExceeded` when it cannot be ended: it can be tried again.
     pub(crate) async fn delete(&self) -> Result<Exited> {
-        if self.init.begin_delete()? == Phase::Created {
-            self.end_unstarted().await;
+        if self.init.begin_delete()? == Phase::Created
+            && let Err(error) = self.end_unstarted().await
+        {
+            self.init.give_up_delete();
+            return Err(error.context("delete"));
         }
         let exited = self.init.wait().await;
         let execs: Vec<_> = self.lock_execs().drain().map(|(_, exec)| exec).collect();
