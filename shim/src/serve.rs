@@ -1,5 +1,6 @@
 //! The serving shim: one process for one pod, one thread, until its last container is gone.
 
+use std::future::Future as _;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener as StdListener;
@@ -7,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use containerd_shim::Flags;
@@ -19,6 +20,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Notify;
+use tokio::time::Sleep;
 
 use crate::error::{Error, Result};
 use crate::events::Events;
@@ -32,6 +34,9 @@ const TASK_V3: &str = "containerd.task.v3.Task";
 const TASK_V2: &str = "containerd.task.v2.Task";
 /// How long containerd may take to accept the last events.
 const FLUSH_LIMIT: Duration = Duration::from_secs(5);
+
+/// How long no connection is accepted after one that could not be.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// How long threads may take to end what they are doing.
 const THREADS_LIMIT: Duration = Duration::from_secs(1);
@@ -178,6 +183,7 @@ fn server(
         .add_listener(Listener::new(RootOnly {
             listener,
             clients: Arc::clone(clients),
+            pause: None,
         }))
         .register_service(service())
         .register_service(v2))
@@ -197,13 +203,19 @@ impl Clients {
 struct RootOnly {
     listener: UnixListener,
     clients: Arc<Clients>,
+    /// After an accept that failed: with no descriptor left the next would fail at once, and the one after it.
+    pause: Option<Pin<Box<Sleep>>>,
 }
 
 impl Stream for RootOnly {
     type Item = io::Result<Connection>;
 
-    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         loop {
+            if let Some(pause) = &mut self.pause {
+                ready!(pause.as_mut().poll(cx));
+                self.pause = None;
+            }
             let accepted = match self.listener.poll_accept(cx) {
                 Poll::Ready(accepted) => accepted.map(|(stream, _)| stream),
                 Poll::Pending => return Poll::Pending,
@@ -215,7 +227,10 @@ impl Stream for RootOnly {
                 Ok((uid, _)) => {
                     tracing::warn!(uid, "connection refused: only root may control a sandbox");
                 }
-                Err(error) => return Poll::Ready(Some(Err(error))),
+                Err(error) => {
+                    self.pause = Some(Box::pin(tokio::time::sleep(ACCEPT_PAUSE)));
+                    return Poll::Ready(Some(Err(error)));
+                }
             }
         }
     }
