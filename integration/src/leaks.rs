@@ -1,4 +1,4 @@
-//! What is there: processes, mounts, cgroups, and everything in /run (sockets, FIFOs, bundles, runtimes' state). Taken
+//! What is there: processes, mounts, cgroups, everything in /run (sockets, FIFOs, bundles, runtimes' state), and runsc's in /tmp. Taken
 //! before and after every test; the tests run one at a time in namespaces of their own, so any difference is a leak.
 
 use std::collections::BTreeSet;
@@ -42,6 +42,7 @@ impl Snapshot {
             folders(&hierarchy.path, &mut found);
         }
         files(Path::new("/run"), &mut found);
+        strays(Path::new("/tmp"), &mut found);
         let sockets = fs::read_to_string("/proc/net/unix").unwrap_or_default();
         for name in sockets
             .lines()
@@ -111,6 +112,17 @@ fn files(path: &Path, found: &mut BTreeSet<String>) {
         }
         if kind.is_dir() {
             files(&path, found);
+        }
+    }
+}
+
+/// What runsc puts where it has no better place. The folder is the host's: others may work in it.
+fn strays(path: &Path, found: &mut BTreeSet<String>) {
+    for entry in fs::read_dir(path).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let name = name.as_encoded_bytes();
+        if name.starts_with(b"runsc-") || name.starts_with(b".gvisor") {
+            found.insert(format!("file {}", entry.path().display()));
         }
     }
 }

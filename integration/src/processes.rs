@@ -112,3 +112,9 @@ pub fn resident_kb(pid: i32) -> Option<u64> {
             .ok()
     })
 }
+
+/// How many descriptors it has open.
+#[must_use]
+pub fn descriptors(pid: i32) -> Option<usize> {
+    Some(fs::read_dir(format!("/proc/{pid}/fd")).ok()?.count())
+}

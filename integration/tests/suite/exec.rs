@@ -43,6 +43,7 @@ cases! {
         a_process_spec_that_does_not_parse_is_invalid,
         an_exec_has_no_more_capabilities_than_init,
         no_process_stays_beside_sandbox_and_gofer,
+        a_hundred_execs_leave_no_descriptor_and_no_memory,
     ],
 }
 
@@ -434,5 +435,29 @@ async fn no_process_stays_beside_sandbox_and_gofer(bed: &Bed) {
     );
     exec.kill(9).await.expect("kill");
     exec.finish().await;
+    container.remove().await;
+}
+
+async fn a_hundred_execs_leave_no_descriptor_and_no_memory(bed: &Bed) {
+    use integration::processes::{Role, descriptors, eventually, of, resident_kb};
+    let container = sleeper(bed).await;
+    let shim = of(Role::Shim, &container.id)[0].pid;
+    let run = async |from: u32, to: u32| {
+        for number in from..to {
+            let exec = container.exec(&format!("e{number}"), &["echo", "out"]);
+            assert_eq!(exec.finish().await.stdout, "out\n");
+        }
+    };
+    // The first ones make what all of them use.
+    run(0, 20).await;
+    let (open, resident) = (descriptors(shim), resident_kb(shim).expect("its memory"));
+    run(20, 120).await;
+    // Streams are let go of after the answer to Delete.
+    eventually("no descriptor stays", Duration::from_secs(5), || {
+        descriptors(shim) <= open
+    })
+    .await;
+    let now = resident_kb(shim).expect("its memory");
+    assert!(now < resident + 1024, "{resident} kB before, {now} kB now");
     container.remove().await;
 }

@@ -44,6 +44,7 @@ cases! {
     Needs::Bulkhead => [
         command_killed_during_create,
         command_killed_during_start,
+        command_killed_during_exec,
         command_killed_during_delete,
         runsc_missing_is_named,
         runsc_not_executable_is_named,
@@ -133,7 +134,15 @@ async fn fault(bed: &Bed, step: Step, victim: Victim) {
                 }
             }
         };
-        let (answer, hit) = perform(bed, &id, step, shoot).await;
+        let builder = with_hook(bed.named(&id, &["sleep", "1000"]));
+        let builder = match (step, victim) {
+            // There is none where an exec goes by the control socket.
+            (Step::Exec, Victim::Process(Role::Command)) => {
+                builder.policy("", "[runsc]\ncontrol = \"command\"\n")
+            }
+            _ => builder,
+        };
+        let (answer, hit) = perform(builder, step, shoot).await;
         row.add(answer, hit);
         bed.remove(&id).await;
     }
@@ -228,12 +237,10 @@ fn with_hook(builder: Builder<'_>) -> Builder<'_> {
 
 /// Goes as far as the step and takes it while `shoot` runs. Only what comes before the step must succeed.
 async fn perform(
-    bed: &Bed,
-    id: &str,
+    builder: Builder<'_>,
     step: Step,
     shoot: impl Future<Output = bool>,
 ) -> (String, bool) {
-    let builder = with_hook(bed.named(id, &["sleep", "1000"]));
     if let Step::Create = step {
         let (created, hit) = tokio::join!(builder.create(), shoot);
         return (told(&created), hit);
@@ -299,6 +306,7 @@ faults! {
     gofer_killed_during_wait: Wait, Victim::Process(Role::Gofer);
     command_killed_during_create: Create, Victim::Process(Role::Command);
     command_killed_during_start: Start, Victim::Process(Role::Command);
+    command_killed_during_exec: Exec, Victim::Process(Role::Command);
     command_killed_during_delete: Delete, Victim::Process(Role::Command);
 }
 

@@ -29,6 +29,7 @@ mod outside;
 mod peers;
 mod pod;
 mod posture;
+mod serve;
 mod service;
 mod start;
 mod stats;
@@ -49,6 +50,7 @@ fn main() -> ExitCode {
         io::cases(),
         exec::cases(),
         kill::cases(),
+        serve::cases(),
         service::cases(),
         events::cases(),
         faults::cases(),

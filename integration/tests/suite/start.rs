@@ -115,7 +115,7 @@ async fn an_unknown_flag_is_an_error(bed: &Bed) {
 }
 
 /// A bundle as containerd makes it, but for the mounts.
-fn bundle(bed: &Bed, id: &str) -> PathBuf {
+pub(crate) fn bundle(bed: &Bed, id: &str) -> PathBuf {
     let folder = bed.folder.join(id);
     fs::create_dir_all(folder.join("rootfs")).expect("make a bundle");
     let mut config = spec::container(NAMESPACE, id, &["true"]);
@@ -128,7 +128,7 @@ fn bundle(bed: &Bed, id: &str) -> PathBuf {
     folder
 }
 
-fn answer(output: &std::process::Output) -> serde_json::Value {
+pub(crate) fn answer(output: &std::process::Output) -> serde_json::Value {
     assert!(output.status.success(), "{output:?}");
     assert!(
         output.stderr.is_empty(),
@@ -161,7 +161,7 @@ async fn end(bed: &Bed, id: &str, folder: &std::path::Path, address: &str) {
     assert!(output.status.success(), "{output:?}");
 }
 
-fn params(id: &str) -> Vec<u8> {
+pub(crate) fn params(id: &str) -> Vec<u8> {
     let params = BootstrapParams {
         instance_id: id.into(),
         namespace: NAMESPACE.into(),
