@@ -279,7 +279,7 @@ mod tests {
             let _ = blocked.recv();
             Ok(())
         };
-        let undo = || drop(undone.send(()));
+        let undo = || undone.send(()).expect("the test waits");
         let error = on_a_thread(Duration::from_millis(20), work, undo).await;
         assert_eq!(error.expect_err("late").code(), Code::DeadlineExceeded);
         go.send(()).expect("it waits");

@@ -10,18 +10,25 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
+use containerd_client::tonic::Code;
 use integration::bed::Bed;
+use integration::container::Container;
 use integration::processes::{Role, of};
 use integration::runtime::Needs;
+use integration::wrapper::Wrapper;
 use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, recvmsg, sendmsg};
 
 use integration::cases;
+
+use crate::{peers, pod};
 
 cases! {
     Needs::Bulkhead => [
         an_exec_whose_status_is_lost_ends_all_the_same,
         an_exec_whose_status_is_lost_ends_by_the_command_as_well,
         a_sentry_that_refuses_sigkill_for_one_container_keeps_the_others,
+        a_container_that_is_killed_while_it_starts_leaves_the_others_unharmed,
+        a_container_that_cannot_be_killed_yet_leaves_the_others_unharmed,
         a_signal_to_an_exec_that_is_just_being_started_spares_init,
     ],
 }
@@ -31,10 +38,13 @@ const SIGNAL: &str = "containerManager.Signal";
 const EXECUTE: &str = "containerManager.ExecuteAsync";
 const PROCESSES: &str = "containerManager.Processes";
 
+/// What is answered instead of the sentry, if anything.
+type Answer = dyn Fn(&str) -> Option<&'static str> + Send + Sync;
+
 /// Stands before a control socket: it answers itself what `answer` has an answer for and hands on the rest.
 struct Relay {
     real: PathBuf,
-    answer: Box<dyn Fn(&str) -> Option<&'static str> + Send + Sync>,
+    answer: Box<Answer>,
 }
 
 impl Relay {
@@ -107,7 +117,7 @@ async fn lost(
     let container = bed.container(&["sleep", "1000"]).run().await.expect("run");
     let asked = Arc::new(AtomicU32::new(0));
     let count = Arc::clone(&asked);
-    let socket = crate::peers::control_socket(&container.id);
+    let socket = peers::control_socket(&container.id);
     Relay::start(&socket, move |request| match request {
         _ if request.contains(WAIT) => {
             Some("{\"success\":false,\"err\":\"the status is elsewhere\"}\n")
@@ -140,14 +150,14 @@ async fn an_exec_whose_status_is_lost_ends_by_the_command_as_well(bed: &Bed) {
 }
 
 async fn a_sentry_that_refuses_sigkill_for_one_container_keeps_the_others(bed: &Bed) {
-    let pod = crate::pod::sandbox(bed).await;
-    let one = crate::pod::member(bed, &pod, "sleep 1000");
+    let first = pod::sandbox(bed).await;
+    let one = pod::member(bed, &first, "sleep 1000");
     let one = one.run().await.expect("run");
-    let two = crate::pod::member(bed, &pod, "sleep 1000");
+    let two = pod::member(bed, &first, "sleep 1000");
     let two = two.run().await.expect("run");
     let refused = Arc::new(AtomicBool::new(true));
     let (refuses, named) = (Arc::clone(&refused), format!("\"{}\"", one.id));
-    Relay::start(&crate::peers::control_socket(&pod.id), move |request| {
+    Relay::start(&peers::control_socket(&first.id), move |request| {
         let is_one = request.contains(SIGNAL) && request.contains(&named);
         (is_one && refuses.load(Ordering::Relaxed))
             .then_some("{\"success\":false,\"err\":\"not today\"}\n")
@@ -160,12 +170,12 @@ async fn a_sentry_that_refuses_sigkill_for_one_container_keeps_the_others(bed: &
     for container in [one, two] {
         container.remove().await;
     }
-    crate::pod::end(pod).await;
+    pod::end(first).await;
 }
 
 async fn a_signal_to_an_exec_that_is_just_being_started_spares_init(bed: &Bed) {
     let container = bed.container(&["sleep", "1000"]).run().await.expect("run");
-    Relay::start(&crate::peers::control_socket(&container.id), |request| {
+    Relay::start(&peers::control_socket(&container.id), |request| {
         if request.contains(EXECUTE) {
             std::thread::sleep(Duration::from_secs(1));
         }
@@ -184,4 +194,48 @@ async fn a_signal_to_an_exec_that_is_just_being_started_spares_init(bed: &Bed) {
     let done = container.exec("e", &["echo", "alive"]).finish().await;
     assert_eq!(done.stdout, "alive\n");
     container.remove().await;
+}
+
+/// A pod with one container that runs on while `kill` has another to do with, whose `runsc start` does `fault` first.
+async fn killed_while_it_starts(bed: &Bed, fault: &str, kill: impl AsyncFnOnce(&Container<'_>)) {
+    let first = pod::sandbox(bed).await;
+    let one = pod::member(bed, &first, "sleep 1000")
+        .run()
+        .await
+        .expect("run");
+    let two = pod::member(bed, &first, "sleep 1000");
+    let two = two.create().await.expect("create");
+    {
+        let _wrapper = Wrapper::at(bed, "start", fault);
+        let killed = async {
+            tokio::time::sleep(Duration::from_millis(500)).await;
+            kill(&two).await;
+        };
+        let (started, ()) = tokio::join!(two.start(), killed);
+        started.expect("start");
+    }
+    assert_eq!(
+        one.exec("e", &["echo", "alive"]).finish().await.stdout,
+        "alive\n"
+    );
+    for container in [two, one] {
+        container.remove().await;
+    }
+    pod::end(first).await;
+}
+
+async fn a_container_that_is_killed_while_it_starts_leaves_the_others_unharmed(bed: &Bed) {
+    killed_while_it_starts(bed, "sleep 2", async |two| {
+        two.kill(9).await.expect("kill");
+        assert_eq!(two.wait().await.expect("wait").status, 137);
+    })
+    .await;
+}
+
+async fn a_container_that_cannot_be_killed_yet_leaves_the_others_unharmed(bed: &Bed) {
+    killed_while_it_starts(bed, "sleep 8", async |two| {
+        let error = two.kill(9).await.expect_err("there is nothing to kill");
+        assert_eq!(error.code(), Code::FailedPrecondition, "{error}");
+    })
+    .await;
 }

@@ -106,9 +106,13 @@ async fn a_spec_with_wrong_types_is_refused(bed: &Bed) {
     let change =
         |spec: &mut serde_json::Value| spec["process"]["args"] = json!({ "not": "a list" });
     let created = bed.container(&["true"]).with(change).run().await;
-    // containerd 2.4 reads the spec as well and is the first to refuse it.
     let error = created.map(drop).expect_err("refused");
-    assert!(error.message().contains("process.args"), "{error}");
+    if bed.runtime.is_bulkhead() {
+        // containerd 2.4 reads the spec as well, and is the first to refuse it.
+        let by_containerd = error.message().contains("process.args");
+        let by_shim = error.code() == Code::InvalidArgument;
+        assert!(by_containerd || by_shim, "{error}");
+    }
 }
 
 async fn an_unknown_program_fails_and_is_named(bed: &Bed) {

@@ -9,7 +9,6 @@ use integration::bed::Bed;
 use integration::container::{Builder, Container};
 use integration::processes::{self, Role, eventually};
 use integration::runtime::Needs;
-use integration::wrapper::Wrapper;
 
 use integration::cases;
 
@@ -35,8 +34,6 @@ cases! {
         a_program_that_is_missing_leaves_the_others_unharmed,
         one_container_of_a_pod_cannot_be_paused,
         a_paused_pod_is_paused_in_all_its_containers,
-        a_container_that_is_killed_while_it_starts_leaves_the_others_unharmed,
-        a_container_that_cannot_be_killed_leaves_the_others_unharmed,
         a_killed_shim_leaves_nothing_of_a_pod,
         a_forged_mount_hint_opens_nothing,
     ],
@@ -408,47 +405,6 @@ async fn a_paused_pod_is_paused_in_all_its_containers(bed: &Bed) {
     );
     one.remove().await;
     end(pod).await;
-}
-
-/// A pod with one container that runs on while `kill` has another to do with, whose `runsc start` does `fault` first.
-async fn killed_while_it_starts(bed: &Bed, fault: &str, kill: impl AsyncFnOnce(&Container<'_>)) {
-    let pod = sandbox(bed).await;
-    let one = member(bed, &pod, "sleep 1000").run().await.expect("run");
-    let two = member(bed, &pod, "sleep 1000");
-    let two = two.create().await.expect("create");
-    {
-        let _wrapper = Wrapper::at(bed, "start", fault);
-        let killed = async {
-            tokio::time::sleep(Duration::from_millis(500)).await;
-            kill(&two).await;
-        };
-        let (started, ()) = tokio::join!(two.start(), killed);
-        started.expect("start");
-    }
-    assert_eq!(
-        one.exec("e", &["echo", "alive"]).finish().await.stdout,
-        "alive\n"
-    );
-    for container in [two, one] {
-        container.remove().await;
-    }
-    end(pod).await;
-}
-
-async fn a_container_that_is_killed_while_it_starts_leaves_the_others_unharmed(bed: &Bed) {
-    killed_while_it_starts(bed, "sleep 2", async |two| {
-        two.kill(9).await.expect("kill");
-        assert_eq!(two.wait().await.expect("wait").status, 137);
-    })
-    .await;
-}
-
-async fn a_container_that_cannot_be_killed_leaves_the_others_unharmed(bed: &Bed) {
-    killed_while_it_starts(bed, "sleep 8", async |two| {
-        let error = two.kill(9).await.expect_err("there is nothing to kill");
-        assert_eq!(error.code(), Code::FailedPrecondition, "{error}");
-    })
-    .await;
 }
 
 async fn a_killed_shim_leaves_nothing_of_a_pod(bed: &Bed) {
