@@ -13,7 +13,7 @@ use crate::io::{ProcessIo, Stdio, console};
 use crate::metrics::{COUNTERS, Operation};
 use crate::process::{Exited, Phase, Process, StartReply};
 use crate::reaper::Exit;
-use crate::runsc::control::Executed;
+use crate::runsc::exec::Executed;
 
 impl Container {
     /// Adds an exec, clamped like init; nothing runs until it is started.

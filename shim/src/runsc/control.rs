@@ -7,14 +7,12 @@
 //! `runsc/boot/controller.go` and `pkg/sentry/control/proc.go`.
 
 use std::ffi::OsStr;
-use std::fs;
-use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::os::fd::BorrowedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use runsc_config::HardenedProcess;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -22,13 +20,11 @@ use serde_json::{Value, json};
 use crate::error::{Code, Error, Result};
 use crate::metrics::{COUNTERS, Export};
 use crate::reaper::{Exit, ExitWatch};
-use crate::runsc::command::{Given, Runsc, failure};
+use crate::runsc::command::Runsc;
 use crate::runsc::log::one_line;
 use crate::runsc::socket::{self, CallError};
 use crate::runsc::usage::{Event, EventOut, Usage};
 
-/// EAGAIN in the words of the sentry (`pkg/errors/linuxerr`) and of Go.
-const AGAIN: [&str; 2] = ["try again", "resource temporarily unavailable"];
 /// How runsc says that nobody listens at the control socket (`runsc/sandbox/sandbox.go`, `sandboxConnect`).
 const UNREACHED: &str = "connecting to control server";
 /// How long the sentry may take to answer anything but a wait.
@@ -36,13 +32,13 @@ const CALL_LIMIT: Duration = Duration::from_secs(10);
 /// How long it may take to say what it uses: without its answer the host's figures still stand.
 const USAGE_LIMIT: Duration = Duration::from_secs(2);
 /// How long a runsc command may take to do the same.
-const COMMAND_LIMIT: Duration = Duration::from_secs(30);
+pub(super) const COMMAND_LIMIT: Duration = Duration::from_secs(30);
 /// No limit, for the one kind of wait that has none: for a container to exit.
 const FOREVER: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 
 /// The methods that have a socket side, each falling back for itself.
 #[derive(Debug, Clone, Copy)]
-enum Method {
+pub(super) enum Method {
     Wait,
     WaitPid,
     Signal,
@@ -93,17 +89,10 @@ pub(crate) enum RuntimeState {
     Stopped,
 }
 
-/// An exec'd process: its pid inside the sandbox and, on the command backend, the runsc process that waits for it.
-#[derive(Debug)]
-pub(crate) struct Executed {
-    pub(crate) guest_pid: i32,
-    pub(crate) keeper: Option<ExitWatch>,
-}
-
 /// Controls one sandbox.
 #[derive(Debug)]
 pub(crate) struct Control {
-    runsc: Arc<Runsc>,
+    pub(super) runsc: Arc<Runsc>,
     socket: PathBuf,
     sandbox: ExitWatch,
     fallen_back: AtomicU32,
@@ -294,108 +283,6 @@ impl Control {
             .ok()?
     }
 
-    /// Starts a process in a running container with the given stdio; with a terminal all three are its replica.
-    ///
-    /// # Errors
-    /// `InvalidArgument` with the sentry's words when the program cannot be run, `ResourceExhausted` at the task limit.
-    pub(crate) async fn execute(
-        &self,
-        id: &str,
-        process: &HardenedProcess,
-        stdio: [OwnedFd; 3],
-    ) -> Result<Executed> {
-        let fds: Vec<BorrowedFd<'_>> = stdio.iter().map(OwnedFd::as_fd).collect();
-        let started = match self
-            .call::<i32>(Method::Execute, &exec_args(id, process), &fds)
-            .await
-        {
-            Ok(Some(guest_pid)) => Ok(Executed {
-                guest_pid,
-                keeper: None,
-            }),
-            Ok(None) => self.execute_command(id, process, stdio).await,
-            Err(error) => Err(error),
-        };
-        started.map_err(|error| {
-            let text = error.to_string();
-            if AGAIN.iter().any(|again| text.ends_with(again)) {
-                let limit = "the tasks of one uid share a limit in the whole sandbox (limits.pids in the policy file)";
-                Error::new(Code::ResourceExhausted, format!("{text}: {limit}"))
-            } else if error.code() == Code::Internal {
-                Error::invalid(text)
-            } else {
-                error
-            }
-        })
-    }
-
-    /// The command's way to exec: a `runsc exec` that stays as the process's waiter. It is the fallback because each
-    /// such helper costs some 22 MB of resident memory.
-    async fn execute_command(
-        &self,
-        id: &str,
-        process: &HardenedProcess,
-        stdio: [OwnedFd; 3],
-    ) -> Result<Executed> {
-        let [stdin, stdout, stderr] = stdio;
-        let (spec, pid_file) = (
-            self.runsc.scratch_path("process"),
-            self.runsc.scratch_path("pid"),
-        );
-        let files = Scratch(vec![spec.clone(), pid_file.clone()]);
-        fs::write(&spec, process.to_json_bytes())
-            .map_err(|e| Error::io("write the process for runsc exec", &e))?;
-        let args = [
-            OsStr::new("--process"),
-            spec.as_os_str(),
-            OsStr::new("--internal-pid-file"),
-            pid_file.as_os_str(),
-            OsStr::new(id),
-        ];
-        let stdio = Given {
-            stdin: Some(stdin),
-            stdout: Some(stdout),
-            stderr: Some(stderr),
-            ..Given::default()
-        };
-        let (mut keeper, log) = self.runsc.start("exec", &args, stdio)?;
-        let deadline = tokio::time::Instant::now() + COMMAND_LIMIT;
-        loop {
-            if let Some(guest_pid) = fs::read_to_string(&pid_file)
-                .ok()
-                .and_then(|text| text.trim().parse().ok())
-            {
-                drop(files);
-                return Ok(Executed {
-                    guest_pid,
-                    keeper: Some(keeper),
-                });
-            }
-            if let Some(exit) = keeper.wait_for(Duration::from_millis(5)).await {
-                // It may have written the pid, seen a short process out, and gone.
-                if let Some(guest_pid) = fs::read_to_string(&pid_file)
-                    .ok()
-                    .and_then(|t| t.trim().parse().ok())
-                {
-                    return Ok(Executed {
-                        guest_pid,
-                        keeper: Some(keeper),
-                    });
-                }
-                let reason = log.last_error().await.unwrap_or_default();
-                return Err(Error::internal(failure("exec", exit, &reason)));
-            }
-            if tokio::time::Instant::now() >= deadline {
-                keeper.signal(nix::sys::signal::Signal::SIGKILL);
-                let limit = COMMAND_LIMIT.as_secs();
-                return Err(Error::new(
-                    Code::DeadlineExceeded,
-                    format!("runsc exec: no pid within {limit} s"),
-                ));
-            }
-        }
-    }
-
     async fn wait_command(&self, options: &[&str], id: &str) -> Result<Exit> {
         #[derive(Deserialize)]
         struct Waited {
@@ -409,7 +296,7 @@ impl Control {
     }
 
     /// `Ok(None)` means: use the command.
-    async fn call<R: DeserializeOwned>(
+    pub(super) async fn call<R: DeserializeOwned>(
         &self,
         method: Method,
         arg: &Value,
@@ -492,43 +379,6 @@ impl Control {
     fn has_fallen_back(&self, method: Method) -> bool {
         self.fallen_back.load(Ordering::Relaxed) & method.bit() != 0
     }
-}
-
-/// Files that a fallback exec needs until it has started.
-struct Scratch(Vec<PathBuf>);
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        for file in &self.0 {
-            let _ = fs::remove_file(file);
-        }
-    }
-}
-
-/// The argument of `ExecuteAsync` (`control.ExecArgs`). All five capability sets are always sent: without them the
-/// sentry would give uid 0 every capability there is.
-fn exec_args(id: &str, process: &HardenedProcess) -> Value {
-    let caps = process.capabilities();
-    json!({
-        "argv": process.args(),
-        "envv": process.env(),
-        "wd": process.cwd(),
-        "KUID": process.uid(),
-        "KGID": process.gid(),
-        "ExtraKGIDs": process.additional_gids(),
-        "NoNewPrivileges": process.no_new_privileges(),
-        "Capabilities": {
-            "PermittedCaps": caps.permitted,
-            "InheritableCaps": caps.inheritable,
-            "EffectiveCaps": caps.effective,
-            "BoundingCaps": caps.bounding,
-            "AmbientCaps": caps.ambient,
-        },
-        "StdioIsPty": process.terminal(),
-        "SupportTTYs": true,
-        "GuestFDs": [0, 1, 2],
-        "ContainerID": id,
-    })
 }
 
 fn parse<T: DeserializeOwned>(command: &str, text: &[u8]) -> Result<T> {

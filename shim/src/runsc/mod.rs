@@ -2,6 +2,7 @@
 
 pub(crate) mod command;
 pub(crate) mod control;
+pub(crate) mod exec;
 pub(crate) mod features;
 pub(crate) mod log;
 pub(crate) mod socket;
