@@ -1,15 +1,16 @@
 //! A sandbox: one sentry and its gofers, started by `runsc create` of the first container and gone with it.
 
+mod books;
+
 use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use nix::sys::signal::Signal;
-use runsc_config::{Backend, Declared, Features, Hardened, Policy, Report, SandboxLimits, Shared};
-use serde_json::Value;
+use runsc_config::{Backend, Declared, Features, Hardened, Policy};
 
 use crate::cgroup::Cgroups;
 use crate::cleanup;
@@ -21,7 +22,8 @@ use crate::reaper::{ExitWatch, Reaper};
 use crate::runsc::command::{Given, Runsc};
 use crate::runsc::control::Control;
 use crate::runsc::state_file::StateFile;
-use crate::{io, limits, oom};
+use crate::sandbox::books::{Books, Entry};
+use crate::{io, oom};
 
 /// How long a sandbox may take to exit after its last container has.
 pub(crate) const EXIT_GRACE: Duration = Duration::from_secs(10);
@@ -102,21 +104,6 @@ pub(crate) struct Sandbox {
     metrics: Mutex<Option<Serving>>,
     /// Held while limits are written, so that two updates do not mix.
     updating: Mutex<()>,
-}
-
-/// What is kept of each container, because the sandbox's share follows from it.
-#[derive(Debug)]
-struct Books {
-    shared: Shared,
-    limits: SandboxLimits,
-    containers: HashMap<String, Entry>,
-}
-
-#[derive(Debug, Clone, Copy)]
-struct Entry {
-    declared: Declared,
-    /// Bytes.
-    scratch: u64,
 }
 
 impl Sandbox {
@@ -242,38 +229,6 @@ impl Sandbox {
         cleanup::remove_sandbox(runsc.root(), id, cgroups, filestores).await;
     }
 
-    /// Makes room for a further container: `harden` decides, knowing what the sandbox has left.
-    ///
-    /// # Errors
-    /// `FailedPrecondition` where no container may join; what `harden` refuses.
-    pub(crate) fn join(
-        &self,
-        id: &str,
-        harden: impl FnOnce(&Shared) -> Result<Hardened>,
-    ) -> Result<Hardened> {
-        if self.exit.get().is_some() {
-            return Err(Error::precondition(format!(
-                "sandbox {:?} has exited",
-                self.id
-            )));
-        }
-        if !self.is_pod {
-            return Err(Error::precondition(format!(
-                "container {:?} is no pod's sandbox (its container type is not \"sandbox\")",
-                self.id
-            )));
-        }
-        let mut books = self.books();
-        let hardened = harden(&books.shared)?;
-        let entry = Entry {
-            declared: hardened.declared,
-            scratch: hardened.shared.scratch,
-        };
-        books.containers.insert(id.to_owned(), entry);
-        books.shared.scratch = books.shared.scratch.saturating_add(entry.scratch);
-        Ok(hardened)
-    }
-
     /// Runs `runsc create` for a container that has joined; what it starts with comes later. The returned descriptor is
     /// the master of its terminal, if it has one.
     ///
@@ -312,57 +267,9 @@ impl Sandbox {
         Duration::from_secs(self.policy.runsc().start_timeout)
     }
 
-    /// Tasks of one uid that the sandbox may have.
-    pub(crate) fn tasks_limit(&self) -> u64 {
-        self.books().shared.tasks_limit
-    }
-
     /// Whether the kernel has killed something in it for want of memory.
     pub(crate) fn ran_out_of_memory(&self) -> bool {
         oom::kills(&self.cgroups) > 0
-    }
-
-    /// Changes the sandbox's limits as an update of one of its containers asks. Blocks for as long as the kernel needs to
-    /// take memory back.
-    ///
-    /// # Errors
-    /// `InvalidArgument` for malformed resources, `FailedPrecondition` for what cannot be given; nothing is changed then.
-    pub(crate) fn update(&self, id: &str, resources: &Value) -> Result<()> {
-        let _alone = self.updating.lock().unwrap_or_else(PoisonError::into_inner);
-        let (before, tasks_limit, entry, others) = {
-            let books = self.books();
-            let entry = books.containers.get(id).copied();
-            let others: Vec<Declared> = books
-                .containers
-                .iter()
-                .filter(|(other, _)| *other != id)
-                .map(|(_, entry)| entry.declared)
-                .collect();
-            (books.limits, books.shared.tasks_limit, entry, others)
-        };
-        let Some(mut entry) = entry else {
-            return Err(Error::not_found(format!("container {id:?} does not exist")));
-        };
-        let mut report = Report::default();
-        entry.declared = entry
-            .declared
-            .updated(resources, tasks_limit, &mut report)?;
-        for change in &report.changes {
-            tracing::info!(id, "policy: {change}");
-        }
-        let after = if self.is_pod {
-            let sum = Declared::sum(others.into_iter().chain([entry.declared]));
-            let pod = self.pod_cgroup.as_deref().map(limits::of_cgroup);
-            SandboxLimits::of_pod(pod.unwrap_or_default(), sum, &self.policy)
-        } else {
-            SandboxLimits::of_container(entry.declared, &self.policy)
-        };
-        after.check()?;
-        limits::change(&self.cgroups, &before, &after)?;
-        let mut books = self.books();
-        books.limits = after;
-        books.containers.insert(id.to_owned(), entry);
-        Ok(())
     }
 
     /// The sandbox's pid on the host. It is also what containerd is told for every process inside: a pid of the guest
@@ -412,18 +319,6 @@ impl Sandbox {
             }
             Err(error) => tracing::warn!(%error, id = self.id, "no metrics of this sandbox"),
         }
-    }
-
-    /// Gives back what a container had of the sandbox.
-    pub(crate) fn leave(&self, id: &str) {
-        let mut books = self.books();
-        if let Some(entry) = books.containers.remove(id) {
-            books.shared.scratch = books.shared.scratch.saturating_sub(entry.scratch);
-        }
-    }
-
-    fn books(&self) -> MutexGuard<'_, Books> {
-        self.books.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

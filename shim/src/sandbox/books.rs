@@ -1,0 +1,120 @@
+//! The books of a sandbox: what each of its containers was promised of it, and the limits that follow.
+
+use std::collections::HashMap;
+use std::sync::{MutexGuard, PoisonError};
+
+use runsc_config::{Declared, Hardened, Report, SandboxLimits, Shared};
+use serde_json::Value;
+
+use crate::error::{Error, Result};
+use crate::limits;
+use crate::sandbox::Sandbox;
+
+/// What is kept of each container, because the sandbox's share follows from it.
+#[derive(Debug)]
+pub(super) struct Books {
+    pub(super) shared: Shared,
+    pub(super) limits: SandboxLimits,
+    pub(super) containers: HashMap<String, Entry>,
+}
+
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Entry {
+    pub(super) declared: Declared,
+    /// Bytes.
+    pub(super) scratch: u64,
+}
+
+impl Sandbox {
+    /// Makes room for a further container: `harden` decides, knowing what the sandbox has left.
+    ///
+    /// # Errors
+    /// `FailedPrecondition` where no container may join; what `harden` refuses.
+    pub(crate) fn join(
+        &self,
+        id: &str,
+        harden: impl FnOnce(&Shared) -> Result<Hardened>,
+    ) -> Result<Hardened> {
+        if self.exit.get().is_some() {
+            return Err(Error::precondition(format!(
+                "sandbox {:?} has exited",
+                self.id
+            )));
+        }
+        if !self.is_pod {
+            return Err(Error::precondition(format!(
+                "container {:?} is no pod's sandbox (its container type is not \"sandbox\")",
+                self.id
+            )));
+        }
+        let mut books = self.books();
+        let hardened = harden(&books.shared)?;
+        let entry = Entry {
+            declared: hardened.declared,
+            scratch: hardened.shared.scratch,
+        };
+        books.containers.insert(id.to_owned(), entry);
+        books.shared.scratch = books.shared.scratch.saturating_add(entry.scratch);
+        Ok(hardened)
+    }
+
+    /// Tasks of one uid that the sandbox may have.
+    pub(crate) fn tasks_limit(&self) -> u64 {
+        self.books().shared.tasks_limit
+    }
+
+    /// Changes the sandbox's limits as an update of one of its containers asks. Blocks for as long as the kernel needs to
+    /// take memory back.
+    ///
+    /// # Errors
+    /// `InvalidArgument` for malformed resources, `FailedPrecondition` for what cannot be given; nothing is changed then.
+    pub(crate) fn update(&self, id: &str, resources: &Value) -> Result<()> {
+        let _alone = self.updating.lock().unwrap_or_else(PoisonError::into_inner);
+        let (before, tasks_limit, entry, others) = {
+            let books = self.books();
+            let entry = books.containers.get(id).copied();
+            let others: Vec<Declared> = books
+                .containers
+                .iter()
+                .filter(|(other, _)| *other != id)
+                .map(|(_, entry)| entry.declared)
+                .collect();
+            (books.limits, books.shared.tasks_limit, entry, others)
+        };
+        let Some(mut entry) = entry else {
+            return Err(Error::not_found(format!("container {id:?} does not exist")));
+        };
+        let mut report = Report::default();
+        entry.declared = entry
+            .declared
+            .updated(resources, tasks_limit, &mut report)?;
+        for change in &report.changes {
+            tracing::info!(id, "policy: {change}");
+        }
+        let after = if self.is_pod {
+            let sum = Declared::sum(others.into_iter().chain([entry.declared]));
+            let pod = self.pod_cgroup.as_deref().map(limits::of_cgroup);
+            SandboxLimits::of_pod(pod.unwrap_or_default(), sum, &self.policy)
+        } else {
+            SandboxLimits::of_container(entry.declared, &self.policy)
+        };
+        after.check()?;
+        limits::change(&self.cgroups, &before, &after)?;
+        let mut books = self.books();
+        books.limits = after;
+        books.containers.insert(id.to_owned(), entry);
+        Ok(())
+    }
+
+    /// Gives back what a container had of the sandbox.
+    pub(crate) fn leave(&self, id: &str) {
+        let mut books = self.books();
+        if let Some(entry) = books.containers.remove(id) {
+            books.shared.scratch = books.shared.scratch.saturating_sub(entry.scratch);
+        }
+    }
+
+    fn books(&self) -> MutexGuard<'_, Books> {
+        self.books.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
