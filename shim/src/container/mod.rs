@@ -4,6 +4,7 @@
 //! request is refused at once instead of waiting behind a slow one.
 
 mod exec;
+mod exit;
 mod usage;
 
 use std::collections::HashMap;
@@ -11,9 +12,7 @@ use std::ffi::OsStr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use containerd_shim_protos::events::task::{
-    TaskDelete, TaskExit, TaskOOM, TaskPaused, TaskResumed, TaskStart,
-};
+use containerd_shim_protos::events::task::{TaskDelete, TaskPaused, TaskResumed, TaskStart};
 use containerd_shim_protos::protobuf::MessageField;
 use runsc_config::ExecCeiling;
 use serde_json::Value;
@@ -28,7 +27,7 @@ use crate::names::Names;
 use crate::process::{Exited, Phase, Process, StartReply};
 use crate::reaper::Exit;
 use crate::runsc::command::Given;
-use crate::runsc::control::{RuntimeState, Target};
+use crate::runsc::control::Target;
 use crate::sandbox::{EXIT_GRACE, Sandbox};
 
 /// The signals that end a container which has not started: there is no program yet that could handle them.
@@ -365,112 +364,6 @@ impl Container {
         event.exited_at = MessageField::some(clock::timestamp(exited.at));
         self.events.publish(event);
         Ok(exited)
-    }
-
-    /// Follows init to its exit.
-    async fn watch_init(self: Arc<Self>) {
-        let mut sandbox_exit = self.sandbox.exit.clone();
-        let exit = tokio::select! {
-            // An answer that came before the sandbox ended is the container's own.
-            biased;
-            exit = self.init_exit() => {
-                if self.is_root() {
-                    // The answer precedes the sandbox's own exit, and a delete in between would be refused.
-                    self.sandbox.wait_gone().await;
-                }
-                exit
-            }
-            exit = sandbox_exit.wait() => {
-                // The sandbox's code is that of its first container; the others were killed with it. What is left of one
-                // that ran out of memory may end in any way.
-                if self.is_root() && !self.sandbox.ran_out_of_memory() {
-                    exit
-                } else {
-                    Exit::Signal(libc::SIGKILL)
-                }
-            }
-        };
-        let exited = Exited::now(exit);
-        // The execs died with init, and their exits are told first.
-        let execs: Vec<_> = self.lock_execs().values().cloned().collect();
-        let all_execs = async {
-            for exec in execs
-                .iter()
-                .filter(|exec| !matches!(exec.phase(), Phase::Created))
-            {
-                exec.wait().await;
-            }
-        };
-        let _ = tokio::time::timeout(Duration::from_secs(2), all_execs).await;
-        self.finish(&Arc::clone(&self.init), exited, false).await;
-    }
-
-    /// Asks the sentry for init's exit, as soon as there is one to ask for. Never returns when it cannot tell: the
-    /// sandbox's own exit then decides.
-    async fn init_exit(&self) -> Exit {
-        let mut started = self.started.subscribe();
-        if started.wait_for(|started| *started).await.is_err() {
-            return std::future::pending().await;
-        }
-        let mut pause = Duration::from_millis(20);
-        loop {
-            let error = match self.sandbox.control.wait(&self.id).await {
-                Ok(exit) => return exit,
-                Err(error) => error,
-            };
-            if self.sandbox.exit.get().is_some() {
-                return std::future::pending().await;
-            }
-            tracing::debug!(%error, id = self.id, "wait not answered");
-            let state = self.sandbox.control.state(&self.id).await;
-            if matches!(state, Ok(RuntimeState::Stopped)) {
-                if !self.is_root() {
-                    tracing::error!(%error, id = self.id, "exit status lost: reported as 255");
-                    return Exit::Code(255);
-                }
-                // `runsc boot` exits with the code of its first container, so nothing is lost.
-                tracing::warn!(
-                    id = self.id,
-                    "the container has stopped but its sandbox stays: ending it"
-                );
-                self.sandbox.wait_gone().await;
-                return std::future::pending().await;
-            }
-            // Giving up would leave a client waiting for ever.
-            tokio::time::sleep(pause).await;
-            pause = (pause * 2).min(Duration::from_secs(2));
-        }
-    }
-
-    /// Records an exit and tells it, after the reply to the start of the same process.
-    async fn finish(&self, process: &Arc<Process>, exited: Exited, is_exec: bool) {
-        let was_started = process.phase() != Phase::Created;
-        if !process.set_exited(exited) {
-            return;
-        }
-        COUNTERS.exits.add(match exited.status {
-            0 => "completed",
-            137 if self.sandbox.ran_out_of_memory() => "oom",
-            129.. => "signal",
-            _ => "error",
-        });
-        process.wait_start_answered(was_started).await;
-        if !is_exec && self.sandbox.ran_out_of_memory() {
-            let mut event = TaskOOM::new();
-            event.container_id.clone_from(&self.id);
-            self.events.publish(event);
-        }
-        let mut event = TaskExit::new();
-        event.container_id.clone_from(&self.id);
-        event.id = if is_exec {
-            process.exec_id.clone()
-        } else {
-            self.id.clone()
-        };
-        event.pid = self.sandbox.pid();
-        event.exit_status = exited.status;
-        event.exited_at = MessageField::some(clock::timestamp(exited.at));
-        self.events.publish(event);
     }
 
     fn lock_execs(&self) -> MutexGuard<'_, HashMap<String, Arc<Process>>> {
