@@ -3,7 +3,7 @@
 # sandbox's control socket refused.
 . "$(dirname "$0")/lib.sh"
 
-core="start::f start::the create:: exec:: kill:: service:: events:: terminal:: log::a_log pod:: limits::"
+core="start::f start::the delete:: create:: exec:: kill:: service:: events:: terminal:: log::a_log pod:: limits::"
 
 cd "$repo"
 export CARGO_TARGET_DIR=$target
