@@ -1,7 +1,7 @@
 //! One process of a container, init or exec: its state, its streams, its exit.
 
+use std::num::NonZeroU32;
 use std::os::fd::OwnedFd;
-use std::sync::atomic::{AtomicI32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -56,7 +56,7 @@ pub(crate) struct Process {
     state: Mutex<State>,
     exit: watch::Sender<Option<Exited>>,
     start_answered: watch::Sender<bool>,
-    guest_pid: AtomicI32,
+    guest_pid: watch::Sender<Option<NonZeroU32>>,
     io: Mutex<Option<Arc<ProcessIo>>>,
     terminal: Mutex<Option<OwnedFd>>,
 }
@@ -83,7 +83,7 @@ impl Process {
             }),
             exit: watch::channel(None).0,
             start_answered: watch::channel(false).0,
-            guest_pid: AtomicI32::new(0),
+            guest_pid: watch::channel(None).0,
             io: Mutex::default(),
             terminal: Mutex::default(),
         }
@@ -228,12 +228,32 @@ impl Process {
         }
     }
 
-    pub(crate) fn guest_pid(&self) -> i32 {
-        self.guest_pid.load(Ordering::Relaxed)
+    /// An exec's pid inside the sandbox. One that is still starting has none yet, and is waited for.
+    ///
+    /// # Errors
+    /// `FailedPrecondition` when the start takes longer than `limit`, `NotFound` when it fails.
+    pub(crate) async fn guest_pid(&self, limit: Duration) -> Result<NonZeroU32> {
+        let mut pid = self.guest_pid.subscribe();
+        let mut exit = self.exit.subscribe();
+        let known = async {
+            tokio::select! {
+                biased;
+                pid = pid.wait_for(Option::is_some) => pid.ok().and_then(|pid| *pid),
+                _ = exit.wait_for(Option::is_some) => None,
+            }
+        };
+        if let Ok(Some(pid)) = tokio::time::timeout(limit, known).await {
+            return Ok(pid);
+        }
+        self.check_alive()?;
+        Err(Error::precondition(format!(
+            "{} is still being started after {limit:?}",
+            self.name()
+        )))
     }
 
-    pub(crate) fn set_guest_pid(&self, pid: i32) {
-        self.guest_pid.store(pid, Ordering::Relaxed);
+    pub(crate) fn set_guest_pid(&self, pid: NonZeroU32) {
+        self.guest_pid.send_replace(Some(pid));
     }
 
     pub(crate) fn io(&self) -> Option<Arc<ProcessIo>> {
@@ -341,6 +361,30 @@ mod tests {
             Code::NotFound
         );
         drop(reply);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_process_that_is_starting_has_no_pid_until_it_runs() {
+        let (limit, pid) = (Duration::from_secs(1), NonZeroU32::MIN);
+        let starting = process();
+        let _reply = starting.begin_start().expect("start");
+        let error = starting.guest_pid(limit).await.expect_err("no pid");
+        assert_eq!(error.code(), Code::FailedPrecondition);
+        let later = async {
+            tokio::time::sleep(limit / 2).await;
+            starting.set_guest_pid(pid);
+        };
+        let (found, ()) = tokio::join!(starting.guest_pid(limit), later);
+        assert_eq!(found.expect("a pid"), pid);
+
+        let failing = process();
+        let _reply = failing.begin_start().expect("start");
+        let later = async {
+            tokio::time::sleep(limit / 2).await;
+            failing.set_exited(Exited::now(Exit::Code(127)));
+        };
+        let (found, ()) = tokio::join!(failing.guest_pid(limit), later);
+        assert_eq!(found.expect_err("it failed").code(), Code::NotFound);
     }
 
     #[test]

@@ -42,6 +42,7 @@ cases! {
     Needs::Bulkhead => [
         a_process_spec_that_does_not_parse_is_invalid,
         an_exec_has_no_more_capabilities_than_init,
+        kill_while_an_exec_starts_never_reaches_init,
         no_process_stays_beside_sandbox_and_gofer,
         a_hundred_execs_leave_no_descriptor_and_no_memory,
     ],
@@ -411,6 +412,26 @@ async fn an_exec_has_no_more_capabilities_than_init(bed: &Bed) {
         };
         assert_eq!(value.trim(), expected, "{name}");
     }
+    container.remove().await;
+}
+
+async fn kill_while_an_exec_starts_never_reaches_init(bed: &Bed) {
+    let container = sleeper(bed).await;
+    for round in 0..50 {
+        let id = format!("e{round}");
+        let exec = container.exec(&id, &["sleep", "1000"]).add().await;
+        let exec = exec.expect("add");
+        let (started, killed) = tokio::join!(exec.start(), exec.kill(9));
+        started.expect("start");
+        if let Err(error) = killed {
+            // It was there before the start.
+            assert_eq!(error.code(), Code::FailedPrecondition, "{error:?}");
+            exec.kill(9).await.expect("kill");
+        }
+        assert_eq!(exec.finish().await.status, 137, "round {round}");
+    }
+    let done = container.exec("last", &["echo", "alive"]).finish().await;
+    assert_eq!(done.stdout, "alive\n");
     container.remove().await;
 }
 

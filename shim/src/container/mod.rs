@@ -224,20 +224,14 @@ impl Container {
     async fn signal(&self, process: &Process, signal: i32, all: bool) -> Result<()> {
         let is_init = process.exec_id.is_empty();
         let deadline = tokio::time::Instant::now() + STARTING_GRACE;
+        let target = match (is_init, all) {
+            (true, true) => Target::All,
+            (true, false) => Target::Init,
+            (false, _) => Target::Process(process.guest_pid(STARTING_GRACE).await?),
+        };
         loop {
             let is_starting = process.phase() == Phase::Starting;
-            let target = match process.guest_pid() {
-                _ if is_init && all => Target::All,
-                _ if is_init => Target::Init,
-                pid => Target::Process(pid),
-            };
-            // The sentry would take an exec that has no pid yet for init.
-            let sent = if is_starting && !is_init {
-                Err(Error::not_found("it has no pid yet"))
-            } else {
-                self.sandbox.control.signal(&self.id, target, signal).await
-            };
-            let error = match sent {
+            let error = match self.sandbox.control.signal(&self.id, target, signal).await {
                 Err(error) if is_starting && !self.must_be_ended(signal, &error) => error,
                 sent => return sent,
             };

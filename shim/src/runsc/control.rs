@@ -7,6 +7,7 @@
 //! `runsc/boot/controller.go` and `pkg/sentry/control/proc.go`.
 
 use std::ffi::OsStr;
+use std::num::NonZeroU32;
 use std::os::fd::BorrowedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -75,8 +76,8 @@ impl Method {
 pub(crate) enum Target {
     /// The container's init process.
     Init,
-    /// One process that was exec'd, by its pid inside the sandbox.
-    Process(i32),
+    /// One process that was exec'd, by its pid inside the sandbox: to the sentry, pid 0 is init.
+    Process(NonZeroU32),
     /// Every process of the container.
     All,
 }
@@ -130,7 +131,7 @@ impl Control {
     ///
     /// # Errors
     /// As [`Control::wait`].
-    pub(crate) async fn wait_pid(&self, id: &str, pid: i32) -> Result<Exit> {
+    pub(crate) async fn wait_pid(&self, id: &str, pid: NonZeroU32) -> Result<Exit> {
         match self
             .call_forever::<u32>(Method::WaitPid, &json!({ "CID": id, "PID": pid }))
             .await?
@@ -148,7 +149,7 @@ impl Control {
     pub(crate) async fn signal(&self, id: &str, target: Target, signal: i32) -> Result<()> {
         let (pid, mode) = match target {
             Target::Init => (0, 0),
-            Target::Process(pid) => (pid, 0),
+            Target::Process(pid) => (pid.get(), 0),
             Target::All => (0, 1),
         };
         let arg = json!({ "CID": id, "Signo": signal, "PID": pid, "Mode": mode });

@@ -2,8 +2,9 @@
 
 use std::ffi::OsStr;
 use std::fs;
+use std::num::NonZeroU32;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use runsc_config::HardenedProcess;
@@ -20,7 +21,7 @@ const AGAIN: [&str; 2] = ["try again", "resource temporarily unavailable"];
 /// An exec'd process: its pid inside the sandbox and, on the command backend, the runsc process that waits for it.
 #[derive(Debug)]
 pub(crate) struct Executed {
-    pub(crate) guest_pid: i32,
+    pub(crate) guest_pid: NonZeroU32,
     pub(crate) keeper: Option<ExitWatch>,
 }
 
@@ -37,7 +38,7 @@ impl Control {
     ) -> Result<Executed> {
         let fds: Vec<BorrowedFd<'_>> = stdio.iter().map(OwnedFd::as_fd).collect();
         let started = match self
-            .call::<i32>(Method::Execute, &exec_args(id, process), &fds)
+            .call::<NonZeroU32>(Method::Execute, &exec_args(id, process), &fds)
             .await
         {
             Ok(Some(guest_pid)) => Ok(Executed {
@@ -92,10 +93,7 @@ impl Control {
         let (mut keeper, log) = self.runsc.start("exec", &args, stdio)?;
         let deadline = tokio::time::Instant::now() + COMMAND_LIMIT;
         loop {
-            if let Some(guest_pid) = fs::read_to_string(&pid_file)
-                .ok()
-                .and_then(|text| text.trim().parse().ok())
-            {
+            if let Some(guest_pid) = written_pid(&pid_file) {
                 drop(files);
                 return Ok(Executed {
                     guest_pid,
@@ -104,10 +102,7 @@ impl Control {
             }
             if let Some(exit) = keeper.wait_for(Duration::from_millis(5)).await {
                 // It may have written the pid, seen a short process out, and gone.
-                if let Some(guest_pid) = fs::read_to_string(&pid_file)
-                    .ok()
-                    .and_then(|t| t.trim().parse().ok())
-                {
+                if let Some(guest_pid) = written_pid(&pid_file) {
                     return Ok(Executed {
                         guest_pid,
                         keeper: Some(keeper),
@@ -163,4 +158,9 @@ fn exec_args(id: &str, process: &HardenedProcess) -> Value {
         "GuestFDs": [0, 1, 2],
         "ContainerID": id,
     })
+}
+
+/// The pid that `runsc exec` writes, once it is there.
+fn written_pid(path: &Path) -> Option<NonZeroU32> {
+    fs::read_to_string(path).ok()?.trim().parse().ok()
 }
