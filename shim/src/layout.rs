@@ -158,10 +158,16 @@ impl Bundle {
     pub(crate) fn read_spec(&self) -> Result<serde_json::Value> {
         let path = self.0.join("config.json");
         let read = || -> io::Result<Vec<u8>> {
+            // Neither a FIFO nor a device may hold up the shim's only thread.
+            let file = fs::File::options()
+                .read(true)
+                .custom_flags(libc::O_NONBLOCK)
+                .open(&path)?;
+            if !file.metadata()?.is_file() {
+                return Err(io::Error::other("not a regular file"));
+            }
             let mut text = Vec::new();
-            fs::File::open(&path)?
-                .take(SPEC_MAX + 1)
-                .read_to_end(&mut text)?;
+            file.take(SPEC_MAX + 1).read_to_end(&mut text)?;
             Ok(text)
         };
         let text = read().map_err(|e| Error::invalid(format!("read {}: {e}", path.display())))?;

@@ -1,6 +1,7 @@
 //! What Create refuses, with which code, and that nothing stays of it.
 
 use std::fs;
+use std::path::Path;
 
 use containerd_client::tonic::Code;
 use containerd_client::types::Mount;
@@ -35,6 +36,7 @@ cases! {
         a_truncated_config_json_is_invalid,
         a_config_json_of_another_type_is_invalid,
         a_missing_config_json_is_invalid,
+        a_config_json_that_is_no_file_is_invalid,
         a_duplicate_id_on_the_shim_already_exists,
         an_id_that_is_malformed_or_too_long_is_invalid_on_the_shim,
         an_id_that_is_a_prefix_of_another_touches_only_its_own,
@@ -185,14 +187,22 @@ async fn a_spec_without_process_is_invalid(bed: &Bed) {
 
 /// Asks the shim of a running container to create another one from a bundle with this `config.json`.
 async fn create_from(bed: &Bed, config: Option<&str>) {
+    create_in(bed, |folder| {
+        if let Some(config) = config {
+            fs::write(folder.join("config.json"), config).expect("write config.json");
+        }
+    })
+    .await;
+}
+
+/// The same, with whatever `furnish` puts into the bundle. It is refused by the name of the file.
+async fn create_in(bed: &Bed, furnish: impl FnOnce(&Path)) {
     let container = bed.container(&["sleep", "100"]).run().await.expect("run");
     let shim = Shim::of(bed, &container.id).await;
     let id = bed.id("direct");
     let folder = bed.folder.join(&id);
     fs::create_dir_all(folder.join("rootfs")).expect("make a bundle");
-    if let Some(config) = config {
-        fs::write(folder.join("config.json"), config).expect("write config.json");
-    }
+    furnish(&folder);
     let body = CreateTaskRequest {
         id,
         bundle: folder.display().to_string(),
@@ -200,8 +210,8 @@ async fn create_from(bed: &Bed, config: Option<&str>) {
     };
     let created = shim.told::<CreateTaskResponse>(3, "Create", &body).await;
     let (code, message) = created.expect_err("refused");
-    assert_eq!(code, ttrpc::Code::INVALID_ARGUMENT, "{config:?}: {message}");
-    assert!(message.contains("config.json"), "{config:?}: {message}");
+    assert_eq!(code, ttrpc::Code::INVALID_ARGUMENT, "{message}");
+    assert!(message.contains("config.json"), "{message}");
     drop(shim);
     let done = container.exec("still", &["true"]).finish().await;
     assert_eq!(done.status, 0, "the other container goes on");
@@ -227,6 +237,16 @@ async fn a_config_json_of_another_type_is_invalid(bed: &Bed) {
 
 async fn a_missing_config_json_is_invalid(bed: &Bed) {
     create_from(bed, None).await;
+}
+
+async fn a_config_json_that_is_no_file_is_invalid(bed: &Bed) {
+    let fifo = |folder: &Path| {
+        let path = folder.join("config.json");
+        nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRUSR).expect("mkfifo");
+    };
+    create_in(bed, fifo).await;
+    let folder = |folder: &Path| fs::create_dir(folder.join("config.json")).expect("mkdir");
+    create_in(bed, folder).await;
 }
 
 async fn a_duplicate_id_on_the_shim_already_exists(bed: &Bed) {

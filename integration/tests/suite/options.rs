@@ -95,6 +95,10 @@ async fn a_config_path_that_is_missing_is_named(bed: &Bed) {
 async fn a_config_path_that_is_no_file_is_refused(bed: &Bed) {
     refused(bed, "/etc".as_ref(), &["/etc", "not a regular file"]).await;
     refused(bed, "policy.toml".as_ref(), &["policy.toml", "absolute"]).await;
+    // Nobody writes to it: whoever waited for that would wait for ever.
+    let path = file(bed, "").with_extension("fifo");
+    nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRUSR).expect("mkfifo");
+    refused(bed, &path, &["policy.fifo", "not a regular file"]).await;
 }
 
 async fn a_policy_that_does_not_parse_is_named_with_file_line_and_key(bed: &Bed) {

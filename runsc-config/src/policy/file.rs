@@ -27,12 +27,13 @@ impl Policy {
         if !path.is_absolute() {
             return Err(failed("must be an absolute path".to_owned()));
         }
-        let mut file = File::open(path).map_err(|e| failed(e.to_string()))?;
-        let metadata = file.metadata().map_err(|e| failed(e.to_string()))?;
+        // From here on only root can put something else there: a FIFO would be waited for, for ever.
+        trusted(path).map_err(failed)?;
+        let metadata = fs::metadata(path).map_err(|e| failed(e.to_string()))?;
         if !metadata.is_file() {
             return Err(failed("is not a regular file".to_owned()));
         }
-        trusted(path).map_err(failed)?;
+        let mut file = File::open(path).map_err(|e| failed(e.to_string()))?;
         let mut text = String::new();
         (&mut file)
             .take(SIZE_MAX + 1)
