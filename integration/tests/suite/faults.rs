@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use containerd_client::tonic::{Code, Status};
+use containerd_client::types::v1::Status as TaskStatus;
 use integration::bed::Bed;
 use integration::container::Builder;
 use integration::processes::{self, Role, eventually};
@@ -45,7 +46,9 @@ cases! {
         command_killed_during_create,
         command_killed_during_start,
         command_killed_during_exec,
+        command_killed_during_wait,
         command_killed_during_delete,
+        an_exec_outlives_the_command_that_waits_for_it,
         runsc_missing_is_named,
         runsc_not_executable_is_named,
         runsc_that_hangs_when_asked_for_its_features_is_ended_with_its_children,
@@ -116,6 +119,11 @@ async fn connected(bed: &Bed, id: &str) {
 /// deleted.
 async fn fault(bed: &Bed, step: Step, victim: Victim) {
     let mut row = Row::new(step, victim);
+    // Over the control socket these two need no command.
+    let by_command = matches!(
+        (step, victim),
+        (Step::Exec | Step::Wait, Victim::Process(Role::Command))
+    );
     for delay in DELAYS {
         let id = bed.id("fault");
         let shoot = async {
@@ -134,15 +142,7 @@ async fn fault(bed: &Bed, step: Step, victim: Victim) {
                 }
             }
         };
-        let builder = with_hook(bed.named(&id, &["sleep", "1000"]));
-        let builder = match (step, victim) {
-            // There is none where an exec goes by the control socket.
-            (Step::Exec, Victim::Process(Role::Command)) => {
-                builder.policy("", "[runsc]\ncontrol = \"command\"\n")
-            }
-            _ => builder,
-        };
-        let (answer, hit) = perform(builder, step, shoot).await;
+        let (answer, hit) = perform(bed, &id, step, by_command, shoot).await;
         row.add(answer, hit);
         bed.remove(&id).await;
     }
@@ -230,6 +230,9 @@ fn told<T>(result: &Result<T, Status>) -> String {
     }
 }
 
+/// The policy under which a command waits for each process.
+const BY_COMMAND: &str = "runsc.control = \"command\"";
+
 /// With a hook that runs after the container: without one there is no command at delete that anything could happen to.
 fn with_hook(builder: Builder<'_>) -> Builder<'_> {
     builder.with(|spec| spec["hooks"]["poststop"] = serde_json::json!([{ "path": "/bin/true" }]))
@@ -237,10 +240,16 @@ fn with_hook(builder: Builder<'_>) -> Builder<'_> {
 
 /// Goes as far as the step and takes it while `shoot` runs. Only what comes before the step must succeed.
 async fn perform(
-    builder: Builder<'_>,
+    bed: &Bed,
+    id: &str,
     step: Step,
+    by_command: bool,
     shoot: impl Future<Output = bool>,
 ) -> (String, bool) {
+    let mut builder = with_hook(bed.named(id, &["sleep", "1000"]));
+    if by_command {
+        builder = builder.policy("", BY_COMMAND);
+    }
     if let Step::Create = step {
         let (created, hit) = tokio::join!(builder.create(), shoot);
         return (told(&created), hit);
@@ -307,6 +316,7 @@ faults! {
     command_killed_during_create: Create, Victim::Process(Role::Command);
     command_killed_during_start: Start, Victim::Process(Role::Command);
     command_killed_during_exec: Exec, Victim::Process(Role::Command);
+    command_killed_during_wait: Wait, Victim::Process(Role::Command);
     command_killed_during_delete: Delete, Victim::Process(Role::Command);
 }
 
@@ -316,6 +326,26 @@ async fn sandbox_killed_during_delete(bed: &Bed) {
 
 async fn gofer_killed_during_delete(bed: &Bed) {
     fault_in_pod(bed, Role::Gofer).await;
+}
+
+async fn an_exec_outlives_the_command_that_waits_for_it(bed: &Bed) {
+    let builder = bed.container(&["sleep", "1000"]).policy("", BY_COMMAND);
+    let container = builder.run().await.expect("run");
+    let exec = container.exec("e", &["sh", "-c", "read x; exit 7"]).stdin();
+    let exec = exec.run().await.expect("exec");
+    let commands = processes::of(Role::Command, &container.id);
+    let keepers: Vec<_> = commands
+        .iter()
+        .filter(|process| process.command.contains(" exec "))
+        .collect();
+    assert_eq!(keepers.len(), 1, "{commands:?}");
+    processes::sigkill(keepers[0].pid);
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let state = bed.client().get(&container.id, "e").await.expect("state");
+    assert_eq!(state.status(), TaskStatus::Running, "{state:?}");
+    exec.close_stdin().await.expect("close stdin");
+    assert_eq!(exec.finish().await.status, 7);
+    container.remove().await;
 }
 
 async fn create_fails(bed: &Bed) -> Status {

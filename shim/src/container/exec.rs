@@ -131,7 +131,17 @@ impl Container {
     /// a client waiting for ever, and so would waiting for a process that has gone with its status.
     async fn exec_exit(&self, exec: &Process, executed: Executed) -> Exit {
         if let Some(mut keeper) = executed.keeper {
-            return keeper.wait().await;
+            match keeper.wait().await {
+                // runsc ends with a code, whatever has become of the process: this was meant for the helper.
+                Exit::Signal(signal) => {
+                    tracing::warn!(
+                        signal,
+                        exec = exec.exec_id,
+                        "runsc exec was killed: waiting anew"
+                    );
+                }
+                exit => return exit,
+            }
         }
         let (control, pid) = (&self.sandbox.control, executed.guest_pid);
         let mut pause = Duration::from_millis(20);
