@@ -87,18 +87,21 @@ impl Events {
         self.queue.changed.notify_waiters();
     }
 
+    /// Whether all that was published has been taken.
+    pub(crate) fn are_taken(&self) -> bool {
+        self.queue
+            .waiting
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .is_empty()
+    }
+
     /// Waits, bounded, until all that was published has been taken.
     pub(crate) async fn flush(&self, limit: Duration) {
         let empty = async {
             loop {
                 let changed = self.queue.changed.notified();
-                if self
-                    .queue
-                    .waiting
-                    .lock()
-                    .unwrap_or_else(PoisonError::into_inner)
-                    .is_empty()
-                {
+                if self.are_taken() {
                     return;
                 }
                 changed.await;

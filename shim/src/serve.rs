@@ -45,6 +45,8 @@ const THREADS_LIMIT: Duration = Duration::from_secs(1);
 /// creating a task, or between deleting one and shutting it down, and will not find it again.
 const IDLE_LIMIT: Duration = Duration::from_secs(4);
 const IDLE_STEP: Duration = Duration::from_secs(1);
+/// The same while containerd has not taken all events: it may come back, and somebody may wait for one of them.
+const UNTOLD_LIMIT: Duration = Duration::from_secs(600);
 
 /// Serves on the listener that `start` passed as stdin.
 ///
@@ -125,7 +127,8 @@ async fn wait_for_end(pod: &Pod, shutdown: &Notify, clients: &Clients) -> Result
             // Only while there is nothing to serve: a shim with containers wakes for nobody but them.
             () = tokio::time::sleep(IDLE_STEP), if pod.is_empty() => {
                 idle = if clients.is_empty() { idle + IDLE_STEP } else { Duration::ZERO };
-                if idle >= IDLE_LIMIT {
+                let limit = if pod.events().are_taken() { IDLE_LIMIT } else { UNTOLD_LIMIT };
+                if idle >= limit {
                     tracing::warn!("containerd has left and there is no container: ending");
                     return Ok(());
                 }

@@ -22,7 +22,7 @@ use containerd_shim_protos::ttrpc;
 use containerd_shim_protos::ttrpc::asynchronous::{Server, TtrpcContext};
 use integration::bed::{Bed, IMAGE, SOCKET};
 use integration::client::NAMESPACE;
-use integration::processes::{Role, of};
+use integration::processes::{Role, eventually, of};
 use integration::runtime::Needs;
 use integration::shim::{self, Shim};
 use integration::spec;
@@ -317,8 +317,12 @@ async fn events_wait_a_minute_for_containerd_in_order_and_none_is_lost(bed: &Bed
     assert_eq!(lone.wait("").await, 137);
     lone.delete("").await;
     expected.extend(["exit 137".into(), "delete 137".into()]);
+    // Nobody is connected and there is no container: it is the events alone that keep the shim.
+    let Lone { id, shim, .. } = lone;
+    drop(shim);
     tokio::time::sleep(Duration::from_secs(60).saturating_sub(away.elapsed())).await;
-    let shims = of(Role::Shim, &lone.id);
+    let shims = of(Role::Shim, &id);
+    assert_eq!(shims.len(), 1, "the shim waits for containerd");
     assert!(
         peak_kb(shims[0].pid) < 20_000,
         "peak memory {} kB",
@@ -335,8 +339,10 @@ async fn events_wait_a_minute_for_containerd_in_order_and_none_is_lost(bed: &Bed
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     assert_eq!(*taken.0.lock().expect("lock"), expected);
-    lone.shutdown().await;
-    drop(lone);
+    eventually("the shim ends by itself", Duration::from_secs(20), || {
+        of(Role::Shim, &id).is_empty()
+    })
+    .await;
     server.shutdown().await.expect("shut down");
     fs::remove_dir_all(folder).expect("remove the bundle");
 }
