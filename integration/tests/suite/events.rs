@@ -51,7 +51,8 @@ pub(crate) fn topics(events: &[Envelope], id: &str) -> Vec<String> {
     .collect()
 }
 
-async fn heard(events: &integration::client::Events, id: &str, expected: &[&str]) {
+/// Waits until these are the topics that concern a container.
+pub(crate) async fn heard(events: &integration::client::Events, id: &str, expected: &[&str]) {
     let last = *expected.last().expect("something is expected");
     eventually(&format!("{last} of {id}"), Duration::from_secs(10), || {
         topics(&events.all(), id)

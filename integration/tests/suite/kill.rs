@@ -7,6 +7,7 @@ use containerd_client::types::v1::Status;
 use integration::bed::Bed;
 use integration::runtime::Needs;
 
+use crate::events::heard;
 use integration::cases;
 use integration::harness::join_all;
 
@@ -32,6 +33,7 @@ cases! {
     ],
     Needs::Bulkhead => [
         a_signal_that_needs_a_program_is_refused_before_start,
+        sigkill_ends_a_paused_container,
     ],
 }
 
@@ -100,6 +102,19 @@ async fn sigkill_is_137(bed: &Bed) {
     let container = bed.container(&["sleep", "1000"]).run().await.expect("run");
     container.kill(9).await.expect("kill");
     assert_eq!(container.finish().await.status, 137);
+}
+
+async fn sigkill_ends_a_paused_container(bed: &Bed) {
+    for all in [false, true] {
+        let events = bed.client().events().await;
+        let container = bed.container(&["sleep", "1000"]).run().await.expect("run");
+        let id = container.id.clone();
+        bed.client().pause(&id).await.expect("pause");
+        bed.client().kill(&id, "", 9, all).await.expect("kill");
+        assert_eq!(container.finish().await.status, 137);
+        let expected = ["create", "start", "paused", "exit", "delete"];
+        heard(&events, &id, &expected).await;
+    }
 }
 
 async fn kill_all_reaches_every_process(bed: &Bed) {

@@ -1,15 +1,18 @@
 //! Several containers in one sandbox, made as containerd's CRI plugin and CRI-O make them: by annotations. What CRI adds
 //! to that is in the tests of pods.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use containerd_client::tonic::Code;
 use containerd_client::types::v1::Status;
 use integration::bed::Bed;
+use integration::client::Events;
 use integration::container::{Builder, Container};
+use integration::patience::patience;
 use integration::processes::{self, Role, eventually};
 use integration::runtime::Needs;
 
+use crate::events::heard;
 use integration::cases;
 
 cases! {
@@ -157,33 +160,55 @@ async fn what_one_container_writes_to_shm_another_reads(bed: &Bed) {
     end(pod).await;
 }
 
-async fn everybody_hears(containers: Vec<Container<'_>>, pod: Container<'_>) {
+/// Each container of a pod that was killed is told of with its own exit, and the pod's first with the last.
+async fn everybody_hears(containers: Vec<Container<'_>>, pod: Container<'_>, events: &Events) {
     for container in &containers {
         let exit = container.wait().await.expect("wait");
         assert_eq!(exit.status, 137, "{}", container.id);
     }
     pod.wait().await.expect("wait for the sandbox");
+    let mut ids = Vec::new();
     for container in containers {
+        ids.push(container.id.clone());
         container.delete().await.expect("delete");
     }
+    ids.push(pod.id.clone());
     pod.delete().await.expect("delete the sandbox");
+    for id in &ids {
+        heard(events, id, &["create", "start", "exit", "delete"]).await;
+    }
+    let exits = events.all().into_iter().filter_map(|event| {
+        let payload = event.event.filter(|_| event.topic == "/tasks/exit")?;
+        let names = |id: &&String| {
+            payload
+                .value
+                .windows(id.len())
+                .any(|part| part == id.as_bytes())
+        };
+        ids.iter().find(names)
+    });
+    let exits: Vec<&String> = exits.collect();
+    assert_eq!(exits.len(), ids.len(), "{exits:?}");
+    assert_eq!(exits.last(), ids.iter().last().as_ref(), "{exits:?}");
 }
 
 async fn a_killed_sandbox_ends_every_container(bed: &Bed) {
+    let events = bed.client().events().await;
     let pod = sandbox(bed).await;
     let mut containers = Vec::new();
     for _ in 0..2 {
         containers.push(member(bed, &pod, "sleep 1000").run().await.expect("run"));
     }
     assert_eq!(processes::kill_role(Role::Sandbox, &pod.id), 1);
-    everybody_hears(containers, pod).await;
+    everybody_hears(containers, pod, &events).await;
 }
 
 async fn a_sandbox_that_ends_by_itself_ends_every_container(bed: &Bed) {
+    let events = bed.client().events().await;
     let pod = sandbox(bed).await;
     let container = member(bed, &pod, "sleep 1000").run().await.expect("run");
     pod.kill(9).await.expect("kill");
-    everybody_hears(vec![container], pod).await;
+    everybody_hears(vec![container], pod, &events).await;
 }
 
 async fn two_containers_have_execs_of_the_same_id(bed: &Bed) {
@@ -361,10 +386,16 @@ async fn a_program_that_is_missing_leaves_the_others_unharmed(bed: &Bed) {
     let builder = member(bed, &pod, "").with(|spec| {
         spec["process"]["args"] = serde_json::json!(["/no/such/program"]);
     });
+    let events = bed.client().events().await;
     let missing = builder.create().await.expect("create");
+    let id = missing.id.clone();
+    let began = Instant::now();
     let error = missing.start().await.expect_err("start");
     assert!(error.message().contains("/no/such/program"), "{error}");
+    let took = began.elapsed();
+    assert!(took < patience(Duration::from_secs(3)), "{took:?}");
     missing.remove().await;
+    heard(&events, &id, &["create", "exit", "delete"]).await;
     assert_eq!(
         one.exec("e", &["echo", "alive"]).finish().await.stdout,
         "alive\n"
@@ -398,13 +429,24 @@ async fn a_paused_pod_is_paused_in_all_its_containers(bed: &Bed) {
         .map(drop)
         .expect_err("exec in a paused pod");
     assert_eq!(error.code(), Code::FailedPrecondition, "{error}");
+    // Only the pod as a whole can be ended now.
+    let error = one.kill(9).await.expect_err("SIGKILL in a paused pod");
+    assert_eq!(error.code(), Code::FailedPrecondition, "{error}");
+    assert!(error.message().contains(&pod.id), "{error}");
     bed.client().resume(&pod.id).await.expect("resume");
     assert_eq!(
         one.exec("f", &["echo", "alive"]).finish().await.stdout,
         "alive\n"
     );
-    one.remove().await;
-    end(pod).await;
+    bed.client().pause(&pod.id).await.expect("pause");
+    pod.kill(9).await.expect("kill the paused pod");
+    for container in [&one, &pod] {
+        let exit = container.wait().await.expect("wait");
+        assert_eq!(exit.status, 137, "{}", container.id);
+    }
+    for container in [one, pod] {
+        container.delete().await.expect("delete");
+    }
 }
 
 async fn a_killed_shim_leaves_nothing_of_a_pod(bed: &Bed) {

@@ -13,6 +13,11 @@ use crate::process::{Exited, Phase, Process};
 use crate::reaper::Exit;
 use crate::runsc::control::RuntimeState;
 
+/// How long an init that has ended waits for the exits of its execs to be told.
+const EXECS_LIMIT: Duration = Duration::from_secs(2);
+/// How long a pod's first container waits for those of the others, which wait for their execs.
+const MEMBERS_LIMIT: Duration = Duration::from_secs(3);
+
 impl Container {
     /// Follows init to its exit.
     pub(super) async fn watch_init(self: Arc<Self>) {
@@ -48,7 +53,11 @@ impl Container {
                 exec.wait().await;
             }
         };
-        let _ = tokio::time::timeout(Duration::from_secs(2), all_execs).await;
+        let _ = tokio::time::timeout(EXECS_LIMIT, all_execs).await;
+        if self.is_root() {
+            // The others of its pod died with it: theirs go first.
+            self.sandbox.untold.all_told(MEMBERS_LIMIT).await;
+        }
         self.finish(&Arc::clone(&self.init), exited, false).await;
     }
 
@@ -118,5 +127,8 @@ impl Container {
         event.exit_status = exited.status;
         event.exited_at = MessageField::some(clock::timestamp(exited.at));
         self.events.publish(event);
+        if !is_exec && !self.is_root() {
+            self.sandbox.untold.exit_told();
+        }
     }
 }

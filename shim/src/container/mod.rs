@@ -96,6 +96,9 @@ impl Container {
             started: watch::channel(false).0,
             used: Mutex::default(),
         });
+        if !container.is_root() {
+            container.sandbox.untold.exit_expected();
+        }
         tokio::spawn(Arc::clone(&container).watch_init());
         container
     }
@@ -138,6 +141,8 @@ impl Container {
                 // A container that failed to start is a stopped one: its sandbox has nothing else to run.
                 self.sandbox.kill();
             } else {
+                // Nothing runs: its exit has no good news to wait for.
+                drop(reply);
                 self.finish(&self.init, Exited::now(Exit::Code(FAILED_TO_START)), false)
                     .await;
             }
@@ -204,6 +209,9 @@ impl Container {
                     "kill: exec {exec_id:?} has not been started"
                 )));
             }
+            Phase::Paused if exec_id.is_empty() && signal == libc::SIGKILL => {
+                return self.kill_paused();
+            }
             _ => {}
         }
         let sent = self.signal(&process, signal, all).await;
@@ -251,6 +259,21 @@ impl Container {
     fn must_be_ended(&self, signal: i32, error: &Error) -> bool {
         let is_silent = matches!(error.code(), Code::DeadlineExceeded | Code::Unavailable);
         signal == libc::SIGKILL && (is_silent || self.is_root() && error.code() != Code::NotFound)
+    }
+
+    /// Ends a paused sandbox. The sentry would keep the signal until it is resumed, which nobody may ever do.
+    ///
+    /// # Errors
+    /// `FailedPrecondition` for a further container of a pod: the others would end with it.
+    fn kill_paused(&self) -> Result<()> {
+        if !self.is_root() {
+            return Err(Error::precondition(format!(
+                "kill: the sandbox of container {:?} is paused: resume it first, or kill {:?} and so the whole pod",
+                self.id, self.sandbox.id
+            )));
+        }
+        self.sandbox.kill();
+        Ok(())
     }
 
     /// Ends a container that has not been started.

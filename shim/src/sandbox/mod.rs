@@ -11,6 +11,7 @@ use std::time::{Duration, SystemTime};
 
 use nix::sys::signal::Signal;
 use runsc_config::{Backend, Declared, Features, Hardened, Policy};
+use tokio::sync::watch;
 
 use crate::cgroup::Cgroups;
 use crate::cleanup;
@@ -104,6 +105,36 @@ pub(crate) struct Sandbox {
     metrics: Mutex<Option<Serving>>,
     /// Held while limits are written, so that two updates do not mix.
     updating: Mutex<()>,
+    pub(crate) untold: Untold,
+}
+
+/// How many containers of a pod, its first not counted, have an exit that has not been told yet.
+#[derive(Debug)]
+pub(crate) struct Untold(watch::Sender<usize>);
+
+impl Default for Untold {
+    fn default() -> Self {
+        Self(watch::channel(0).0)
+    }
+}
+
+impl Untold {
+    pub(crate) fn exit_expected(&self) {
+        self.0.send_modify(|count| *count = count.saturating_add(1));
+    }
+
+    pub(crate) fn exit_told(&self) {
+        self.0.send_modify(|count| *count = count.saturating_sub(1));
+    }
+
+    /// Waits until there is none, within bounds.
+    pub(crate) async fn all_told(&self, limit: Duration) {
+        let mut count = self.0.subscribe();
+        let none = count.wait_for(|count| *count == 0);
+        if tokio::time::timeout(limit, none).await.is_err() {
+            tracing::warn!("some exits of the pod are told after that of its sandbox");
+        }
+    }
 }
 
 impl Sandbox {
@@ -216,6 +247,7 @@ impl Sandbox {
             started: SystemTime::now(),
             metrics: Mutex::default(),
             updating: Mutex::default(),
+            untold: Untold::default(),
         };
         Ok((sandbox, master))
     }
