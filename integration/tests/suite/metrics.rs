@@ -30,12 +30,12 @@ cases! {
     ],
 }
 
-fn socket(id: &str) -> PathBuf {
+pub(crate) fn socket(id: &str) -> PathBuf {
     control_socket(id).with_file_name("metrics.sock")
 }
 
 /// One scrape of a socket: the text.
-fn scrape(socket: &PathBuf) -> String {
+pub(crate) fn scrape(socket: &PathBuf) -> String {
     let mut stream = UnixStream::connect(socket).expect("connect");
     let limit = Some(Duration::from_secs(30));
     stream.set_read_timeout(limit).expect("a limit");
@@ -51,7 +51,7 @@ fn scrape(socket: &PathBuf) -> String {
 }
 
 /// The value of the first sample of a name that has all of these labels.
-fn value(text: &str, name: &str, labels: &[&str]) -> Option<f64> {
+pub(crate) fn value(text: &str, name: &str, labels: &[&str]) -> Option<f64> {
     let line = text.lines().find(|line| {
         line.strip_prefix(name)
             .is_some_and(|rest| rest.starts_with('{'))

@@ -8,6 +8,8 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
+use containerd_client::tonic::{Code, Status};
+use containerd_client::types::v1::Status as TaskStatus;
 use containerd_shim_protos::api::{
     CreateTaskRequest, CreateTaskResponse, DeleteRequest, DeleteResponse, Empty,
     ExecProcessRequest, ForwardRequest, Mount, ShutdownRequest, StartRequest, StartResponse,
@@ -22,12 +24,16 @@ use containerd_shim_protos::ttrpc;
 use containerd_shim_protos::ttrpc::asynchronous::{Server, TtrpcContext};
 use integration::bed::{Bed, IMAGE, SOCKET};
 use integration::client::NAMESPACE;
+use integration::patience::patience;
 use integration::processes::{Role, eventually, of};
 use integration::runtime::Needs;
 use integration::shim::{self, Shim};
 use integration::spec;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
+use crate::metrics::{scrape, socket, value};
+use crate::pod::{member, sandbox};
+use crate::stats::figures;
 use integration::cases;
 
 cases! {
@@ -36,6 +42,7 @@ cases! {
         a_control_socket_that_answers_garbage_is_given_up,
         a_control_socket_that_answers_a_gigabyte_costs_no_memory,
         a_control_socket_that_closes_half_way_is_given_up,
+        each_method_falls_back_alone_when_its_socket_refuses,
         events_wait_a_minute_for_containerd_in_order_and_none_is_lost,
         a_full_disk_in_the_bundle_is_an_error_and_leaves_nothing,
     ],
@@ -83,11 +90,26 @@ async fn misbehaving_socket(bed: &Bed, answer: Answer) {
     let listener = UnixListener::bind(&socket).expect("take its place");
     std::thread::spawn(move || serve(&listener, answer));
     let began = Instant::now();
-    let _ = container.kill(15).await;
+    let is_silent = |asked: Instant, answered: Result<(), Status>| {
+        if let Answer::Never = answer {
+            let error = answered.expect_err("nobody answers");
+            assert_eq!(error.code(), Code::DeadlineExceeded, "{error}");
+            let took = asked.elapsed();
+            let limits = Duration::from_secs(9)..patience(Duration::from_secs(15));
+            assert!(limits.contains(&took), "{took:?}");
+        }
+    };
+    is_silent(Instant::now(), container.kill(15).await);
     if let Ok(exec) = container.exec("peer", &["true"]).add().await {
-        let _ = exec.start().await;
+        is_silent(Instant::now(), exec.start().await.map(drop));
         let _ = exec.delete().await;
     }
+    // What the host counts stands without the sentry.
+    let asked = Instant::now();
+    let metrics = bed.client().metrics(&container.id).await.expect("metrics");
+    assert!(!metrics.value.is_empty());
+    let took = asked.elapsed();
+    assert!(took < patience(Duration::from_secs(8)), "{took:?}");
     container.kill(9).await.expect("SIGKILL needs no sentry");
     assert_eq!(container.wait().await.expect("wait").status, 137);
     assert!(
@@ -143,6 +165,52 @@ async fn a_control_socket_that_answers_a_gigabyte_costs_no_memory(bed: &Bed) {
 
 async fn a_control_socket_that_closes_half_way_is_given_up(bed: &Bed) {
     misbehaving_socket(bed, Answer::Half).await;
+}
+
+/// Moves a sandbox's control socket and tells runsc, but not the shim: it is refused from here on, its commands are not.
+fn refuse_the_shim(id: &str) {
+    let old = control_socket(id);
+    let new = old.with_file_name("moved.sock");
+    fs::rename(&old, &new).expect("move the socket");
+    let state = old.with_file_name(format!("{id}_sandbox:{id}.state"));
+    let text = fs::read_to_string(&state).expect("read runsc's state");
+    let (old, new) = (old.display().to_string(), new.display().to_string());
+    assert_eq!(text.matches(&old).count(), 1, "{text}");
+    fs::write(&state, text.replace(&old, &new)).expect("write runsc's state");
+}
+
+async fn each_method_falls_back_alone_when_its_socket_refuses(bed: &Bed) {
+    let pod = sandbox(bed).await;
+    let metrics = socket(&pod.id);
+    refuse_the_shim(&pod.id);
+    let script = "trap 'exit 21' USR1; sleep 1000 & while :; do sleep 0.05; done";
+    let one = member(bed, &pod, script).run().await.expect("run");
+    let done = one.exec("e", &["sh", "-c", "echo out; exit 7"]);
+    let done = done.finish().await;
+    assert_eq!((done.status, done.stdout.as_str()), (7, "out\n"));
+    let figures = figures(bed, &one.id).await;
+    assert!((2..=3).contains(&figures.tasks), "{figures:?}");
+    assert_eq!(one.status().await.expect("state"), TaskStatus::Running);
+    one.kill(10).await.expect("SIGUSR1");
+    assert_eq!(one.wait().await.expect("wait").status, 21);
+    one.delete().await.expect("delete");
+    let text = scrape(&metrics);
+    let given_up = |method: &str| {
+        let label = format!("method=\"{method}\"");
+        value(&text, "bulkhead_control_fallbacks_total", &[&label])
+    };
+    for method in ["Wait", "Signal", "ExecuteAsync", "Event"] {
+        let method = format!("containerManager.{method}");
+        assert_eq!(given_up(&method), Some(1.0), "{method}: {text}");
+    }
+    // The first container's wait was open before, and nobody has asked for the rest.
+    for method in ["WaitPID", "ContainerRuntimeState"] {
+        let method = format!("containerManager.{method}");
+        assert_eq!(given_up(&method), None, "{method}: {text}");
+    }
+    pod.kill(9).await.expect("kill");
+    assert_eq!(pod.wait().await.expect("wait").status, 137);
+    pod.delete().await.expect("delete");
 }
 
 /// A shim without containerd: its bundle, and the socket it answers at.

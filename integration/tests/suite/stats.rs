@@ -30,18 +30,18 @@ const MIB: u64 = 1 << 20;
 
 /// The figures that both messages have.
 #[derive(Debug)]
-struct Figures {
+pub(crate) struct Figures {
     at: Instant,
     memory: u64,
     working_set: u64,
     limit: u64,
     cpu_nanos: u64,
-    tasks: u64,
+    pub(crate) tasks: u64,
     faults: u64,
     written: u64,
 }
 
-async fn figures(bed: &Bed, id: &str) -> Figures {
+pub(crate) async fn figures(bed: &Bed, id: &str) -> Figures {
     let metrics = bed.client().metrics(id).await.expect("metrics");
     let at = Instant::now();
     if is_v2() {
