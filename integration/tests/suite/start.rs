@@ -44,6 +44,8 @@ cases! {
         a_shim_whose_queue_is_full_is_neither_waited_for_nor_replaced,
         a_shim_that_waits_for_the_folders_lock_to_leave_still_answers,
         the_socket_is_roots_alone,
+        a_dead_socket_is_replaced,
+        a_file_in_the_place_of_the_socket_is_named,
     ],
 }
 
@@ -358,6 +360,59 @@ async fn a_shim_that_waits_for_the_folders_lock_to_leave_still_answers(bed: &Bed
         processes::of(Role::Shim, &id).is_empty()
     })
     .await;
+}
+
+async fn a_dead_socket_is_replaced(bed: &Bed) {
+    let id = bed.id("dead");
+    let folder = bundle(bed, &id);
+    let action = [&shim::flags(&id)[..], &["start"]].concat();
+    let start = || {
+        let answer = answer(&shim::run(bed, &folder, &action, &params(&id)));
+        let pid = fs::read_to_string(folder.join("shim.pid")).expect("shim.pid");
+        let address = answer["address"].as_str().expect("address").to_owned();
+        (address, pid.trim().parse::<i32>().expect("a pid"))
+    };
+    let (address, first) = start();
+    processes::sigkill(first);
+    eventually("the shim is gone", Duration::from_secs(5), || {
+        processes::of(Role::Shim, &id).is_empty()
+    })
+    .await;
+    let socket = PathBuf::from(address.trim_start_matches("unix://"));
+    assert!(socket.exists(), "it left its socket");
+    let (again, second) = start();
+    assert_eq!(again, address);
+    assert_ne!(first, second);
+    let client = shim::Shim::at(&address).await;
+    let body = containerd_shim_protos::api::StateRequest {
+        id: id.clone(),
+        ..Default::default()
+    };
+    let state = client.call::<containerd_shim_protos::api::StateResponse>(3, "State", &body);
+    let code = state.await.expect_err("nothing was created");
+    assert_eq!(code, containerd_shim_protos::ttrpc::Code::NOT_FOUND);
+    drop(client);
+    end(bed, &id, &folder, &address).await;
+}
+
+async fn a_file_in_the_place_of_the_socket_is_named(bed: &Bed) {
+    let id = bed.id("way");
+    let folder = bundle(bed, &id);
+    let action = [&shim::flags(&id)[..], &["start"]].concat();
+    let output = shim::run(bed, &folder, &action, &params(&id));
+    let address = answer(&output)["address"]
+        .as_str()
+        .expect("address")
+        .to_owned();
+    end(bed, &id, &folder, &address).await;
+    let place = address.trim_start_matches("unix://");
+    fs::write(place, "somebody's").expect("write a file");
+    let output = shim::run(bed, &folder, &action, &params(&id));
+    assert!(!output.status.success(), "{output:?}");
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert!(told.contains(place) && told.contains("no socket"), "{told}");
+    assert_eq!(fs::read_to_string(place).expect("read"), "somebody's");
+    fs::remove_file(place).expect("remove the file");
 }
 
 async fn the_socket_is_roots_alone(bed: &Bed) {
