@@ -26,12 +26,14 @@ cases! {
         many_lines_before_exit_are_not_cut,
         a_background_child_that_holds_stdout_does_not_hold_back_the_exit,
         stdout_reader_that_goes_away_does_not_hold_back_the_exit,
+        stdout_reader_that_goes_away_holds_back_neither_kill_nor_delete,
         close_io_of_a_container_without_stdin_is_no_error,
     ],
     Needs::Bulkhead => [
         fifty_mib_beyond_the_rate_arrive_whole_and_slowed,
         a_program_that_floods_its_output_is_killed_at_once,
         an_exec_has_no_rate,
+        output_that_nobody_reads_does_not_hold_back_delete,
     ],
 }
 
@@ -303,6 +305,55 @@ async fn stdout_reader_that_goes_away_does_not_hold_back_the_exit(bed: &Bed) {
     // 141 where the write met a closed pipe first.
     assert!([9, 141].contains(&exit.expect("wait").status));
     container.delete().await.expect("delete");
+}
+
+async fn stdout_reader_that_goes_away_holds_back_neither_kill_nor_delete(bed: &Bed) {
+    let mut container = bed
+        .shell("trap '' PIPE; read line; head -c 1000000 /dev/zero; exec sleep 1000")
+        .stdin()
+        .run()
+        .await
+        .expect("run");
+    drop(std::mem::replace(
+        &mut container.streams,
+        bed.streams("spare"),
+    ));
+    bed.client()
+        .close_stdin(&container.id, "")
+        .await
+        .expect("CloseIO");
+    // More than the pipes on the way hold: it waits in its write, or has met a closed pipe.
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let began = Instant::now();
+    container.kill(9).await.expect("kill");
+    assert_eq!(container.wait().await.expect("wait").status, 137);
+    container.delete().await.expect("delete");
+    let took = began.elapsed();
+    assert!(took < patience(Duration::from_secs(10)), "{took:?}");
+}
+
+async fn output_that_nobody_reads_does_not_hold_back_delete(bed: &Bed) {
+    // Of a FIFO that no client ever opens.
+    let fifo = Fifo::new(bed);
+    let container = bed
+        .shell("head -c 1000000 /dev/zero")
+        .log_to(&fifo.path())
+        .run()
+        .await
+        .expect("run");
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let status = container.status().await.expect("state");
+    assert_eq!(
+        status,
+        containerd_client::types::v1::Status::Running,
+        "it waits for a reader"
+    );
+    container.kill(9).await.expect("kill");
+    assert_eq!(container.wait().await.expect("wait").status, 137);
+    let began = Instant::now();
+    container.delete().await.expect("delete");
+    let took = began.elapsed();
+    assert!(took < patience(Duration::from_secs(8)), "{took:?}");
 }
 
 async fn close_io_of_a_container_without_stdin_is_no_error(bed: &Bed) {
