@@ -1,10 +1,13 @@
 //! The shim's own socket, without containerd between: what containerd hides or never sends.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use containerd_shim_protos::ttrpc::Code;
 use integration::bed::Bed;
+use integration::patience::patience;
 use integration::runtime::Needs;
 
+use crate::pod::{end, member, sandbox};
 use integration::cases;
 
 cases! {
@@ -51,26 +54,53 @@ async fn both_versions_of_the_task_service_answer(bed: &Bed) {
 }
 
 async fn malformed_requests_are_answered(bed: &Bed) {
-    let container = bed.container(&["sleep", "1000"]).run().await.expect("run");
-    let shim = integration::shim::Shim::of(bed, &container.id).await;
-    for method in [
-        "Create",
-        "Start",
-        "State",
-        "Kill",
-        "Exec",
-        "Delete",
-        "Wait",
-        "NoSuchMethod",
-    ] {
-        shim.raw(3, method, vec![0xff; 7]).await.expect_err(method);
-        // No id at all.
-        shim.raw(3, method, Vec::new()).await.expect_err(method);
+    let pod = sandbox(bed).await;
+    let container = member(bed, &pod, "sleep 1000").run().await.expect("run");
+    let shim = integration::shim::Shim::of(bed, &pod.id).await;
+    let began = Instant::now();
+    for version in [2, 3] {
+        for (method, without_id) in METHODS {
+            let code = shim.raw(version, method, vec![0xff; 7]).await;
+            let code = code.expect_err(method);
+            // The library's answer to what it cannot decode.
+            assert_eq!(code, Code::UNKNOWN, "{method} of v{version}");
+            // No id at all.
+            let answer = shim.raw(version, method, Vec::new()).await;
+            assert_eq!(answer.err(), without_id, "{method} of v{version}");
+        }
+        let code = shim.raw(version, "NoSuchMethod", Vec::new()).await;
+        // By this code containerd knows that it has to ask for another version.
+        assert_eq!(code.expect_err("no method"), Code::UNIMPLEMENTED);
     }
+    let took = began.elapsed();
+    assert!(took < patience(Duration::from_secs(5)), "{took:?}");
     drop(shim);
     assert_eq!(container.exec("still", &["true"]).finish().await.status, 0);
     container.remove().await;
+    end(pod).await;
 }
+
+/// All methods of the Task service, and what each says to a request without an id.
+const METHODS: [(&str, Option<Code>); 17] = [
+    ("State", Some(Code::NOT_FOUND)),
+    ("Create", Some(Code::INVALID_ARGUMENT)),
+    ("Start", Some(Code::NOT_FOUND)),
+    ("Delete", Some(Code::NOT_FOUND)),
+    ("Pids", Some(Code::NOT_FOUND)),
+    ("Pause", Some(Code::NOT_FOUND)),
+    ("Resume", Some(Code::NOT_FOUND)),
+    ("Checkpoint", Some(Code::UNIMPLEMENTED)),
+    ("Kill", Some(Code::NOT_FOUND)),
+    ("Exec", Some(Code::NOT_FOUND)),
+    ("ResizePty", Some(Code::NOT_FOUND)),
+    ("CloseIO", Some(Code::NOT_FOUND)),
+    ("Update", Some(Code::NOT_FOUND)),
+    ("Wait", Some(Code::NOT_FOUND)),
+    ("Stats", Some(Code::NOT_FOUND)),
+    ("Connect", Some(Code::NOT_FOUND)),
+    // It is about the shim, whose containers keep it.
+    ("Shutdown", None),
+];
 
 async fn connect_tells_the_pids(bed: &Bed) {
     use containerd_shim_protos::api::{ConnectRequest, ConnectResponse};
@@ -107,7 +137,9 @@ async fn stats_of_a_stopped_task_are_there(bed: &Bed) {
 }
 
 async fn what_is_not_implemented_says_so(bed: &Bed) {
-    use containerd_shim_protos::api::{CheckpointTaskRequest, Empty};
+    use containerd_shim_protos::api::{
+        CheckpointTaskRequest, CreateTaskRequest, CreateTaskResponse, Empty,
+    };
     let container = bed.container(&["sleep", "1000"]).run().await.expect("run");
     let shim = integration::shim::Shim::of(bed, &container.id).await;
     let body = CheckpointTaskRequest {
@@ -118,6 +150,16 @@ async fn what_is_not_implemented_says_so(bed: &Bed) {
         .call::<Empty>(3, "Checkpoint", &body)
         .await
         .expect_err("refused");
-    assert_eq!(code, containerd_shim_protos::ttrpc::Code::UNIMPLEMENTED);
+    assert_eq!(code, Code::UNIMPLEMENTED);
+    // A checkpoint is not restored either, and its container not run without it.
+    let create = CreateTaskRequest {
+        id: bed.id("restored"),
+        bundle: bed.bundle(&container.id).display().to_string(),
+        checkpoint: "/var/lib/a/checkpoint".into(),
+        ..Default::default()
+    };
+    let code = shim.call::<CreateTaskResponse>(3, "Create", &create).await;
+    assert_eq!(code.expect_err("refused"), Code::UNIMPLEMENTED);
+    drop(shim);
     container.remove().await;
 }
