@@ -61,7 +61,14 @@ pub fn main(
     // What is left after one test can only be told while no other runs.
     arguments.test_threads = Some(1);
     let runtime = Runtime::from_environment();
-    let (program, cases) = (program(&cases), chosen(cases));
+    let program = program(&cases);
+    let cases = match chosen(cases) {
+        Ok(cases) => cases,
+        Err(problem) => {
+            eprintln!("{program}: {problem}");
+            return ExitCode::FAILURE;
+        }
+    };
     if arguments.list {
         let trials = cases
             .into_iter()
@@ -98,14 +105,23 @@ pub fn main(
     conclusion.exit_code()
 }
 
-/// Those that `BULKHEAD_TEST_ONLY` names, each by the beginning of its name; all where it names none.
-fn chosen(cases: Vec<Case>) -> Vec<Case> {
+/// Those that `BULKHEAD_TEST_ONLY` names, each by the beginning of its name; all where it names none. A beginning that no
+/// test has is an error: whoever renames a test would else take it out of a list in silence.
+fn chosen(mut cases: Vec<Case>) -> Result<Vec<Case>, String> {
     let only = std::env::var("BULKHEAD_TEST_ONLY").unwrap_or_default();
     let beginnings: Vec<&str> = only.split_whitespace().collect();
-    let is_chosen = |case: &Case| {
+    let is_idle = |beginning: &&&str| !cases.iter().any(|case| name(case).starts_with(**beginning));
+    let idle: Vec<&str> = beginnings.iter().filter(is_idle).copied().collect();
+    if !idle.is_empty() {
+        return Err(format!(
+            "BULKHEAD_TEST_ONLY: no test begins with {}",
+            idle.join(", ")
+        ));
+    }
+    cases.retain(|case| {
         beginnings.is_empty() || beginnings.iter().any(|only| name(case).starts_with(only))
-    };
-    cases.into_iter().filter(is_chosen).collect()
+    });
+    Ok(cases)
 }
 
 /// Without the name of the test program.
