@@ -25,6 +25,9 @@ cases! {
         an_update_changes_cpu_time,
         an_update_of_nothing_or_nonsense_is_refused,
         an_update_that_does_not_fit_changes_nothing,
+        an_update_to_no_limit_gives_the_policys_and_zero_changes_nothing,
+        an_update_of_what_does_not_run_is_not_found,
+        an_update_reaches_the_scope_of_a_systemd_path,
         a_container_without_limits_gets_the_policys,
         every_container_of_a_pod_hears_that_memory_ran_out,
         the_memory_of_a_pod_follows_what_its_containers_declare,
@@ -191,6 +194,56 @@ async fn a_container_without_limits_gets_the_policys(bed: &Bed) {
     let container = container.run().await.expect("run");
     assert_eq!(memory_limit(&container.id), 512 * MIB);
     container.remove().await;
+}
+
+async fn an_update_to_no_limit_gives_the_policys_and_zero_changes_nothing(bed: &Bed) {
+    let container = bed.container(&["sleep", "1000"]).with(|spec| {
+        spec["linux"]["resources"]["memory"] = json!({ "limit": 256 * MIB });
+    });
+    let container = container.run().await.expect("run");
+    // -1 is the specification's word for none, 0 is Go's for nothing said.
+    for (limit, mib) in [(0, 256), (-1, 512), (0, 512)] {
+        let asked = resources(&json!({ "memory": { "limit": limit } }));
+        let updated = bed.client().update(&container.id, Some(asked)).await;
+        updated.expect("update");
+        assert_eq!(memory_limit(&container.id), mib * MIB, "{limit}");
+    }
+    container.remove().await;
+}
+
+async fn an_update_of_what_does_not_run_is_not_found(bed: &Bed) {
+    let container = bed.container(&["true"]).run().await.expect("run");
+    container.wait().await.expect("wait");
+    for id in ["nobody", &container.id] {
+        let error = bed.client().update(id, Some(limit(256))).await;
+        assert_eq!(error.expect_err(id).code(), Code::NotFound, "{id}");
+    }
+    container.delete().await.expect("delete");
+}
+
+async fn an_update_reaches_the_scope_of_a_systemd_path(bed: &Bed) {
+    let id = bed.id("c");
+    let builder = bed.named(&id, &["sleep", "1000"]).with(|spec| {
+        spec["linux"]["cgroupsPath"] = format!("suite.slice:run:{id}").into();
+    });
+    let container = builder.run().await.expect("run");
+    let scope = format!("suite.slice/run-{id}.scope");
+    let file = if is_v2() {
+        format!("/sys/fs/cgroup/{scope}/memory.max")
+    } else {
+        format!("/sys/fs/cgroup/memory/{scope}/memory.limit_in_bytes")
+    };
+    for mib in [300, 200] {
+        let updated = bed.client().update(&id, Some(limit(mib))).await;
+        updated.expect("update");
+        let text = fs::read_to_string(&file).unwrap_or_else(|e| panic!("{file}: {e}"));
+        assert_eq!(text.trim(), (mib * MIB).to_string());
+    }
+    container.remove().await;
+    // A slice is systemd's to make and to remove.
+    for folder in integration::cri::cgroup_folders("suite.slice") {
+        let _ = fs::remove_dir(folder);
+    }
 }
 
 /// Takes more memory than there is.
