@@ -11,6 +11,7 @@ use integration::container::Builder;
 use integration::policy::{self, NodePolicy};
 use integration::processes::{self, Role};
 use integration::runtime::Needs;
+use integration::wrapper::Wrapper;
 
 cases! {
     Needs::Bulkhead => [
@@ -27,6 +28,7 @@ cases! {
         the_path_the_root_and_the_platform_of_runsc_are_followed,
         a_runsc_that_is_missing_is_named_with_its_key,
         the_log_goes_to_its_folder_with_its_level,
+        what_runsc_logs_goes_there_as_well,
         a_log_folder_that_cannot_be_used_fails_create,
     ],
 }
@@ -194,6 +196,20 @@ async fn the_log_goes_to_its_folder_with_its_level(bed: &Bed) {
         let mode = fs::metadata(&path).expect("stat").permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
     }
+}
+
+async fn what_runsc_logs_goes_there_as_well(bed: &Bed) {
+    let folder = bed.folder.join(bed.id("log"));
+    // The sandbox holds the log open by then: the first that closes it would else be its end.
+    let fault = "\"$real\" \"$@\"; code=$?; log 'the moon is full'; exit $code";
+    let _wrapper = Wrapper::at(bed, "create", fault);
+    let policy = format!("[log]\nfolder = {folder:?}\n");
+    let container = bed.container(&["true"]).policy("", &policy);
+    let container = container.run().await.expect("run");
+    let path = folder.join(format!("suite-{}.log", container.id));
+    container.finish().await;
+    let text = fs::read_to_string(&path).expect("read the log");
+    assert!(text.contains("runsc: the moon is full"), "{text}");
 }
 
 async fn a_log_folder_that_cannot_be_used_fails_create(bed: &Bed) {
