@@ -1,6 +1,7 @@
 //! Terminals: what `ctr run -t` and `ctr task exec -t` ask for.
 
 use containerd_shim_protos::api::{Empty, ResizePtyRequest};
+use containerd_shim_protos::ttrpc::Code;
 use integration::bed::Bed;
 use integration::runtime::Needs;
 use integration::shim::Shim;
@@ -13,6 +14,10 @@ cases! {
         an_exec_has_a_terminal_and_its_output_is_whole,
         a_terminal_has_the_size_it_was_given,
         control_c_interrupts_the_program,
+    ],
+    Needs::Bulkhead => [
+        an_execs_terminal_has_the_size_it_was_given,
+        a_size_that_cannot_be_given_is_refused,
     ],
 }
 
@@ -59,22 +64,82 @@ async fn a_terminal_has_the_size_it_was_given(bed: &Bed) {
         .run()
         .await
         .expect("run");
-    let shim = Shim::of(bed, &container.id).await;
-    let request = ResizePtyRequest {
-        id: container.id.clone(),
-        width: 100,
-        height: 40,
-        ..ResizePtyRequest::default()
-    };
-    shim.call::<Empty>(3, "ResizePty", &request)
+    resize(bed, &container.id, "", [100, 40])
         .await
         .expect("resize");
-    drop(shim);
     container.streams.write([b"go\n".to_vec()]);
     assert_eq!(container.wait().await.expect("wait").status, 0);
     let text = container.streams.stdout().await.text();
     assert!(text.ends_with("40 100\r\n"), "{text:?}");
     container.delete().await.expect("delete");
+}
+
+/// Asks the shim itself, whose codes containerd does not change.
+async fn resize(bed: &Bed, id: &str, exec: &str, [width, height]: [u32; 2]) -> Result<(), Code> {
+    let shim = Shim::of(bed, id).await;
+    let request = ResizePtyRequest {
+        id: id.into(),
+        exec_id: exec.into(),
+        width,
+        height,
+        ..ResizePtyRequest::default()
+    };
+    let resized = shim.call::<Empty>(3, "ResizePty", &request).await;
+    resized.map(drop)
+}
+
+async fn an_execs_terminal_has_the_size_it_was_given(bed: &Bed) {
+    let container = bed.container(&["sleep", "1000"]).run().await.expect("run");
+    let exec = container.exec("tty", &["sh", "-c", "read line; stty size"]);
+    let exec = exec
+        .with(|process| process["terminal"] = true.into())
+        .stdin();
+    let mut exec = exec.run().await.expect("exec");
+    let resized = resize(bed, &container.id, &exec.id, [91, 32]).await;
+    resized.expect("resize");
+    exec.streams.write([b"go\n".to_vec()]);
+    assert_eq!(exec.wait().await.expect("wait").status, 0);
+    let text = exec.streams.stdout().await.text();
+    assert!(text.ends_with("32 91\r\n"), "{text:?}");
+    exec.delete().await.expect("delete");
+    container.remove().await;
+}
+
+async fn a_size_that_cannot_be_given_is_refused(bed: &Bed) {
+    let plain = bed.container(&["sleep", "1000"]).run().await.expect("run");
+    let code = resize(bed, &plain.id, "", [80, 25]).await;
+    assert_eq!(code.expect_err("no terminal"), Code::FAILED_PRECONDITION);
+    let code = resize(bed, &plain.id, "nobody", [80, 25]).await;
+    assert_eq!(code.expect_err("no exec"), Code::NOT_FOUND);
+    plain.remove().await;
+    let container = bed
+        .shell("read line; stty size")
+        .with(|spec| spec["process"]["terminal"] = true.into())
+        .stdin();
+    let mut container = container.run().await.expect("run");
+    resize(bed, &container.id, "", [80, 25])
+        .await
+        .expect("resize");
+    for size in [[65536, 25], [80, 65536], [u32::MAX, u32::MAX]] {
+        let code = resize(bed, &container.id, "", size).await;
+        assert_eq!(code.expect_err("too large"), Code::INVALID_ARGUMENT);
+    }
+    container.streams.write([b"go\n".to_vec()]);
+    assert_eq!(container.wait().await.expect("wait").status, 0);
+    // Its client may turn its window while it ends: an answer, whichever it is.
+    let late = resize(bed, &container.id, "", [70, 20]).await;
+    assert!(
+        [Ok(()), Err(Code::FAILED_PRECONDITION), Err(Code::NOT_FOUND)].contains(&late),
+        "{late:?}"
+    );
+    let text = container.streams.stdout().await.text();
+    assert!(text.ends_with("25 80\r\n"), "{text:?}");
+    container.delete().await.expect("delete");
+    let stopped = bed.container(&["true"]).run().await.expect("run");
+    stopped.wait().await.expect("wait");
+    let code = resize(bed, &stopped.id, "", [80, 25]).await;
+    assert_eq!(code.expect_err("exited"), Code::FAILED_PRECONDITION);
+    stopped.delete().await.expect("delete");
 }
 
 async fn control_c_interrupts_the_program(bed: &Bed) {
