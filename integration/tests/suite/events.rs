@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use containerd_client::events::{TaskExit, TaskStart};
 use containerd_client::types::Envelope;
+use containerd_client::types::v1::Status;
 use integration::bed::Bed;
 use integration::processes::eventually;
 use integration::runtime::Needs;
@@ -15,6 +16,7 @@ cases! {
     Needs::Any => [
         a_run_is_create_start_exit_delete,
         an_exec_is_added_started_and_exits_before_the_container,
+        the_execs_that_end_with_a_container_are_told_before_it,
         a_pause_and_a_resume_are_told,
         containerd_restarted_while_a_task_runs_finds_it_again,
         the_exit_event_arrives_after_containerds_restart,
@@ -22,6 +24,9 @@ cases! {
     Needs::NotRunc("the delete event is lost when the shim ends before it is sent") => [
         exit_follows_start_however_short_the_run,
         a_container_that_never_started_has_no_exit_before_its_delete,
+    ],
+    Needs::Gvisor => [
+        containerd_restarted_finds_created_and_paused_tasks,
     ],
     Needs::NotRunc("containerd takes a shim that answers Pids with none for a leak and removes it") => [
         a_task_that_ends_while_containerd_is_gone_keeps_its_code,
@@ -114,16 +119,40 @@ async fn an_exec_is_added_started_and_exits_before_the_container(bed: &Bed) {
         "delete",
     ];
     heard(&events, &id, &expected).await;
-    let exits: Vec<_> = events
-        .all()
-        .into_iter()
-        .filter(|event| event.topic.ends_with("/exit"))
-        .collect();
-    let first = exits[0].event.clone().expect("a payload").value;
-    assert!(
-        first.windows(5).any(|window| window == b"extra"),
-        "the exec ends first"
-    );
+    assert_eq!(exits(&events), ["extra", &id]);
+}
+
+/// Who has exited, in order: an exec's id, or a container's.
+fn exits(events: &integration::client::Events) -> Vec<String> {
+    let exits = events.all().into_iter().filter_map(|event| {
+        let mut payload = event.event.filter(|_| event.topic == "/tasks/exit")?;
+        // containerd names the types without the host that protobuf puts in front.
+        payload.type_url = format!("/{}", payload.type_url.trim_start_matches('/'));
+        Some(payload.to_msg::<TaskExit>().expect("a TaskExit").id)
+    });
+    exits.collect()
+}
+
+async fn the_execs_that_end_with_a_container_are_told_before_it(bed: &Bed) {
+    let events = bed.client().events().await;
+    let container = bed.container(&["sleep", "1000"]).run().await.expect("run");
+    let id = container.id.clone();
+    let exec = container.exec("extra", &["sleep", "1000"]).run().await;
+    let exec = exec.expect("exec");
+    container.kill(9).await.expect("kill");
+    assert_eq!(exec.wait().await.expect("wait").status, 137);
+    container.finish().await;
+    let expected = [
+        "create",
+        "start",
+        "exec-added",
+        "exec-started",
+        "exit",
+        "exit",
+        "delete",
+    ];
+    heard(&events, &id, &expected).await;
+    assert_eq!(exits(&events), ["extra", &id]);
 }
 
 async fn a_pause_and_a_resume_are_told(bed: &Bed) {
@@ -198,6 +227,25 @@ async fn containerd_restarted_while_a_task_runs_finds_it_again(bed: &Bed) {
     );
     container.kill(9).await.expect("kill");
     assert_eq!(container.finish().await.status, 137);
+}
+
+async fn containerd_restarted_finds_created_and_paused_tasks(bed: &Bed) {
+    let created = bed.shell("exit 8").create().await.expect("create");
+    let paused = bed.container(&["sleep", "1000"]).run().await.expect("run");
+    bed.client().pause(&paused.id).await.expect("pause");
+    bed.kill_containerd();
+    bed.start_containerd().await;
+    let status = created.status().await.expect("state of the created");
+    assert_eq!(status, Status::Created);
+    let status = paused.status().await.expect("state of the paused");
+    assert_eq!(status, Status::Paused);
+    created.start().await.expect("start");
+    assert_eq!(created.finish().await.status, 8);
+    bed.client().resume(&paused.id).await.expect("resume");
+    let done = paused.exec("after", &["echo", "alive"]).finish().await;
+    assert_eq!(done.stdout, "alive\n");
+    paused.kill(9).await.expect("kill");
+    assert_eq!(paused.finish().await.status, 137);
 }
 
 async fn a_task_that_ends_while_containerd_is_gone_keeps_its_code(bed: &Bed) {

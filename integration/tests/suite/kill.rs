@@ -34,6 +34,9 @@ cases! {
     Needs::Bulkhead => [
         a_signal_that_needs_a_program_is_refused_before_start,
         sigkill_ends_a_paused_container,
+        pids_of_a_paused_and_an_exited_task_are_there,
+        pause_and_resume_out_of_turn_are_refused,
+        delete_of_a_running_exec_is_refused,
     ],
 }
 
@@ -265,6 +268,59 @@ async fn pids_of_a_running_task_exist(bed: &Bed) {
             "{pid} is a process of the host"
         );
     }
+    container.remove().await;
+}
+
+async fn pids_of_a_paused_and_an_exited_task_are_there(bed: &Bed) {
+    let (client, container) = (bed.client(), bed.container(&["sleep", "1000"]).run().await);
+    let container = container.expect("run");
+    let running = client.pids(&container.id).await.expect("pids");
+    client.pause(&container.id).await.expect("pause");
+    let paused = client.pids(&container.id).await.expect("pids of a paused");
+    assert!(paused.contains(&container.pid), "{paused:?} {running:?}");
+    client.resume(&container.id).await.expect("resume");
+    container.kill(9).await.expect("kill");
+    container.wait().await.expect("wait");
+    // The pid it had: containerd takes a task without any for a leak.
+    let exited = client.pids(&container.id).await.expect("pids of an exited");
+    assert!(exited.contains(&container.pid), "{exited:?}");
+    container.delete().await.expect("delete");
+}
+
+async fn pause_and_resume_out_of_turn_are_refused(bed: &Bed) {
+    let (client, container) = (
+        bed.client(),
+        bed.container(&["sleep", "1000"]).create().await,
+    );
+    let container = container.expect("create");
+    let id = &container.id;
+    let refused = |answer: Result<(), containerd_client::tonic::Status>| {
+        let error = answer.expect_err("refused");
+        assert_eq!(error.code(), Code::FailedPrecondition, "{error}");
+    };
+    refused(client.pause(id).await);
+    container.start().await.expect("start");
+    refused(client.resume(id).await);
+    client.pause(id).await.expect("pause");
+    refused(client.pause(id).await);
+    assert_eq!(container.status().await.expect("state"), Status::Paused);
+    client.resume(id).await.expect("resume");
+    refused(client.resume(id).await);
+    assert_eq!(container.exec("e", &["true"]).finish().await.status, 0);
+    container.kill(9).await.expect("kill");
+    container.wait().await.expect("wait");
+    refused(client.pause(id).await);
+    container.delete().await.expect("delete");
+}
+
+async fn delete_of_a_running_exec_is_refused(bed: &Bed) {
+    let container = bed.container(&["sleep", "1000"]).run().await.expect("run");
+    let exec = container.exec("e", &["sleep", "1000"]).run().await;
+    let exec = exec.expect("run");
+    let error = exec.delete().await.expect_err("it runs");
+    assert_eq!(error.code(), Code::FailedPrecondition, "{error}");
+    exec.kill(9).await.expect("kill");
+    assert_eq!(exec.finish().await.status, 137);
     container.remove().await;
 }
 
