@@ -1,6 +1,8 @@
 //! Several containers in one sandbox, made as containerd's CRI plugin and CRI-O make them: by annotations. What CRI adds
 //! to that is in the tests of pods.
 
+use std::fs::File;
+use std::io::{BufRead as _, BufReader};
 use std::time::{Duration, Instant};
 
 use containerd_client::tonic::Code;
@@ -39,6 +41,8 @@ cases! {
         a_paused_pod_is_paused_in_all_its_containers,
         a_killed_shim_leaves_nothing_of_a_pod,
         a_forged_mount_hint_opens_nothing,
+        kill_all_reaches_one_container_of_a_pod,
+        a_policy_of_a_containers_own_is_not_followed_in_a_pod,
     ],
 }
 
@@ -256,24 +260,47 @@ async fn cri_os_annotations_make_a_pod(bed: &Bed) {
 
 async fn a_container_that_starts_changes_nothing_in_another(bed: &Bed) {
     let pod = sandbox(bed).await;
-    let one = member(bed, &pod, "sleep 1000").run().await.expect("run");
-    let look = [
-        "sh",
-        "-c",
-        "ulimit -n; ulimit -u; ulimit -c; set -- /proc/[0-9]*; echo $#",
-    ];
-    let before = one.exec("before", &look).finish().await.stdout;
-    let two = member(bed, &pod, "sleep 1000").with(|spec| {
+    // Its first process looks at itself, once before and once after: an exec would only tell of its own.
+    let script = "while read line; do ulimit -n; ulimit -u; ulimit -c; hostname; env; cat /proc/self/mounts; \
+                  set -- /proc/[0-9]*; echo $#; echo end; done";
+    let fifo = bed.folder.join(bed.id("look"));
+    nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).expect("mkfifo");
+    let one = member(bed, &pod, script).stdin();
+    let one = one.log_to(&fifo.display().to_string()).run().await;
+    let one = one.expect("run");
+    let mut told = BufReader::new(File::open(&fifo).expect("open the FIFO"));
+    let mut look = async || {
+        one.streams.write([b"look\n".to_vec()]).await.expect("ask");
+        let lines = (&mut told).lines().map(|line| line.expect("read"));
+        lines
+            .take_while(|line| line != "end")
+            .collect::<Vec<String>>()
+    };
+    let before = look().await;
+    assert!(before.len() > 10, "{before:?}");
+    let script =
+        "echo $COLOUR; grep -c ' /srv ' /proc/self/mounts; echo >/tmp/told; exec sleep 1000";
+    let two = member(bed, &pod, script).with(|spec| {
+        spec["hostname"] = "another".into();
+        let env = &mut spec["process"]["env"];
+        env.as_array_mut().expect("env").push("COLOUR=blue".into());
+        let mounts = spec["mounts"].as_array_mut().expect("mounts");
+        mounts
+            .push(serde_json::json!({ "destination": "/srv", "type": "tmpfs", "source": "tmpfs" }));
         spec["process"]["rlimits"] =
             serde_json::json!([{ "type": "RLIMIT_NOFILE", "hard": 77, "soft": 77 }]);
         spec["linux"]["resources"]["pids"] = serde_json::json!({ "limit": 9 });
         spec["linux"]["resources"]["memory"] = serde_json::json!({ "limit": 64 << 20 });
     });
     let two = two.run().await.expect("run");
-    assert_eq!(one.exec("after", &look).finish().await.stdout, before);
-    for container in [one, two] {
-        container.remove().await;
-    }
+    let wait = "while ! [ -e /tmp/told ]; do sleep 0.1; done";
+    let done = two.exec("e", &["sh", "-c", wait]).finish().await;
+    assert_eq!(done.status, 0, "it runs");
+    assert_eq!(look().await, before);
+    std::fs::remove_file(fifo).expect("remove the FIFO");
+    two.kill(9).await.expect("kill");
+    assert_eq!(two.finish().await.stdout, "blue\n1\n", "it has its own");
+    one.remove().await;
     end(pod).await;
 }
 
@@ -459,6 +486,40 @@ async fn a_killed_shim_leaves_nothing_of_a_pod(bed: &Bed) {
     .await;
     one.remove().await;
     pod.remove().await;
+}
+
+async fn kill_all_reaches_one_container_of_a_pod(bed: &Bed) {
+    let pod = sandbox(bed).await;
+    let killed = member(bed, &pod, "sleep 1000 & sleep 1000 & wait");
+    let killed = killed.run().await.expect("run");
+    let stays = member(bed, &pod, "sleep 1000").run().await.expect("run");
+    let exec = stays.exec("e", &["sleep", "1000"]).run().await;
+    let exec = exec.expect("exec");
+    let answer = bed.client().kill(&killed.id, "", 9, true).await;
+    answer.expect("kill");
+    assert_eq!(killed.finish().await.status, 137);
+    assert_eq!(pod.status().await.expect("state"), Status::Running);
+    assert_eq!(stays.status().await.expect("state"), Status::Running);
+    let state = bed.client().get(&stays.id, "e").await.expect("state");
+    assert_eq!(state.status(), Status::Running);
+    exec.kill(9).await.expect("kill");
+    exec.finish().await;
+    stays.remove().await;
+    end(pod).await;
+}
+
+async fn a_policy_of_a_containers_own_is_not_followed_in_a_pod(bed: &Bed) {
+    let pod = sandbox(bed).await;
+    // Half a pod under one policy and half under another would have neither.
+    let wider = "rootfs = \"writable\"\nlimits.open_files = 7777\n";
+    let script = "ulimit -n; touch /x 2>/dev/null && echo written";
+    let one = member(bed, &pod, script).policy("", wider).run().await;
+    let done = one.expect("run").finish().await;
+    assert_eq!(done.stdout, "1024\n");
+    let missing = member(bed, &pod, "exit 3").policy("/no/such/policy.toml", "");
+    let missing = missing.run().await.expect("run");
+    assert_eq!(missing.finish().await.status, 3);
+    end(pod).await;
 }
 
 async fn a_forged_mount_hint_opens_nothing(bed: &Bed) {
