@@ -103,9 +103,19 @@ pub async fn eventually(what: &str, limit: Duration, mut condition: impl FnMut()
 /// Resident memory in kilobytes.
 #[must_use]
 pub fn resident_kb(pid: i32) -> Option<u64> {
+    kilobytes(pid, "VmRSS:")
+}
+
+/// The most resident memory that it has ever had, in kilobytes.
+#[must_use]
+pub fn peak_kb(pid: i32) -> Option<u64> {
+    kilobytes(pid, "VmHWM:")
+}
+
+fn kilobytes(pid: i32, field: &str) -> Option<u64> {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
     status.lines().find_map(|line| {
-        line.strip_prefix("VmRSS:")?
+        line.strip_prefix(field)?
             .trim()
             .strip_suffix(" kB")?
             .parse()

@@ -21,7 +21,7 @@ for word; do
   case $word in
     -log=*|--log=*) log=${word#*=};;
     -pid-file=*|--pid-file=*) pidfile=${word#*=};;
-    create|start|delete|kill|state|exec|wait|ps|events|flags|features) [ -n "$sub" ] || sub=$word;;
+    create|start|pause|resume|delete|kill|state|exec|wait|ps|events|flags|features) [ -n "$sub" ] || sub=$word;;
   esac
   previous=$word
 done

@@ -7,6 +7,7 @@ use containerd_client::tonic::{Code, Status};
 use containerd_client::types::v1::Status as TaskStatus;
 use integration::bed::Bed;
 use integration::container::Builder;
+use integration::patience::patience;
 use integration::processes::{self, Role, eventually};
 use integration::runtime::Needs;
 use integration::wrapper::Wrapper;
@@ -58,6 +59,8 @@ cases! {
         runsc_that_prints_100_mb_is_an_error_and_no_memory,
         runsc_that_hangs_at_create_is_ended_at_the_deadline,
         runsc_that_hangs_at_start_is_ended_at_the_deadline,
+        runsc_that_fails_at_pause_or_resume_changes_nothing,
+        runsc_that_hangs_at_pause_is_ended_at_the_deadline,
         runsc_that_fails_at_delete_leaves_nothing,
         runsc_that_hangs_at_delete_leaves_nothing,
         runsc_that_dies_after_its_work_at_create_leaves_nothing,
@@ -432,8 +435,8 @@ async fn runsc_that_prints_100_mb_is_an_error_and_no_memory(bed: &Bed) {
         let _wrapper = Wrapper::at(bed, "start", fault);
         container.start().await.expect_err("start must fail");
         let shim = &processes::of(Role::Shim, &container.id)[0];
-        let memory = processes::resident_kb(shim.pid).expect("its memory");
-        assert!(memory < 40_000, "the shim has {memory} kB");
+        let memory = processes::peak_kb(shim.pid).expect("its memory");
+        assert!(memory < 40_000, "the shim has had {memory} kB");
     }
     container.remove().await;
 }
@@ -471,6 +474,59 @@ fn assert_ended_at_its_deadline(error: &Status) {
     assert_eq!(error.code(), Code::DeadlineExceeded, "{error:?}");
     let says = "did not finish within 2 s";
     assert!(error.message().contains(says), "{error:?}");
+}
+
+async fn runsc_that_fails_at_pause_or_resume_changes_nothing(bed: &Bed) {
+    let container = bed.container(&["sleep", "1000"]).run().await.expect("run");
+    let (client, id) = (bed.client(), container.id.clone());
+    {
+        let _wrapper = Wrapper::at(bed, "pause", "log 'the moon stands still'; exit 1");
+        let error = client.pause(&id).await.expect_err("pause must fail");
+        let text = error.message();
+        assert!(text.contains("the moon stands still"), "{error:?}");
+        let status = container.status().await.expect("state");
+        assert_eq!(status, TaskStatus::Running);
+        assert_eq!(container.exec("e", &["true"]).finish().await.status, 0);
+    }
+    client.pause(&id).await.expect("pause");
+    {
+        let _wrapper = Wrapper::at(bed, "resume", "log 'the moon has stopped'; exit 1");
+        let error = client.resume(&id).await.expect_err("resume must fail");
+        let text = error.message();
+        assert!(text.contains("the moon has stopped"), "{error:?}");
+        let status = container.status().await.expect("state");
+        assert_eq!(status, TaskStatus::Paused);
+    }
+    client.resume(&id).await.expect("resume");
+    assert_eq!(container.exec("e", &["true"]).finish().await.status, 0);
+    container.remove().await;
+}
+
+async fn runsc_that_hangs_at_pause_is_ended_at_the_deadline(bed: &Bed) {
+    let container = hurried(bed.container(&["sleep", "1000"])).run().await;
+    let container = container.expect("run");
+    let (client, id) = (bed.client(), container.id.clone());
+    for command in ["pause", "resume"] {
+        let _wrapper = Wrapper::at(bed, command, "exec sleep 1000");
+        let began = Instant::now();
+        let answer = if command == "pause" {
+            client.pause(&id).await
+        } else {
+            client.resume(&id).await
+        };
+        assert_ended_at_its_deadline(&answer.expect_err(command));
+        let took = began.elapsed();
+        assert!(took < patience(Duration::from_secs(10)), "{took:?}");
+        drop(_wrapper);
+        if command == "pause" {
+            assert_eq!(container.exec("e", &["true"]).finish().await.status, 0);
+            client.pause(&id).await.expect("pause");
+        }
+    }
+    let status = container.status().await.expect("state");
+    assert_eq!(status, TaskStatus::Paused);
+    container.kill(9).await.expect("kill");
+    assert_eq!(container.finish().await.status, 137);
 }
 
 /// Under a policy with short deadlines.

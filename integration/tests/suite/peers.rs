@@ -25,7 +25,7 @@ use containerd_shim_protos::ttrpc::asynchronous::{Server, TtrpcContext};
 use integration::bed::{Bed, IMAGE, SOCKET};
 use integration::client::NAMESPACE;
 use integration::patience::patience;
-use integration::processes::{Role, eventually, of};
+use integration::processes::{Process, Role, eventually, of, peak_kb};
 use integration::runtime::Needs;
 use integration::shim::{self, Shim};
 use integration::spec;
@@ -120,11 +120,15 @@ async fn misbehaving_socket(bed: &Bed, answer: Answer) {
     let shims = of(Role::Shim, &container.id);
     assert_eq!(shims.len(), 1, "the shim lives");
     assert!(
-        peak_kb(shims[0].pid) < 40_000,
+        peak(&shims[0]) < 40_000,
         "peak memory {} kB",
-        peak_kb(shims[0].pid)
+        peak(&shims[0])
     );
     container.delete().await.expect("delete");
+}
+
+fn peak(shim: &Process) -> u64 {
+    peak_kb(shim.pid).expect("its memory")
 }
 
 pub(crate) fn control_socket(id: &str) -> PathBuf {
@@ -136,19 +140,6 @@ pub(crate) fn control_socket(id: &str) -> PathBuf {
         .map(|root| root.path().join(&name))
         .find(|path| path.exists())
         .expect("a control socket")
-}
-
-fn peak_kb(pid: i32) -> u64 {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("read the status");
-    let line = status
-        .lines()
-        .find(|line| line.starts_with("VmHWM:"))
-        .expect("a peak");
-    line.split_whitespace()
-        .nth(1)
-        .expect("a number")
-        .parse()
-        .expect("a number")
 }
 
 async fn a_control_socket_that_never_answers_costs_its_deadline(bed: &Bed) {
@@ -392,9 +383,9 @@ async fn events_wait_a_minute_for_containerd_in_order_and_none_is_lost(bed: &Bed
     let shims = of(Role::Shim, &id);
     assert_eq!(shims.len(), 1, "the shim waits for containerd");
     assert!(
-        peak_kb(shims[0].pid) < 20_000,
+        peak(&shims[0]) < 20_000,
         "peak memory {} kB",
-        peak_kb(shims[0].pid)
+        peak(&shims[0])
     );
     let taken = Arc::<Taken>::default();
     let mut server = Server::new()
