@@ -21,6 +21,7 @@ cases! {
         a_slow_reader_slows_the_program_and_gets_everything,
         a_reader_that_comes_back_gets_the_rest,
         two_readers_share_the_output,
+        two_clients_that_attach_share_the_output_and_hear_the_end,
         null_streams_do_not_block_a_program_that_writes,
         output_read_after_the_exit_is_whole,
         many_lines_before_exit_are_not_cut,
@@ -213,7 +214,6 @@ async fn a_reader_that_comes_back_gets_the_rest(bed: &Bed) {
 }
 
 async fn two_readers_share_the_output(bed: &Bed) {
-    // What `ctr task attach` beside a running client comes to.
     let fifo = Fifo::new(bed);
     let container = bed
         .shell(LINES)
@@ -237,6 +237,32 @@ async fn two_readers_share_the_output(bed: &Bed) {
         .iter()
         .sum();
     assert_eq!(total, lines().len());
+}
+
+async fn two_clients_that_attach_share_the_output_and_hear_the_end(bed: &Bed) {
+    let fifo = Fifo::new(bed);
+    let container = bed
+        .shell(&format!("read line; {LINES}; exit 5"))
+        .stdin()
+        .log_to(&fifo.path())
+        .run()
+        .await
+        .expect("run");
+    let attach = || bed.ctr(&["task", "attach", &container.id]);
+    let outputs = std::thread::scope(|scope| {
+        let clients = [scope.spawn(attach), scope.spawn(attach)];
+        std::thread::sleep(Duration::from_secs(1));
+        container.streams.write([b"go\n".to_vec()]);
+        clients.map(|client| client.join().expect("ctr"))
+    });
+    let mut total = 0;
+    for output in outputs {
+        assert_eq!(output.status.code(), Some(5), "{output:?}");
+        total += output.stdout.len() + output.stderr.len();
+    }
+    assert_eq!(total, lines().len());
+    // The first of them that heard the end has deleted the task.
+    container.remove().await;
 }
 
 async fn null_streams_do_not_block_a_program_that_writes(bed: &Bed) {

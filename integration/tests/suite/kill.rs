@@ -34,6 +34,7 @@ cases! {
     Needs::Bulkhead => [
         a_signal_that_needs_a_program_is_refused_before_start,
         sigkill_ends_a_paused_container,
+        sigterm_ends_a_first_process_without_a_handler_as_143,
         pids_of_a_paused_and_an_exited_task_are_there,
         pause_and_resume_out_of_turn_are_refused,
         delete_of_a_running_exec_is_refused,
@@ -45,7 +46,7 @@ async fn exit_codes_are_exact(bed: &Bed) {
         ("exit 0", 0),
         ("exit 1", 1),
         ("kill -KILL $$", 137),
-        ("exit 143", 143),
+        ("kill -TERM $$", 143),
         ("exit 255", 255),
     ];
     for (script, code) in scripts {
@@ -99,6 +100,12 @@ async fn sigterm_ends_a_program_without_a_handler_as_143(bed: &Bed) {
     exec.kill(15).await.expect("kill");
     assert_eq!(exec.finish().await.status, 143);
     container.remove().await;
+}
+
+async fn sigterm_ends_a_first_process_without_a_handler_as_143(bed: &Bed) {
+    let container = bed.container(&["sleep", "1000"]).run().await.expect("run");
+    container.kill(15).await.expect("kill");
+    assert_eq!(container.finish().await.status, 143);
 }
 
 async fn sigkill_is_137(bed: &Bed) {

@@ -19,6 +19,7 @@ cases! {
         a_logger_takes_the_output_of_a_terminal,
         a_logger_that_closes_its_pipe_is_ready,
         a_logger_that_must_say_it_is_ready_and_does_not_is_refused,
+        a_logger_that_must_say_it_is_ready_and_does_takes_the_output,
         a_slow_logger_loses_nothing,
     ],
     Needs::NotRunc("its message names neither stream nor rule, or it starts the container all the same") => [
@@ -174,7 +175,20 @@ async fn a_logger_that_must_say_it_is_ready_and_does_not_is_refused(bed: &Bed) {
         .shell("echo hello")
         .log_to(&format!("binary-v2://{program}"));
     let error = builder.create().await.map(drop).expect_err("not ready");
-    assert!(error.message().contains("log"), "{error}");
+    assert_eq!(error.code(), Code::FailedPrecondition, "{error}");
+    assert!(error.message().contains("before it was ready"), "{error}");
+}
+
+async fn a_logger_that_must_say_it_is_ready_and_does_takes_the_output(bed: &Bed) {
+    let folder = Folder::new(bed);
+    let uri = format!("binary-v2://{}", folder.program(COPY));
+    let script = "echo to out; echo to err >&2; exit 3";
+    assert_eq!(run(bed, &uri, script).await, 3);
+    eventually("the logger has ended", Duration::from_secs(5), || {
+        folder.read("err") == "to err\n"
+    })
+    .await;
+    assert_eq!(folder.read("out"), "to out\n");
 }
 
 async fn a_slow_logger_loses_nothing(bed: &Bed) {
