@@ -414,7 +414,7 @@ fn configuration(folder: &Path, runtime: &Runtime, services: Services) -> String
         "io.containerd.tracing.processor.v1.otlp",
     ];
     let more = if services == Services::Cri {
-        cri::configuration(folder, runtime)
+        cri::configuration(folder, runtime, is_before_2())
     } else {
         unused.extend([
             "io.containerd.cri.v1.images",

@@ -35,7 +35,7 @@ const CNI: &str = "/etc/cni/net.d";
 const PODS: &str = "/kubepods";
 
 /// What containerd's configuration needs for CRI; writes the network's as well.
-pub(crate) fn configuration(folder: &Path, runtime: &Runtime) -> String {
+pub(crate) fn configuration(folder: &Path, runtime: &Runtime, before_2: bool) -> String {
     let addresses = folder.join("cni");
     let network = serde_json::json!({
         "cniVersion": "1.0.0", "name": "pods",
@@ -49,6 +49,27 @@ pub(crate) fn configuration(folder: &Path, runtime: &Runtime) -> String {
     let plugins = crate::bed::tool("bridge").expect("CNI plugins: make tools");
     let plugins = plugins.parent().expect("a folder").display().to_string();
     let name = &runtime.name;
+    if before_2 {
+        return format!(
+            r#"
+[plugins."io.containerd.grpc.v1.cri"]
+sandbox_image = "bulkhead.test/pause:latest"
+# Nobody may lower a score here.
+restrict_oom_score_adj = true
+disable_apparmor = true
+disable_tcp_service = true
+stream_server_address = "127.0.0.1"
+[plugins."io.containerd.grpc.v1.cri".containerd]
+default_runtime_name = "{HANDLER}"
+[plugins."io.containerd.grpc.v1.cri".containerd.runtimes.{HANDLER}]
+runtime_type = "{name}"
+pod_annotations = ["dev.bulkhead.*", "dev.gvisor.*"]
+[plugins."io.containerd.grpc.v1.cri".cni]
+bin_dir = "{plugins}"
+conf_dir = "{CNI}"
+"#
+        );
+    }
     format!(
         r#"
 [plugins."io.containerd.cri.v1.images".pinned_images]

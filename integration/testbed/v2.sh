@@ -12,8 +12,9 @@ limit=${BULKHEAD_V2_LIMIT:-1500}
 # What is shown of a cgroup v2 host; each is the beginning of a test's name.
 suite=(create::an_unknown_program create::a_rootfs_that create::an_id_that_is_a_prefix
   exec::a_signal_is exec::the_user exec::kill_reaches exec::no_process kill::exit_codes kill::kill_all
-  events::a_run events::an_exec events::containerd_restarted events::a_task_that_ends limits:: cgroup:: stats::
-  pod::the_containers pod::containers_come pod::a_killed_shim terminal::a_container user::run_and)
+  events::a_run events::an_exec events::a_pause events::containerd_restarted events::a_task_that_ends limits:: cgroup:: stats::
+  pod::the_containers pod::containers_come pod::a_killed_shim terminal::a_container user::run_and
+  faults::sandbox_killed_during_start faults::shim_killed_during_wait)
 pods=(life::a_pod_runs_a_container limits:: faults::a_killed_sentry)
 
 # kernel: downloads Debian's kernel for virtual machines and unpacks it; nothing is installed.

@@ -42,7 +42,9 @@ async fn run_and_remove_prints_output_and_keeps_the_code(bed: &Bed) {
 async fn run_with_a_terminal_is_a_session(bed: &Bed) {
     let id = bed.id("ctr");
     // What is typed before the prompt is there when the shell reads.
-    let typed = "test -t 0 && echo a terminal; stty size; exit 7\n";
+    // ctr gives the terminal its size some time after the start.
+    let typed =
+        "test -t 0 && echo a terminal; until stty size | grep .; do sleep 0.1; done; exit 7\n";
     let output = bed.ctr_in_a_terminal(&id, "sh", typed);
     let said = text(&output.stdout);
     assert_eq!(output.status.code(), Some(7), "{said}");
