@@ -9,6 +9,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 const MOUNT: &str = "/sys/fs/cgroup";
+/// How long all folders together may take to be removable.
+const REMOVE_LIMIT: Duration = Duration::from_secs(5);
 
 /// The host's cgroup mode, by looking at the host (cgroups(7)).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -232,14 +234,14 @@ impl Cgroups {
 
     /// Removes the folders, retrying for as long as the kernel still counts a dying process in them.
     pub(crate) async fn remove(&self) {
+        let deadline = tokio::time::Instant::now() + REMOVE_LIMIT;
         for folder in self.folders.values() {
-            for _ in 0..20 {
-                match fs::remove_dir(folder) {
-                    Err(error) if error.kind() == io::ErrorKind::ResourceBusy => {
-                        tokio::time::sleep(Duration::from_millis(25)).await;
-                    }
-                    _ => break,
-                }
+            // A killed process is in its cgroup until the kernel has got round to it.
+            while let Err(error) = fs::remove_dir(folder)
+                && error.kind() == io::ErrorKind::ResourceBusy
+                && tokio::time::Instant::now() < deadline
+            {
+                tokio::time::sleep(Duration::from_millis(25)).await;
             }
             if folder.exists() {
                 tracing::warn!(folder = %folder.display(), "cgroup not removed: it still has processes");
