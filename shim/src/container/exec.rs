@@ -151,7 +151,7 @@ impl Container {
                 Err(error) => error,
             };
             match control.processes(&self.id).await {
-                Ok(pids) if !pids.contains(&pid) => {
+                Ok(pids) if !pids.contains(&pid.get()) => {
                     tracing::error!(%error, exec = exec.exec_id, "exit status lost: reported as 255");
                     return Exit::Code(255);
                 }

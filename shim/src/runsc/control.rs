@@ -216,10 +216,10 @@ impl Control {
     ///
     /// # Errors
     /// When neither backend answers.
-    pub(crate) async fn processes(&self, id: &str) -> Result<Vec<i32>> {
+    pub(crate) async fn processes(&self, id: &str) -> Result<Vec<u32>> {
         #[derive(Deserialize)]
         struct Process {
-            pid: i32,
+            pid: u32,
         }
         let arg = json!(id);
         // Go writes an empty list as null.
