@@ -5,7 +5,7 @@ SCRIPTS := integration/testbed
 
 # Each step says what it does; two at once would talk over each other.
 .NOTPARALLEL:
-.PHONY: help build tools images testbed testbed-down demo test test-versions test-v2 fuzz mutants bench lint packages clean
+.PHONY: help build tools images testbed testbed-down demo test test-versions test-v2 test-kubernetes fuzz mutants bench lint packages clean
 
 help: ## this list
 	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -38,6 +38,11 @@ test-versions: build tools images ## the core of the tests on containerd 1.7, an
 test-v2: build tools images ## the core of the tests on a host with cgroup v2 alone, in QEMU
 	@$(SCRIPTS)/packages.sh v2
 	@$(SCRIPTS)/v2.sh
+
+test-kubernetes: build tools images ## a node of a real API server and kubelet, whose build takes a quarter of an hour
+	@$(SCRIPTS)/packages.sh test
+	@$(SCRIPTS)/tools.sh kubernetes
+	@$(SCRIPTS)/kubernetes.sh
 
 fuzz: packages ## runsc-config under random input, FUZZ_SECONDS (30) for each target
 	@$(SCRIPTS)/packages.sh fuzz

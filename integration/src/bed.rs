@@ -37,6 +37,8 @@ pub enum Services {
     Tasks,
     /// Kubernetes' runtime interface as well.
     Cri,
+    /// The same, with the handlers that the tests of a node use.
+    Kubernetes,
 }
 
 /// containerd and its surroundings; there is one for all tests.
@@ -53,6 +55,7 @@ pub struct Bed {
     /// The real `runsc`, if there is one.
     pub runsc: Option<PathBuf>,
     count: AtomicU32,
+    adopted: Mutex<Vec<u32>>,
 }
 
 /// Where tools are looked for: `BULKHEAD_TEST_PATH`, what `make` builds, then `PATH`.
@@ -131,9 +134,10 @@ impl Bed {
             client,
             runsc,
             count: AtomicU32::new(0),
+            adopted: Mutex::default(),
         };
         bed.mount_image("busybox", Path::new(IMAGE));
-        if services == Services::Cri {
+        if services != Services::Tasks {
             for image in ["busybox", "pause"] {
                 bed.import(cri::NAMESPACE, image);
             }
@@ -327,11 +331,18 @@ impl Bed {
     /// Processes that are the testbed's own.
     #[must_use]
     pub fn known_processes(&self) -> Vec<u32> {
-        vec![
-            1,
-            std::process::id(),
-            self.daemon.lock().expect("unpoisoned").id(),
-        ]
+        let daemon = self.daemon.lock().expect("unpoisoned").id();
+        let mut known = vec![1, std::process::id(), daemon];
+        known.extend(self.adopted.lock().expect("unpoisoned").iter());
+        known
+    }
+
+    /// Takes a process for one of the testbed's own from now on.
+    ///
+    /// # Panics
+    /// Never.
+    pub fn adopt(&self, pid: u32) {
+        self.adopted.lock().expect("unpoisoned").push(pid);
     }
 
     /// SIGKILL to containerd.
@@ -413,8 +424,8 @@ fn configuration(folder: &Path, runtime: &Runtime, services: Services) -> String
         "io.containerd.snapshotter.v1.zfs",
         "io.containerd.tracing.processor.v1.otlp",
     ];
-    let more = if services == Services::Cri {
-        cri::configuration(folder, runtime, is_before_2())
+    let more = if services != Services::Tasks {
+        cri::configuration(folder, runtime, services, is_before_2())
     } else {
         unused.extend([
             "io.containerd.cri.v1.images",

@@ -13,14 +13,16 @@ use k8s_cri::v1::{
     ExecSyncResponse, ImageSpec, LinuxContainerConfig, LinuxContainerResources,
     LinuxContainerSecurityContext, LinuxPodSandboxConfig, LinuxSandboxSecurityContext,
     ListContainersRequest, ListPodSandboxRequest, Mount, NamespaceMode, NamespaceOption,
-    PodSandbox, PodSandboxConfig, PodSandboxMetadata, PodSandboxStats, PodSandboxStatsRequest,
-    PodSandboxStatus, PodSandboxStatusRequest, RemoveContainerRequest, RemovePodSandboxRequest,
-    ReopenContainerLogRequest, RunPodSandboxRequest, StartContainerRequest, StopContainerRequest,
-    StopPodSandboxRequest, UpdateContainerResourcesRequest,
+    PodSandbox, PodSandboxConfig, PodSandboxMetadata, PodSandboxState, PodSandboxStats,
+    PodSandboxStatsRequest, PodSandboxStatus, PodSandboxStatusRequest, RemoveContainerRequest,
+    RemovePodSandboxRequest, ReopenContainerLogRequest, RunPodSandboxRequest,
+    StartContainerRequest, StopContainerRequest, StopPodSandboxRequest,
+    UpdateContainerResourcesRequest,
 };
 
-use crate::bed::{Bed, IMAGE_NAME, SOCKET};
+use crate::bed::{Bed, IMAGE_NAME, SOCKET, Services};
 use crate::client::DEADLINE;
+use crate::kubernetes::containerd_handlers;
 use crate::patience::patience;
 use crate::runtime::Runtime;
 
@@ -35,7 +37,12 @@ const CNI: &str = "/etc/cni/net.d";
 const PODS: &str = "/kubepods";
 
 /// What containerd's configuration needs for CRI; writes the network's as well.
-pub(crate) fn configuration(folder: &Path, runtime: &Runtime, before_2: bool) -> String {
+pub(crate) fn configuration(
+    folder: &Path,
+    runtime: &Runtime,
+    services: Services,
+    before_2: bool,
+) -> String {
     let addresses = folder.join("cni");
     let network = serde_json::json!({
         "cniVersion": "1.0.0", "name": "pods",
@@ -70,6 +77,10 @@ conf_dir = "{CNI}"
 "#
         );
     }
+    let (default, more) = match services {
+        Services::Kubernetes => ("runc", containerd_handlers(name)),
+        _ => (HANDLER, String::new()),
+    };
     format!(
         r#"
 [plugins."io.containerd.cri.v1.images".pinned_images]
@@ -79,11 +90,11 @@ sandbox = "bulkhead.test/pause:latest"
 restrict_oom_score_adj = true
 disable_apparmor = true
 [plugins."io.containerd.cri.v1.runtime".containerd]
-default_runtime_name = "{HANDLER}"
+default_runtime_name = "{default}"
 [plugins."io.containerd.cri.v1.runtime".containerd.runtimes.{HANDLER}]
 runtime_type = "{name}"
 pod_annotations = ["dev.bulkhead.*", "dev.gvisor.*"]
-[plugins."io.containerd.cri.v1.runtime".cni]
+{more}[plugins."io.containerd.cri.v1.runtime".cni]
 bin_dirs = ["{plugins}"]
 conf_dir = "{CNI}"
 [plugins."io.containerd.grpc.v1.cri"]
@@ -145,6 +156,23 @@ impl Cri {
             tokio::time::sleep(patience(Duration::from_millis(50))).await;
         }
         panic!("containerd does not serve CRI: see its log");
+    }
+
+    /// Removes every pod whose sandbox has ended.
+    ///
+    /// # Panics
+    /// When containerd does not answer.
+    pub async fn remove_ended_pods(&self) {
+        let pods = self.list_pod_sandbox(ListPodSandboxRequest::default());
+        for pod in pods.await.expect("ListPodSandbox") {
+            if pod.state() == PodSandboxState::SandboxNotready {
+                let pod_sandbox_id = pod.id;
+                let removed = self.remove_pod_sandbox(RemovePodSandboxRequest { pod_sandbox_id });
+                if let Err(error) = removed.await {
+                    eprintln!("note: RemovePodSandbox: {error}");
+                }
+            }
+        }
     }
 
     methods! {

@@ -152,7 +152,7 @@ fn furnish() -> io::Result<()> {
         MsFlags::empty(),
         Some("mode=0755"),
     )?;
-    for folder in ["/etc", "/var/lib"] {
+    for folder in ["/etc", "/var/lib", "/var/log"] {
         cover(folder)?;
     }
     let _ = fs::remove_dir_all("/etc/bulkhead");

@@ -62,10 +62,15 @@ impl Snapshot {
     }
 }
 
+/// Cgroups above all pods, which a kubelet makes and removes when it thinks fit.
+const KUBELETS: [&str; 3] = ["kubepods", "kubepods/burstable", "kubepods/besteffort"];
+
 fn folders(path: &Path, found: &mut BTreeSet<String>) {
     for entry in fs::read_dir(path).into_iter().flatten().flatten() {
         if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-            found.insert(format!("cgroup {}", entry.path().display()));
+            if !KUBELETS.iter().any(|own| entry.path().ends_with(own)) {
+                found.insert(format!("cgroup {}", entry.path().display()));
+            }
             folders(&entry.path(), found);
         }
     }

@@ -17,6 +17,7 @@ pub mod exec;
 pub mod fifo;
 pub mod harness;
 pub mod isolate;
+pub mod kubernetes;
 pub mod leaks;
 pub mod measure;
 pub mod patience;

@@ -68,10 +68,13 @@ need_go() {
   PATH=$unpacked/usr/lib/go-1.24/bin:$PATH
 }
 
+# A caller's settings could switch the checksum database off; nothing here needs any.
+go_env=(GOFLAGS= GONOSUMDB= GOPRIVATE= GOINSECURE= GO111MODULE=on CGO_ENABLED=0)
+
 build() { # NAME PACKAGE@VERSION [LDFLAGS]
   need_go "$1"
-  # A caller's GOFLAGS could switch the checksum database off; nothing here needs any.
-  step "building $1 (${2##*@})" env GOFLAGS= GO111MODULE=on CGO_ENABLED=0 GOBIN="$tools" \
+  [ "$(go env GOSUMDB)" != off ] || die "GOSUMDB is off: what is built here is checked against Go's checksum database"
+  step "building $1 (${2##*@})" env "${go_env[@]}" GOBIN="$tools" \
     go install -trimpath -ldflags "-s -w ${3:-}" "$2"
   good "$1" "$tools/$1" || die "$1 was built from $2 but says version '$(version "$1" "$tools/$1")'"
 }
@@ -119,10 +122,62 @@ fi
 # By a name of its own, for what is tested beside the current one.
 ln -sf ../runsc-20240729/runsc "$tools/old-runsc"
 
+# What a Kubernetes node is made of. The build takes a quarter of an hour on two cores, so what was
+# built from the same sources by the same Go is kept for other checkouts, in the user's cache.
+kubernetes() {
+  local module=$repo/integration/kubernetes into=$target/tools/kubernetes flags built key cache
+  local programs=(kube-apiserver kubectl kubelet) packages=()
+  local version
+  version=$(sed -n 's|^require k8s.io/kubernetes v||p' "$module/go.mod")
+  # Without these the programs say that they are v0.0.0, and kubelet and server do not fit together.
+  local name=k8s.io/component-base/version
+  flags="-s -w -X $name.gitVersion=v$version -X $name.gitMajor=1 -X $name.gitMinor=$(cut -d. -f2 <<<"$version")"
+  need_go kubelet
+  key=$({ cat "$module"/go.{mod,sum}; printf '%s\n' "$flags" "${programs[@]}"; go env GOVERSION GOARCH; } | sha256sum | cut -c-16)
+  [ "$(cat "$into/built" 2>/dev/null)" != "$key" ] || return 0
+  cache=${XDG_CACHE_HOME:-$HOME/.cache}/bulkhead/kubernetes-$key
+  mkdir -p "$into"
+  if (cd "$cache" 2>/dev/null && sha256sum --check --status SHA256SUMS); then
+    say "Kubernetes $version: as built before, in $cache"
+    cp -l "$cache"/kube* "$into/" 2>/dev/null || cp "$cache"/kube* "$into/"
+  else
+    packages=("${programs[@]/#/k8s.io/kubernetes/cmd/}")
+    step "building Kubernetes $version (${programs[*]}; a quarter of an hour on two cores)" \
+      env -C "$module" "${go_env[@]}" GOBIN="$into" go install -mod=readonly -trimpath -ldflags "$flags" "${packages[@]}"
+    # A cache that cannot be written is none.
+    if mkdir -p "$cache" 2>/dev/null && [ -w "$cache" ]; then
+      rm -rf "${cache%/*}"/kubernetes-*.half "$cache"
+      mkdir "$cache.half"
+      cp "${programs[@]/#/$into/}" "$cache.half/"
+      (cd "$cache.half" && sha256sum "${programs[@]}" >SHA256SUMS)
+      mv "$cache.half" "$cache"
+    fi
+  fi
+  built=$("$into/kubelet" --version)
+  [ "$built" = "Kubernetes v$version" ] || die "kubelet $version was built but says '$built'"
+  printf '%s\n' "$key" >"$into/built"
+}
+
+# etcd comes from Debian's packages: built from source it is as large as all of the above.
+etcd() {
+  local unpacked=$target/tools/debian
+  [ -x "$target/tools/kubernetes/etcd" ] && return
+  rm -rf "$unpacked"
+  step "unpacking Debian's etcd" mmdebstrap --variant=extract --include=etcd-server trixie "$unpacked"
+  mkdir -p "$target/tools/kubernetes"
+  cp "$unpacked/usr/bin/etcd" "$target/tools/kubernetes/"
+  rm -rf "$unpacked"
+}
+
+if [ "${1:-}" = kubernetes ]; then
+  kubernetes
+  etcd
+fi
+
 # gVisor's own shim is only measured beside Bulkhead. Its package is called shim, so it is renamed.
 if [ "${1:-}" = bench ] && [ ! -x "$tools/containerd-shim-runsc-v1" ]; then
   need_go containerd-shim-runsc-v1
-  step "building containerd-shim-runsc-v1 ($runsc_commit)" env GOFLAGS= GO111MODULE=on CGO_ENABLED=0 \
+  step "building containerd-shim-runsc-v1 ($runsc_commit)" env "${go_env[@]}" \
     GOBIN="$target/tools/stock" go install -trimpath -ldflags "-s -w" "$runsc_module/shim@$runsc_commit"
   mv "$target/tools/stock/shim" "$tools/containerd-shim-runsc-v1"
 fi

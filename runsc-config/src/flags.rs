@@ -184,7 +184,7 @@ impl RunscFlags {
         let lost = lost.join(", ");
         Err(Refusal::unenforceable(
             "runsc",
-            "runsc is too old",
+            format!("runsc ({}) is too old", policy.runsc().path.display()),
             format!(
                 "it cannot enforce {lost}; install a newer one, or set allow_old_runsc to accept that"
             ),

@@ -177,7 +177,14 @@ fn namespaces(
     }
     for needed in ["network", "pid", "ipc"] {
         if !list.iter().any(|namespace| kind(namespace) == needed) {
-            let asked = format!("the host's {needed} namespace (linux.namespaces has no {needed})");
+            let by_pod = match (caller, needed) {
+                (Caller::Kubernetes, "network") => ", as of hostNetwork",
+                (Caller::Kubernetes, "pid") => ", as of hostPID",
+                (Caller::Kubernetes, _) => ", as of hostIPC",
+                _ => "",
+            };
+            let asked =
+                format!("the host's {needed} namespace (linux.namespaces has no {needed}{by_pod})");
             return Err(Refusal::denied(
                 "namespaces",
                 asked,
@@ -210,26 +217,26 @@ fn namespaces(
 }
 
 fn devices(linux: &mut Map<String, Value>) -> Result<(), Refusal> {
-    for device in linux
-        .get("devices")
-        .and_then(Value::as_array)
-        .into_iter()
-        .flatten()
-    {
+    let is_the_hosts = |device: &&Value| {
         let number = |key: &str| device.get(key).and_then(Value::as_i64).unwrap_or(-1);
-        let path = device
-            .get("path")
-            .and_then(Value::as_str)
-            .unwrap_or_default();
-        if !STANDARD_DEVICES.contains(&(number("major"), number("minor"))) {
-            let asked = format!("linux.devices: {path}");
-            return Err(Refusal::denied(
-                "devices",
-                asked,
-                "a sandbox has no device of the host",
-                None,
-            ));
-        }
+        !STANDARD_DEVICES.contains(&(number("major"), number("minor")))
+    };
+    let asked = linux.get("devices").and_then(Value::as_array);
+    let mut denied = asked.into_iter().flatten().filter(is_the_hosts);
+    if let Some(device) = denied.next() {
+        let path = device.get("path").and_then(Value::as_str);
+        let path = path.unwrap_or_default();
+        // A privileged container is told by nothing else in a spec.
+        let asked = match denied.count() {
+            0 => format!("linux.devices: {path}"),
+            more => format!("linux.devices: {path} and {more} more, as of a privileged container"),
+        };
+        return Err(Refusal::denied(
+            "devices",
+            asked,
+            "a sandbox has no device of the host",
+            None,
+        ));
     }
     linux.remove("devices");
     Ok(())

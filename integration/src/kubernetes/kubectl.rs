@@ -1,0 +1,75 @@
+//! `kubectl`, with a deadline.
+
+use std::path::Path;
+use std::process::Stdio;
+use std::time::Duration;
+
+use tokio::io::AsyncWriteExt as _;
+use tokio::process::Command;
+
+use super::program;
+use crate::patience::patience;
+
+/// No answer of the API server takes longer.
+const LIMIT: Duration = Duration::from_secs(90);
+
+/// What `kubectl` said.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Answer {
+    /// Its exit code: that of the program it ran, for `exec`.
+    pub code: i32,
+    /// What it printed.
+    pub stdout: String,
+    /// What it complained of.
+    pub stderr: String,
+}
+
+impl Answer {
+    /// What it printed, where all went well.
+    ///
+    /// # Panics
+    /// When it did not.
+    #[track_caller]
+    #[must_use = "or call `ok`"]
+    pub fn text(self) -> String {
+        assert_eq!(self.code, 0, "{}{}", self.stderr, self.stdout);
+        self.stdout
+    }
+
+    /// Insists that all went well.
+    ///
+    /// # Panics
+    /// When it did not.
+    #[track_caller]
+    pub fn ok(self) {
+        drop(self.text());
+    }
+}
+
+pub(super) async fn run(folder: &Path, args: &[&str], stdin: &str) -> Answer {
+    let mut command = Command::new(program("kubectl"));
+    command
+        .arg("--kubeconfig")
+        .arg(folder.join("access.json"))
+        .args(args)
+        .env("HOME", folder)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true);
+    let mut child = command.spawn().expect("run kubectl");
+    let mut pipe = child.stdin.take().expect("a pipe");
+    // One that does not read its stdin closes it.
+    let _ = pipe.write_all(stdin.as_bytes()).await;
+    drop(pipe);
+    let output = tokio::time::timeout(patience(LIMIT), child.wait_with_output()).await;
+    let output = output
+        .unwrap_or_else(|_| panic!("kubectl {args:?}: no answer within {LIMIT:?}"))
+        .expect("wait for kubectl");
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    Answer {
+        code: crate::isolate::code_of(output.status),
+        stdout: text(&output.stdout),
+        stderr: text(&output.stderr),
+    }
+}

@@ -1,0 +1,197 @@
+//! A Kubernetes node of one machine: etcd, the API server and the kubelet beside the testbed's containerd, and `kubectl`.
+//! There is no scheduler and no controller: a pod names its node or is bound to it by the test, and a pod that ends stays
+//! as it ended.
+
+mod configuration;
+mod kubectl;
+mod pod;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+pub use configuration::{HANDLERS, containerd_handlers};
+pub use kubectl::Answer;
+pub use pod::{Pod, manifest};
+
+use crate::bed::{Bed, tool};
+use crate::cri::Cri;
+use crate::patience::patience;
+
+/// The name of the node.
+pub const NODE: &str = "node";
+/// The kubelet's folder, which it deletes what it does not know in.
+pub const KUBELET: &str = "/var/lib/kubelet";
+const LOG: &str = "/run/b/log";
+/// How long the parts may take to answer for the first time.
+const UP: Duration = Duration::from_secs(90);
+
+/// The control plane and the kubelet.
+#[derive(Debug)]
+pub struct Cluster {
+    folder: PathBuf,
+    kubelet: Mutex<Child>,
+    cri: Cri,
+}
+
+impl Cluster {
+    /// Starts everything and waits until the node is ready.
+    ///
+    /// # Panics
+    /// When a part is missing or does not come up; its log is in the testbed's.
+    pub async fn start(bed: &Bed) -> Self {
+        let folder = bed.folder.join("kubernetes");
+        fs::create_dir_all(&folder).expect("make the cluster's folder");
+        configuration::network();
+        configuration::write(&folder);
+        for program in [
+            configuration::etcd(&folder),
+            configuration::api_server(&folder),
+        ] {
+            bed.adopt(spawn(program, &folder).id());
+        }
+        let kubelet = spawn(configuration::kubelet(&folder), &folder);
+        bed.adopt(kubelet.id());
+        let cluster = Self {
+            folder,
+            kubelet: Mutex::new(kubelet),
+            cri: Cri::connect().await,
+        };
+        cluster.ready().await;
+        let classes = configuration::runtime_classes();
+        cluster
+            .kubectl_with(&["apply", "-f", "-"], &classes)
+            .await
+            .ok();
+        cluster
+    }
+
+    /// Runs `kubectl`.
+    pub async fn kubectl(&self, args: &[&str]) -> Answer {
+        kubectl::run(&self.folder, args, "").await
+    }
+
+    /// Runs `kubectl` with something on its stdin.
+    pub async fn kubectl_with(&self, args: &[&str], stdin: &str) -> Answer {
+        kubectl::run(&self.folder, args, stdin).await
+    }
+
+    /// Asks until an answer is as wanted, and returns it.
+    ///
+    /// # Panics
+    /// When it is not within the time; the last answer is shown.
+    pub async fn until(
+        &self,
+        what: &str,
+        limit: Duration,
+        args: &[&str],
+        wanted: impl Fn(&Answer) -> bool,
+    ) -> Answer {
+        let deadline = Instant::now() + patience(limit);
+        loop {
+            let answer = self.kubectl(args).await;
+            if wanted(&answer) {
+                return answer;
+            }
+            assert!(
+                Instant::now() < deadline,
+                "{what}: not within {limit:?}: {answer:?}"
+            );
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+    }
+
+    /// Waits until the node says that it is ready.
+    ///
+    /// # Panics
+    /// When it does not.
+    pub async fn ready(&self) {
+        let query = [
+            "get",
+            "node",
+            NODE,
+            "-o",
+            "jsonpath={.status.conditions[?(@.type=='Ready')].status}",
+        ];
+        self.until("the node is ready", UP, &query, |answer| {
+            answer.stdout == "True"
+        })
+        .await;
+    }
+
+    /// Ends the kubelet, which leaves all pods running.
+    ///
+    /// # Panics
+    /// When there is none.
+    pub fn kill_kubelet(&self) {
+        let mut kubelet = self.kubelet.lock().expect("unpoisoned");
+        kubelet.kill().expect("kill the kubelet");
+        kubelet.wait().expect("wait for the kubelet");
+    }
+
+    /// Starts the kubelet again, with more in its configuration, and waits until the node is ready.
+    ///
+    /// # Panics
+    /// When it does not come up.
+    pub async fn start_kubelet(&self, bed: &Bed, more: &str) {
+        configuration::write_kubelet(&self.folder, more);
+        let kubelet = spawn(configuration::kubelet(&self.folder), &self.folder);
+        bed.adopt(kubelet.id());
+        *self.kubelet.lock().expect("unpoisoned") = kubelet;
+        self.listening().await;
+        self.ready().await;
+    }
+
+    /// Waits until the kubelet answers by itself: what the API server knows of the node may be older.
+    async fn listening(&self) {
+        let deadline = Instant::now() + patience(UP);
+        while std::net::TcpStream::connect("127.0.0.1:10248").is_err() {
+            assert!(Instant::now() < deadline, "the kubelet does not answer");
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+
+    /// Removes what pods have left in containerd, as the kubelet does once a minute: tests do not wait for it.
+    pub async fn collect(&self) {
+        self.cri.remove_ended_pods().await;
+    }
+
+    /// What the kubelet has written down.
+    #[must_use]
+    pub fn kubelet_log(&self) -> String {
+        fs::read_to_string(Path::new(LOG).join("kubelet.log")).unwrap_or_default()
+    }
+}
+
+/// A program of Kubernetes.
+pub(crate) fn program(name: &str) -> PathBuf {
+    let built = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../target/tools/kubernetes")
+        .join(name);
+    if built.is_file() {
+        return built;
+    }
+    tool(name).unwrap_or_else(|| panic!("{name} is missing: make test-kubernetes builds it"))
+}
+
+/// Starts a program in the cluster's folder, its output in a file of its name.
+fn spawn(mut command: Command, folder: &Path) -> Child {
+    let name = Path::new(command.get_program())
+        .file_name()
+        .expect("a name")
+        .to_owned();
+    let log = Path::new(LOG).join(name).with_extension("log");
+    let log = fs::File::options()
+        .create(true)
+        .append(true)
+        .open(log)
+        .expect("open a log");
+    command
+        .current_dir(folder)
+        .stdin(Stdio::null())
+        .stdout(log.try_clone().expect("share the log"))
+        .stderr(log);
+    command.spawn().expect("start a program of Kubernetes")
+}
