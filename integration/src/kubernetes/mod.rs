@@ -103,6 +103,17 @@ impl Cluster {
         }
     }
 
+    /// Binds a pod to the node, as a scheduler does.
+    pub async fn bind(&self, pod: &str) {
+        let binding = serde_json::json!({
+            "apiVersion": "v1", "kind": "Binding", "metadata": { "name": pod },
+            "target": { "apiVersion": "v1", "kind": "Node", "name": NODE },
+        });
+        let place = format!("/api/v1/namespaces/default/pods/{pod}/binding");
+        let args = ["create", "--raw", &place, "-f", "-"];
+        self.kubectl_with(&args, &binding.to_string()).await.ok();
+    }
+
     /// Waits until the node says that it is ready.
     ///
     /// # Panics

@@ -7,6 +7,7 @@
     reason = "this is a test: it ends at the first thing that is not as expected"
 )]
 
+mod docs;
 mod faults;
 mod life;
 mod limits;
@@ -31,6 +32,7 @@ fn main() -> ExitCode {
         refused::cases(),
         limits::cases(),
         faults::cases(),
+        docs::cases(),
     ];
     harness::main(
         Services::Kubernetes,
