@@ -46,6 +46,8 @@ pub struct Builder<'a> {
     pub output: bool,
     /// Where both of them go instead of the test's own FIFOs.
     log: Option<String>,
+    /// Whether a stderr is named that is not there.
+    absent_stderr: bool,
 }
 
 impl<'a> Builder<'a> {
@@ -71,7 +73,15 @@ impl<'a> Builder<'a> {
             stdin: false,
             output: true,
             log: None,
+            absent_stderr: false,
         }
+    }
+
+    /// With a stderr that is named and not made, as containerd's clients may have it beside a terminal.
+    #[must_use]
+    pub fn absent_stderr(mut self) -> Self {
+        self.absent_stderr = true;
+        self
     }
 
     /// With stdout and stderr going to a URI, or to a FIFO that the caller has made.
@@ -170,7 +180,11 @@ impl<'a> Builder<'a> {
             stdin: path("stdin", self.stdin),
             stdout: path("stdout", self.output),
             // A terminal has one output.
-            stderr: path("stderr", self.output && !terminal),
+            stderr: if self.absent_stderr {
+                streams.path("absent")
+            } else {
+                path("stderr", self.output && !terminal)
+            },
             terminal,
             ..CreateTaskRequest::default()
         };

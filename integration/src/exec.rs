@@ -21,6 +21,7 @@ pub struct ExecBuilder<'c, 'a> {
     pub spec: Value,
     stdin: bool,
     log: Option<String>,
+    absent_stderr: bool,
 }
 
 #[allow(
@@ -35,7 +36,15 @@ impl<'c, 'a> ExecBuilder<'c, 'a> {
             spec: spec::process(args),
             stdin: false,
             log: None,
+            absent_stderr: false,
         }
+    }
+
+    /// With a stderr that is named and not made, as containerd's clients have it beside a terminal.
+    #[must_use]
+    pub fn absent_stderr(mut self) -> Self {
+        self.absent_stderr = true;
+        self
     }
 
     /// With stdout and stderr going to a URI.
@@ -76,6 +85,7 @@ impl<'c, 'a> ExecBuilder<'c, 'a> {
             },
             stdout: self.log.clone().unwrap_or_else(|| streams.path("stdout")),
             stderr: match self.log {
+                _ if self.absent_stderr => streams.path("absent"),
                 Some(uri) => uri,
                 // A terminal has one output.
                 None if terminal => String::new(),

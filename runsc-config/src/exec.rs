@@ -134,6 +134,17 @@ impl HardenedProcess {
         self.json.get("cwd").and_then(Value::as_str).unwrap_or("/")
     }
 
+    /// Width and height of its terminal in characters, where it asks for them.
+    #[must_use]
+    pub fn console_size(&self) -> Option<(u32, u32)> {
+        let size = self.json.get("consoleSize")?;
+        let side = |name: &str| {
+            let side = size.get(name).and_then(Value::as_u64)?;
+            u32::try_from(side).ok().filter(|side| *side > 0)
+        };
+        Some((side("width")?, side("height")?))
+    }
+
     /// User id inside the sandbox.
     #[must_use]
     pub fn uid(&self) -> u32 {

@@ -12,7 +12,7 @@ use crate::flags::RunscFlags;
 use crate::json::{is_empty, object, retain};
 use crate::limits::{self, Declared, SandboxLimits};
 use crate::pod::{self, Shared, Volume};
-use crate::policy::{Hooks, Policy};
+use crate::policy::{Hooks, Network, Policy};
 use crate::report::{Change, Refusal, Report};
 use crate::{cgroups, linux, mounts, process, requests, seccomp};
 
@@ -212,6 +212,15 @@ impl HardenedSpec {
             .is_some_and(|hooks| !is_empty(hooks))
     }
 
+    /// Whether its network namespace is made for it, not somebody's that it joins.
+    fn has_own_network(&self) -> bool {
+        let namespaces = self.get("/linux/namespaces").and_then(Value::as_array);
+        namespaces.into_iter().flatten().any(|namespace| {
+            let text = |key: &str| namespace.get(key).and_then(Value::as_str);
+            text("type") == Some("network") && text("path").unwrap_or_default().is_empty()
+        })
+    }
+
     fn get(&self, pointer: &str) -> Option<&Value> {
         let (first, rest) = pointer.strip_prefix('/')?.split_once('/')?;
         self.json.get(first)?.pointer(&format!("/{rest}"))
@@ -256,6 +265,12 @@ impl Explanation {
 }
 
 impl Hardened {
+    /// Whether the sandbox has a network, in a namespace that runsc makes: nothing is up in there.
+    #[must_use]
+    pub fn makes_network(&self) -> bool {
+        self.policy.network == Network::Sandbox && self.spec.has_own_network()
+    }
+
     /// All there is to be told.
     #[must_use]
     pub fn explanation(&self) -> Explanation {
@@ -706,6 +721,22 @@ pub(crate) mod tests {
                 .to_string()
                 .contains("hooks")
         );
+    }
+
+    #[test]
+    fn a_network_is_made_where_the_policy_gives_one_and_none_is_joined() {
+        let made = |policy: &str, path: &str| {
+            let mut spec = ordinary();
+            let namespaces = spec["linux"]["namespaces"].as_array_mut().expect("list");
+            namespaces.retain(|namespace| namespace["type"] != "network");
+            namespaces.push(json!({ "type": "network", "path": path }));
+            let policy = Policy::parse(policy, "x").expect("policy");
+            let hardened = harden(spec, &policy, &context()).expect("hardened");
+            hardened.makes_network()
+        };
+        assert!(made("network = \"sandbox\"", ""));
+        assert!(!made("network = \"sandbox\"", "/run/netns/pod"));
+        assert!(!made("", ""));
     }
 
     #[test]

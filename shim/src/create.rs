@@ -18,6 +18,7 @@ use crate::logging;
 use crate::metrics::COUNTERS;
 use crate::mount;
 use crate::names::Names;
+use crate::network;
 use crate::options;
 use crate::pod::Pod;
 use crate::process::{Phase, Process};
@@ -255,6 +256,9 @@ async fn create_sandbox(
     let (init, given) = asked.init(owner, &plan.hardened.policy).await?;
     let given = Given { binds, ..given };
     let (sandbox, master) = Sandbox::create(plan, Arc::clone(runsc), given).await?;
+    if plan.hardened.makes_network() {
+        network::bring_up_loopback(sandbox.pid())?;
+    }
     if let Some(master) = master {
         init.set_terminal(master, owner).await?;
     }

@@ -24,6 +24,7 @@ mod memory;
 mod metrics;
 mod mount;
 mod names;
+mod network;
 mod oom;
 mod oom_score;
 mod options;

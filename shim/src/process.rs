@@ -58,7 +58,15 @@ pub(crate) struct Process {
     start_answered: watch::Sender<bool>,
     guest_pid: watch::Sender<Option<NonZeroU32>>,
     io: Mutex<Option<Arc<ProcessIo>>>,
-    terminal: Mutex<Option<OwnedFd>>,
+    terminal: Mutex<Terminal>,
+}
+
+/// The terminal of a process that has one.
+#[derive(Debug, Default)]
+struct Terminal {
+    master: Option<OwnedFd>,
+    /// Width and height that it is to have once it is there.
+    size: Option<(u32, u32)>,
 }
 
 /// Held until the reply to `Start` is on its way: TaskExit must not overtake it.
@@ -274,36 +282,54 @@ impl Process {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .take();
-        self.terminal
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take();
+        self.lock_terminal().master = None;
         if let Some(io) = io {
             io.process_exited();
             io.drain().await;
         }
     }
 
-    /// Connects the streams to a terminal's master, which stays with the process for its size.
+    /// Connects the streams to a terminal's master, which stays with the process for its size: the one it has been given
+    /// already, else the one that its spec asks for.
     ///
     /// # Errors
-    /// When a stream cannot be opened.
+    /// When a stream cannot be opened, or for an impossible size.
     pub(crate) async fn set_terminal(&self, master: OwnedFd, owner: Owner<'_>) -> Result<()> {
         self.set_io(ProcessIo::terminal(&self.stdio, owner, &master).await?);
-        *self.terminal.lock().unwrap_or_else(PoisonError::into_inner) = Some(master);
+        let mut terminal = self.lock_terminal();
+        let of_spec = || self.spec.as_ref()?.console_size();
+        if let Some((width, height)) = terminal.size.take().or_else(of_spec) {
+            console::resize(&master, width, height)?;
+        }
+        terminal.master = Some(master);
         Ok(())
     }
 
+    /// Gives the terminal a size. A client may do so before there is one: `nerdctl exec -t` does between adding and
+    /// starting an exec.
+    ///
     /// # Errors
     /// `FailedPrecondition` where there is no terminal, `InvalidArgument` for an impossible size.
     pub(crate) fn resize(&self, width: u32, height: u32) -> Result<()> {
-        match &*self.terminal.lock().unwrap_or_else(PoisonError::into_inner) {
+        let to_come =
+            self.stdio.terminal && matches!(self.phase(), Phase::Created | Phase::Starting);
+        let mut terminal = self.lock_terminal();
+        match &terminal.master {
             Some(master) => console::resize(master, width, height),
+            None if to_come => {
+                console::size(width, height)?;
+                terminal.size = Some((width, height));
+                Ok(())
+            }
             None => Err(Error::precondition(format!(
                 "resize: {} has no terminal",
                 self.name()
             ))),
         }
+    }
+
+    fn lock_terminal(&self) -> MutexGuard<'_, Terminal> {
+        self.terminal.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -385,6 +411,22 @@ mod tests {
         };
         let (found, ()) = tokio::join!(failing.guest_pid(limit), later);
         assert_eq!(found.expect_err("it failed").code(), Code::NotFound);
+    }
+
+    #[test]
+    fn a_size_is_taken_before_there_is_a_terminal_and_not_without_one() {
+        let stdio = Stdio {
+            terminal: true,
+            ..Stdio::default()
+        };
+        let process = Process::new("e".to_owned(), stdio, None);
+        process.resize(100, 40).expect("kept for later");
+        assert_eq!(process.lock_terminal().size, Some((100, 40)));
+        let error = process.resize(70_000, 40).expect_err("impossible");
+        assert_eq!(error.code(), Code::InvalidArgument);
+        process.set_exited(Exited::now(Exit::Code(0)));
+        let error = process.resize(100, 40).expect_err("gone");
+        assert_eq!(error.code(), Code::FailedPrecondition);
     }
 
     #[test]

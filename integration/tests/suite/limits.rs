@@ -44,7 +44,7 @@ pub(crate) fn is_v2() -> bool {
 }
 
 /// A file of the cgroup that the container's spec asks for: its name on v1, with the controller, and on v2.
-fn cgroup_file(id: &str, v1: &str, v2: &str) -> PathBuf {
+pub(crate) fn cgroup_file(id: &str, v1: &str, v2: &str) -> PathBuf {
     let (controller, file) = v1.split_once('/').expect("controller/file");
     let root = Path::new("/sys/fs/cgroup");
     if is_v2() {
@@ -60,7 +60,7 @@ fn memory_limit(id: &str) -> u64 {
     text.trim().parse().expect("a limit")
 }
 
-fn resources(value: &Value) -> Any {
+pub(crate) fn resources(value: &Value) -> Any {
     Any {
         type_url: "types.containerd.io/opencontainers/runtime-spec/1/LinuxResources".into(),
         value: value.to_string().into_bytes(),

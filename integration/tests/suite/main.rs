@@ -23,6 +23,7 @@ mod kill;
 mod limits;
 mod log;
 mod metrics;
+mod nerdctl;
 mod old;
 mod options;
 mod outside;
@@ -70,6 +71,10 @@ fn main() -> ExitCode {
         binds::cases(),
         stats::cases(),
         metrics::cases(),
+        nerdctl::cases(),
+        nerdctl::hooks::cases(),
+        nerdctl::outside::cases(),
+        nerdctl::flags::cases(),
     ];
     harness::main(
         Services::Tasks,

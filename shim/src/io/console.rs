@@ -99,20 +99,28 @@ pub(crate) fn open() -> Result<(OwnedFd, OwnedFd)> {
 
 nix::ioctl_write_ptr_bad!(set_window_size, libc::TIOCSWINSZ, libc::winsize);
 
-/// Sets the size of a terminal, in characters.
+/// A size in characters, as the kernel takes it.
 ///
 /// # Errors
 /// `InvalidArgument` when a side is above 65535.
-pub(crate) fn resize(master: &OwnedFd, width: u32, height: u32) -> Result<()> {
+pub(crate) fn size(width: u32, height: u32) -> Result<libc::winsize> {
     let side = |name: &str, value: u32| {
         u16::try_from(value).map_err(|_| Error::invalid(format!("{name}: {value} is above 65535")))
     };
-    let size = libc::winsize {
+    Ok(libc::winsize {
         ws_row: side("height", height)?,
         ws_col: side("width", width)?,
         ws_xpixel: 0,
         ws_ypixel: 0,
-    };
+    })
+}
+
+/// Sets the size of a terminal.
+///
+/// # Errors
+/// As [`size`].
+pub(crate) fn resize(master: &OwnedFd, width: u32, height: u32) -> Result<()> {
+    let size = size(width, height)?;
     // SAFETY: the descriptor is a terminal owned by the caller and the size outlives the call.
     unsafe { set_window_size(master.as_fd().as_raw_fd(), &raw const size) }
         .map_err(|e| Error::internal(format!("resize the terminal: {e}")))?;

@@ -101,7 +101,10 @@ impl Sinks {
     async fn open(stdio: &Stdio, owner: Owner<'_>) -> Result<Self> {
         let mut sinks = Self::default();
         for (name, uri) in [("stdout", &stdio.stdout), ("stderr", &stdio.stderr)] {
-            if uri.is_empty() || (name == "stderr" && sinks.logger.is_some()) {
+            // A terminal has one output. containerd's clients may name a stderr beside it that they never make
+            // (`pkg/cio/io_unix.go`), as nerdctl does.
+            let is_needless = name == "stderr" && (stdio.terminal || sinks.logger.is_some());
+            if uri.is_empty() || is_needless {
                 continue;
             }
             let failed = |error: io::Error| failed(name, uri, &error);
