@@ -166,15 +166,8 @@ impl Cgroups {
             .get("total_inactive_file")
             .copied()
             .unwrap_or_default();
-        let io = |operation: &str| {
-            let text = self.read("blkio", "blkio.throttle.io_service_bytes_recursive")?;
-            // `8:0 Read 4096`; the last line is a sum.
-            let values = text.lines().filter_map(|line| {
-                let (_, rest) = line.split_once(' ')?;
-                rest.strip_prefix(operation)?.trim().parse::<u64>().ok()
-            });
-            Some(values.fold(0, u64::saturating_add))
-        };
+        let served = self.read("blkio", "blkio.throttle.io_service_bytes_recursive");
+        let io = |operation: &str| bytes_of(served.as_deref()?, operation);
         Figures {
             cpu_nanos: self.cpu_nanos(),
             throttled_nanos: cpu.get("throttled_time").copied(),
@@ -185,8 +178,8 @@ impl Cgroups {
             memory_limit: self
                 .number("memory", "memory.limit_in_bytes")
                 .filter(is_limit),
-            io_read: io("Read "),
-            io_written: io("Write "),
+            io_read: io("Read"),
+            io_written: io("Write"),
         }
     }
 
@@ -263,6 +256,17 @@ pub(crate) struct Figures {
     pub(crate) memory_limit: Option<u64>,
     pub(crate) io_read: Option<u64>,
     pub(crate) io_written: Option<u64>,
+}
+
+/// The sum over all devices of what a blkio file has of an operation: `8:0 Read 4096`. None where it names no device: the
+/// last line (`Total 0`) is there even where the kernel counts nothing for anybody.
+fn bytes_of(text: &str, operation: &str) -> Option<u64> {
+    let values = text.lines().filter_map(|line| {
+        let mut fields = line.split(' ');
+        let is_wanted = fields.next()?.contains(':') && fields.next()? == operation;
+        is_wanted.then_some(fields.next()?.parse::<u64>().ok()?)
+    });
+    values.reduce(u64::saturating_add)
 }
 
 /// cgroup v1 shows no limit as the largest number of pages there is.
@@ -346,6 +350,14 @@ mod tests {
             found.get("").map(PathBuf::as_path),
             Some(Path::new("/sys/fs/cgroup/kubepods/pod1/c"))
         );
+    }
+
+    #[test]
+    fn bytes_are_none_where_no_device_is_counted() {
+        let text = "8:0 Read 4096\n8:0 Write 512\n8:16 Read 1\n8:0 Total 4609\nTotal 4609\n";
+        assert_eq!(bytes_of(text, "Read"), Some(4097));
+        assert_eq!(bytes_of(text, "Write"), Some(512));
+        assert_eq!(bytes_of("Total 0\n", "Read"), None);
     }
 
     #[test]

@@ -31,6 +31,7 @@ mod peers;
 mod pod;
 mod posture;
 mod serve;
+mod sentry;
 mod service;
 mod start;
 mod stats;
@@ -75,6 +76,7 @@ fn main() -> ExitCode {
         nerdctl::hooks::cases(),
         nerdctl::outside::cases(),
         nerdctl::flags::cases(),
+        sentry::cases(),
     ];
     harness::main(
         Services::Tasks,

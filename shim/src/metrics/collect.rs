@@ -8,25 +8,37 @@ use tokio::time::timeout;
 
 use crate::container::Container;
 use crate::metrics::describe::{self, Facts};
-use crate::metrics::sentry::{self, Counts};
+use crate::metrics::sentry::{self, Counts, Export};
 use crate::metrics::text::Text;
 use crate::pod::Pod;
 use crate::runsc::state_file::StateFile;
 use crate::runsc::usage::Usage;
 
-/// How long the sentry may take for all of its answers to one scrape.
+/// How long the sentry may take for all that it says of containers in one scrape.
 const GUEST_LIMIT: Duration = Duration::from_secs(1);
+
+/// A text grows by a few digits from one scrape to the next, in bytes.
+const GROWTH: usize = 512;
 
 /// What the sentry said; empty where it did not.
 #[derive(Debug, Default)]
 pub(super) struct GuestSide {
-    /// Whether it answered all that it was asked.
-    pub(super) is_up: bool,
+    /// Whether there is somebody to ask: `runsc.control = "command"` never asks.
+    pub(super) is_asked: bool,
+    /// Whether it told of every container.
+    pub(super) told_all: bool,
     /// By container id.
     pub(super) usage: HashMap<String, Usage>,
     /// Bytes, of the whole sandbox.
     pub(super) memory: Option<u64>,
     pub(super) counts: Option<Counts>,
+}
+
+impl GuestSide {
+    /// Whether it answered all that it was asked.
+    pub(super) fn is_up(&self) -> bool {
+        self.told_all && self.memory.is_some() && self.counts.is_some()
+    }
 }
 
 /// Gathers the metrics of one sandbox.
@@ -37,6 +49,8 @@ pub(crate) struct Collector {
     /// What does not change: looked up by the first scrape.
     facts: Option<Facts>,
     gofers: HashMap<String, i32>,
+    /// Length of the last text: the next one is not moved while it grows.
+    length: usize,
 }
 
 impl Collector {
@@ -46,6 +60,7 @@ impl Collector {
             sandbox: sandbox.to_owned(),
             facts: None,
             gofers: HashMap::new(),
+            length: 0,
         }
     }
 
@@ -56,6 +71,7 @@ impl Collector {
             sandbox: String::new(),
             facts: None,
             gofers: HashMap::new(),
+            length: 0,
         }
     }
 
@@ -87,38 +103,57 @@ impl Collector {
         }
         self.gofers
             .retain(|id, _| containers.iter().any(|container| container.id == *id));
-        describe::text(
+        let text = describe::text(
             facts,
             &root,
             &containers,
             &guest,
             self.gofers.values().copied(),
-        )
+            self.length + GROWTH,
+        );
+        self.length = text.len();
+        text
     }
 }
 
-/// Asks the sentry, within one deadline for all. What it said before the deadline counts.
+/// Asks the sentry three things, none of which waits for another. What it said before the deadline counts.
 async fn ask(root: &Arc<Container>, containers: &[Arc<Container>]) -> GuestSide {
-    let mut guest = GuestSide::default();
     let sandbox = root.sandbox();
+    let control = &sandbox.control;
+    if !control.tells() {
+        return GuestSide::default();
+    }
+    let mut guest = GuestSide {
+        is_asked: true,
+        ..GuestSide::default()
+    };
     if sandbox.exit.get().is_some() {
         return guest;
     }
-    let control = &sandbox.control;
-    let asked = async {
-        guest.memory = control.guest_memory(GUEST_LIMIT).await;
-        guest.memory?;
-        let export = control.export(&sentry::argument(), GUEST_LIMIT).await?;
-        guest.counts = Some(export.counts());
-        for container in containers
-            .iter()
-            .filter(|container| container.has_processes())
-        {
-            let usage = control.usage_told(&container.id, GUEST_LIMIT).await?;
-            guest.usage.insert(container.id.clone(), usage);
+    let mut usage = HashMap::new();
+    let of_containers = async {
+        let mut told_all = true;
+        for container in containers {
+            if !container.has_processes() {
+                continue;
+            }
+            match control.usage_told(&container.id).await {
+                Some(told) => drop(usage.insert(container.id.clone(), told)),
+                // It may just have ended.
+                None => told_all &= !container.has_processes(),
+            }
         }
-        Some(())
+        told_all
     };
-    let is_up = matches!(timeout(GUEST_LIMIT, asked).await, Ok(Some(())));
-    GuestSide { is_up, ..guest }
+    let argument = sentry::argument();
+    let (told_all, memory, export) = tokio::join!(
+        timeout(GUEST_LIMIT, of_containers),
+        control.guest_memory(),
+        control.export(&argument),
+    );
+    guest.told_all = told_all.unwrap_or(false);
+    guest.usage = usage;
+    guest.memory = memory;
+    guest.counts = export.map(Export::counts);
+    guest
 }

@@ -14,6 +14,8 @@ use crate::process::Phase;
 use crate::runsc::features;
 use crate::sandbox::Sandbox;
 
+/// The value of runsc's --network for a sandbox that has none.
+const NO_NETWORK: &str = "none";
 /// The policy of a node whose handler names none.
 const POLICY_PATH: &str = "/etc/bulkhead/config.toml";
 
@@ -82,25 +84,27 @@ fn digest(text: &str) -> String {
     digest.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// The whole text of one scrape.
+/// The whole text of one scrape; `capacity` is how long it may become.
 pub(super) fn text(
     facts: &Facts,
     root: &Container,
     containers: &[Arc<Container>],
     guest: &GuestSide,
     gofers: impl Iterator<Item = i32>,
+    capacity: usize,
 ) -> String {
     let sandbox = root.sandbox();
-    let mut text = Text::new(&[
-        ("sandbox", &sandbox.id),
+    let common = [
+        ("sandbox", sandbox.id.as_str()),
         ("namespace", &facts.namespace),
         ("pod", &root.names.pod),
         ("pod_namespace", &root.names.pod_namespace),
         ("handler", &facts.handler),
-    ]);
+    ];
+    let mut text = Text::new(&common, capacity);
     about(&mut text, facts, root, guest);
     cgroup(&mut text, sandbox);
-    guest_side(&mut text, sandbox, guest);
+    guest_side(&mut text, facts, sandbox, guest);
     for_containers(&mut text, containers, guest);
     processes(&mut text, sandbox, gofers);
     counted(&mut text);
@@ -137,13 +141,14 @@ fn about(text: &mut Text, facts: &Facts, root: &Container, guest: &GuestSide) {
     for name in ["created", "running", "paused", "stopped"] {
         text.sample(&[("state", name)], u8::from(name == state));
     }
-    text.family(
+    let up = guest.is_asked.then(|| u8::from(guest.is_up()));
+    text.single(
         "sandbox_guest_up",
         Gauge,
         "",
         "Whether the sentry answered this scrape in time.",
+        up,
     );
-    text.sample(&[], u8::from(guest.is_up));
     let started = root.sandbox().started.duration_since(std::time::UNIX_EPOCH);
     let nanos = u64::try_from(started.unwrap_or_default().as_nanos()).unwrap_or_default();
     let help = "When the sandbox was created, since 1970.";
@@ -223,14 +228,14 @@ fn cgroup(text: &mut Text, sandbox: &Sandbox) {
     text.single("pids_limit", Gauge, "", help, Some(sandbox.tasks_limit()));
 }
 
-fn guest_side(text: &mut Text, sandbox: &Sandbox, guest: &GuestSide) {
+fn guest_side(text: &mut Text, facts: &Facts, sandbox: &Sandbox, guest: &GuestSide) {
     text.family(
         "pids",
         Gauge,
         "",
         "Tasks: of the guest, as the sentry counts them, and of the host in the cgroup.",
     );
-    if guest.is_up {
+    if guest.told_all {
         let tasks: u64 = guest
             .usage
             .values()
@@ -242,7 +247,10 @@ fn guest_side(text: &mut Text, sandbox: &Sandbox, guest: &GuestSide) {
     }
     let help = "Memory of the guest, as the sentry counts it.";
     text.single("memory_guest_bytes", Gauge, "bytes", help, guest.memory);
-    network(text, guest);
+    // Without a network there is none to tell of, whatever the sentry says.
+    if facts.network != NO_NETWORK {
+        network(text, sandbox, guest);
+    }
     let Some(counts) = &guest.counts else { return };
     let help = "System calls of the guest that gVisor does not implement.";
     text.single(
@@ -259,12 +267,11 @@ fn guest_side(text: &mut Text, sandbox: &Sandbox, guest: &GuestSide) {
     }
 }
 
-fn network(text: &mut Text, guest: &GuestSide) {
+fn network(text: &mut Text, sandbox: &Sandbox, guest: &GuestSide) {
     // All containers have the interfaces of the sandbox; the loopback says nothing of a network.
-    let interfaces = guest
-        .usage
-        .values()
-        .next()
+    let told = guest.usage.get(&sandbox.id);
+    let interfaces = told
+        .or_else(|| guest.usage.values().next())
         .map(|usage| usage.interfaces.as_slice());
     let interfaces = interfaces
         .unwrap_or_default()
@@ -480,19 +487,19 @@ fn counted(text: &mut Text) {
         (
             "control_fallbacks",
             "method",
-            "Methods of the control socket that were given up.",
+            "Methods of the control socket that were given up, or answered a scrape wrongly.",
             &COUNTERS.fallbacks,
         ),
         (
             "execs",
             "outcome",
-            "Execs that were started.",
+            "Execs: started, failed to start, or refused before that.",
             &COUNTERS.execs,
         ),
         (
             "exits",
             "reason",
-            "Processes (init and execs) that have ended.",
+            "Processes (init and execs) that have ended; sandbox_died: by no fault of the program.",
             &COUNTERS.exits,
         ),
         (

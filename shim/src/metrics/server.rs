@@ -16,22 +16,23 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::task::AbortHandle;
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, timeout, timeout_at};
 
+use crate::memory;
 use crate::metrics::collect::Collector;
 
 /// Name of the socket in the sandbox's folder.
 const SOCKET: &str = "metrics.sock";
 /// Scrapes at a time; further ones wait in the socket's queue.
 const CONNECTIONS_MAX: usize = 8;
-/// How long a scraper may take to ask, and to take the answer.
+/// How long a scraper may take for all of it: to ask, to wait, and to take the answer.
 const PEER_LIMIT: Duration = Duration::from_secs(5);
 /// A request is larger than this only when it is none.
 const REQUEST_MAX: usize = 8 * 1024;
 /// For so long an answer serves everybody.
 const FRESH: Duration = Duration::from_secs(1);
 
-type Answer = oneshot::Sender<Arc<str>>;
+type Answer = oneshot::Sender<Arc<String>>;
 
 /// Serves for as long as it is kept.
 #[derive(Debug)]
@@ -90,8 +91,10 @@ async fn accept(listener: UnixListener, ask: mpsc::Sender<Answer>) {
         };
         let ask = ask.clone();
         tokio::spawn(async move {
-            if let Err(error) = converse(stream, &ask).await {
-                tracing::debug!(%error, "a scrape failed");
+            match timeout(PEER_LIMIT, converse(stream, &ask)).await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => tracing::debug!(%error, "a scrape failed"),
+                Err(_) => tracing::debug!("a scraper took too long"),
             }
             drop(place);
         });
@@ -103,7 +106,7 @@ async fn converse(mut stream: UnixStream, ask: &mpsc::Sender<Answer>) -> io::Res
     if stream.peer_cred()?.uid() != 0 {
         return Err(io::ErrorKind::PermissionDenied.into());
     }
-    let request = timeout(PEER_LIMIT, request(&mut stream)).await??;
+    let request = request(&mut stream).await?;
     let (status, body) = match request.as_str() {
         "/metrics" | "/" => {
             let (sender, answer) = oneshot::channel();
@@ -111,8 +114,14 @@ async fn converse(mut stream: UnixStream, ask: &mpsc::Sender<Answer>) -> io::Res
             ask.send(sender).await.map_err(|_| gone())?;
             ("200 OK", answer.await.map_err(|_| gone())?)
         }
-        "" => ("405 Method Not Allowed", Arc::from("only GET is served\n")),
-        _ => ("404 Not Found", Arc::from("only /metrics is here\n")),
+        "" => (
+            "405 Method Not Allowed",
+            Arc::new("only GET is served\n".to_owned()),
+        ),
+        _ => (
+            "404 Not Found",
+            Arc::new("only /metrics is here\n".to_owned()),
+        ),
     };
     let kind = if status.starts_with("200") {
         "application/openmetrics-text; version=1.0.0; charset=utf-8"
@@ -123,12 +132,9 @@ async fn converse(mut stream: UnixStream, ask: &mpsc::Sender<Answer>) -> io::Res
         "HTTP/1.0 {status}\r\nContent-Type: {kind}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
         body.len()
     );
-    let write = async {
-        stream.write_all(head.as_bytes()).await?;
-        stream.write_all(body.as_bytes()).await?;
-        stream.shutdown().await
-    };
-    timeout(PEER_LIMIT, write).await?
+    stream.write_all(head.as_bytes()).await?;
+    stream.write_all(body.as_bytes()).await?;
+    stream.shutdown().await
 }
 
 /// Reads the head of a request; the path of a GET, and nothing of any other.
@@ -150,20 +156,25 @@ async fn request(stream: &mut UnixStream) -> io::Result<String> {
     }
 }
 
-/// Gathers for one asker after the other, and gives the next ones what is still fresh.
+/// Gathers for one asker after the other, and gives the next ones what is still fresh. What is not fresh any more is not
+/// kept.
 async fn answer(mut collector: Collector, mut asked: mpsc::Receiver<Answer>) {
-    let mut last: Option<(Instant, Arc<str>)> = None;
-    while let Some(asker) = asked.recv().await {
-        let fresh = last.take().filter(|(at, _)| at.elapsed() < FRESH);
-        let (at, text) = match fresh {
-            Some(fresh) => fresh,
-            None => {
-                let text = collector.collect().await;
-                (Instant::now(), Arc::from(text))
+    let mut waiting = asked.recv().await;
+    while let Some(asker) = waiting {
+        let text = Arc::new(collector.collect().await);
+        let stale = Instant::now() + FRESH;
+        let _ = asker.send(Arc::clone(&text));
+        waiting = loop {
+            match timeout_at(stale, asked.recv()).await {
+                Ok(Some(asker)) if Instant::now() < stale => drop(asker.send(Arc::clone(&text))),
+                Ok(asker) => break asker,
+                Err(_) => {
+                    drop(text);
+                    memory::give_back();
+                    break asked.recv().await;
+                }
             }
         };
-        let _ = asker.send(Arc::clone(&text));
-        last = Some((at, text));
     }
 }
 

@@ -32,7 +32,7 @@ impl Kind {
 /// A label: its name, which is always ours, and its value.
 pub(super) type Label<'a> = (&'a str, &'a str);
 
-/// A text being written.
+/// A text being written. Every sample is written where it stays: a shim has little memory to build it in.
 #[derive(Debug, Default)]
 pub(super) struct Text {
     out: String,
@@ -44,11 +44,15 @@ pub(super) struct Text {
 }
 
 impl Text {
-    /// With labels that every sample has.
-    pub(super) fn new(common: &[Label<'_>]) -> Self {
-        let mut text = Self::default();
+    /// With labels that every sample has, and room for so many bytes.
+    pub(super) fn new(common: &[Label<'_>], capacity: usize) -> Self {
+        let mut text = Self {
+            out: String::with_capacity(capacity),
+            ..Self::default()
+        };
         for label in common {
-            push_label(&mut text.common, *label);
+            let is_first = text.common.is_empty();
+            push_label(&mut text.common, *label, is_first);
         }
         text
     }
@@ -59,7 +63,9 @@ impl Text {
             unit.is_empty() || name.ends_with(unit),
             "{name} ends in {unit}"
         );
-        self.family = format!("bulkhead_{name}");
+        self.family.clear();
+        self.family.push_str("bulkhead_");
+        self.family.push_str(name);
         self.suffix = match kind {
             Kind::Counter => "_total",
             Kind::Info => "_info",
@@ -76,7 +82,7 @@ impl Text {
     /// A sample of the family.
     pub(super) fn sample(&mut self, labels: &[Label<'_>], value: impl fmt::Display) {
         let suffix = self.suffix;
-        self.line(suffix, labels, value);
+        self.line(suffix, labels, None, value);
     }
 
     /// A family of one sample, or of none where it is not known.
@@ -105,20 +111,31 @@ impl Text {
         for (bound, at_most) in buckets {
             // A float of OpenMetrics has a point.
             let bound = format!("{bound:?}");
-            let labels = [labels, &[("le", &bound)]].concat();
-            self.line("_bucket", &labels, at_most);
+            self.line("_bucket", labels, Some(("le", &bound)), at_most);
         }
-        self.line("_bucket", &[labels, &[("le", "+Inf")]].concat(), count);
-        self.line("_count", labels, count);
-        self.line("_sum", labels, sum);
+        self.line("_bucket", labels, Some(("le", "+Inf")), count);
+        self.line("_count", labels, None, count);
+        self.line("_sum", labels, None, sum);
     }
 
-    fn line(&mut self, suffix: &str, labels: &[Label<'_>], value: impl fmt::Display) {
-        let mut all = self.common.clone();
-        for label in labels {
-            push_label(&mut all, *label);
+    fn line(
+        &mut self,
+        suffix: &str,
+        labels: &[Label<'_>],
+        last: Option<Label<'_>>,
+        value: impl fmt::Display,
+    ) {
+        let out = &mut self.out;
+        for part in [&self.family, suffix, "{", &self.common] {
+            out.push_str(part);
         }
-        let _ = writeln!(self.out, "{}{suffix}{{{all}}} {value}", self.family);
+        let mut is_first = self.common.is_empty();
+        for label in labels.iter().copied().chain(last) {
+            push_label(out, label, is_first);
+            is_first = false;
+        }
+        // Writing to a string does not fail.
+        let _ = writeln!(out, "}} {value}");
     }
 
     /// The whole text.
@@ -145,8 +162,8 @@ impl fmt::Display for Seconds {
 
 /// `name="value"`, with what would end the value escaped; control characters become spaces, since not every reader takes
 /// them.
-fn push_label(out: &mut String, (name, value): Label<'_>) {
-    if !out.is_empty() {
+fn push_label(out: &mut String, (name, value): Label<'_>, is_first: bool) {
+    if !is_first {
         out.push(',');
     }
     out.push_str(name);
@@ -169,7 +186,7 @@ mod tests {
 
     #[test]
     fn a_text_has_its_metadata_first_and_an_end() {
-        let mut text = Text::new(&[("sandbox", "a")]);
+        let mut text = Text::new(&[("sandbox", "a")], 0);
         text.family("cpu_usage_seconds", Kind::Counter, "seconds", "CPU time.");
         text.sample(&[("container", "x")], Seconds(1_500_000_001));
         text.single("none", Kind::Gauge, "", "Nothing.", None::<u64>);
@@ -184,7 +201,7 @@ mod tests {
     #[test]
     fn no_value_of_a_label_ends_it() {
         let mut out = String::new();
-        push_label(&mut out, ("a", "x\"} 1\nbulkhead_fake 2\r\\\u{1b}"));
+        push_label(&mut out, ("a", "x\"} 1\nbulkhead_fake 2\r\\\u{1b}"), true);
         assert_eq!(out, "a=\"x\\\"} 1\\nbulkhead_fake 2 \\\\ \"");
     }
 }

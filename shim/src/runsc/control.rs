@@ -15,23 +15,21 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use serde::Deserialize;
-use serde::de::DeserializeOwned;
+use serde::de::{DeserializeOwned, IgnoredAny};
 use serde_json::{Value, json};
 
 use crate::error::{Code, Error, Result};
-use crate::metrics::{COUNTERS, Export};
+use crate::metrics::COUNTERS;
 use crate::reaper::{Exit, ExitWatch};
 use crate::runsc::command::Runsc;
 use crate::runsc::log::one_line;
 use crate::runsc::socket::{self, CallError};
-use crate::runsc::usage::{Event, EventOut, Usage};
+use crate::runsc::told::Told;
 
 /// How runsc says that nobody listens at the control socket (`runsc/sandbox/sandbox.go`, `sandboxConnect`).
 const UNREACHED: &str = "connecting to control server";
 /// How long the sentry may take to answer anything but a wait.
 const CALL_LIMIT: Duration = Duration::from_secs(10);
-/// How long it may take to say what it uses: without its answer the host's figures still stand.
-const USAGE_LIMIT: Duration = Duration::from_secs(2);
 /// How long a runsc command may take to do the same.
 pub(super) const COMMAND_LIMIT: Duration = Duration::from_secs(30);
 /// No limit, for the one kind of wait that has none: for a container to exit.
@@ -52,7 +50,7 @@ pub(super) enum Method {
 }
 
 impl Method {
-    fn name(self) -> &'static str {
+    pub(super) fn name(self) -> &'static str {
         match self {
             Self::Wait => "containerManager.Wait",
             Self::WaitPid => "containerManager.WaitPID",
@@ -94,9 +92,11 @@ pub(crate) enum RuntimeState {
 #[derive(Debug)]
 pub(crate) struct Control {
     pub(super) runsc: Arc<Runsc>,
-    socket: PathBuf,
-    sandbox: ExitWatch,
+    pub(super) socket: PathBuf,
+    pub(super) sandbox: ExitWatch,
+    pub(super) use_socket: bool,
     fallen_back: AtomicU32,
+    pub(super) told: Told,
 }
 
 impl Control {
@@ -112,7 +112,9 @@ impl Control {
             runsc,
             socket,
             sandbox,
+            use_socket,
             fallen_back,
+            told: Told::default(),
         }
     }
 
@@ -153,7 +155,7 @@ impl Control {
             Target::All => (0, 1),
         };
         let arg = json!({ "CID": id, "Signo": signal, "PID": pid, "Mode": mode });
-        let sent = match self.call::<Value>(Method::Signal, &arg, &[]).await {
+        let sent = match self.call::<IgnoredAny>(Method::Signal, &arg, &[]).await {
             Ok(Some(_)) => Ok(()),
             Ok(None) => {
                 let (number, pid) = (signal.to_string(), pid.to_string());
@@ -233,57 +235,6 @@ impl Control {
         Ok(parse::<Option<_>>("ps", &text)?.unwrap_or_default())
     }
 
-    /// Asks the sentry what a container uses.
-    ///
-    /// # Errors
-    /// When neither backend answers in time.
-    pub(crate) async fn usage(&self, id: &str) -> Result<Usage> {
-        let arg = json!(id);
-        let answer = self.call_within::<EventOut>(Method::Event, &arg, &[], USAGE_LIMIT);
-        if let Some(event) = answer.await? {
-            return Ok(event.usage());
-        }
-        let args = [OsStr::new("--stats"), OsStr::new(id)];
-        let text = self.runsc.output("events", &args, USAGE_LIMIT).await?;
-        Ok(parse::<Event>("events", &text)?.usage_of(Some(id)))
-    }
-
-    /// The same for a scrape, which never runs a command: none where the socket does not tell in time.
-    pub(crate) async fn usage_told(&self, id: &str, limit: Duration) -> Option<Usage> {
-        let told = self
-            .told::<EventOut>(Method::Event, &json!(id), limit)
-            .await?;
-        Some(told.usage())
-    }
-
-    /// Memory of the guest in bytes (`control.MemoryUsage`), without an accounting of what it is used for.
-    pub(crate) async fn guest_memory(&self, limit: Duration) -> Option<u64> {
-        #[derive(Deserialize)]
-        struct Memory {
-            #[serde(rename = "Total")]
-            total: u64,
-        }
-        let arg = json!({ "Full": false });
-        let memory = self.told::<Memory>(Method::Collect, &arg, limit).await?;
-        Some(memory.total)
-    }
-
-    /// The sentry's own counters.
-    pub(crate) async fn export(&self, arg: &Value, limit: Duration) -> Option<Export> {
-        self.told(Method::Export, arg, limit).await
-    }
-
-    async fn told<R: DeserializeOwned>(
-        &self,
-        method: Method,
-        arg: &Value,
-        limit: Duration,
-    ) -> Option<R> {
-        let told = self.call_within(method, arg, &[], limit).await;
-        told.inspect_err(|error| tracing::debug!(%error, "not told"))
-            .ok()?
-    }
-
     async fn wait_command(&self, options: &[&str], id: &str) -> Result<Exit> {
         #[derive(Deserialize)]
         struct Waited {
@@ -306,7 +257,7 @@ impl Control {
         self.call_within(method, arg, fds, CALL_LIMIT).await
     }
 
-    async fn call_within<R: DeserializeOwned>(
+    pub(super) async fn call_within<R: DeserializeOwned>(
         &self,
         method: Method,
         arg: &Value,
@@ -382,7 +333,7 @@ impl Control {
     }
 }
 
-fn parse<T: DeserializeOwned>(command: &str, text: &[u8]) -> Result<T> {
+pub(super) fn parse<T: DeserializeOwned>(command: &str, text: &[u8]) -> Result<T> {
     serde_json::from_slice(text)
         .map_err(|e| Error::internal(format!("runsc {command}: answer not understood: {e}")))
 }

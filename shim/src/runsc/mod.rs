@@ -7,4 +7,5 @@ pub(crate) mod features;
 pub(crate) mod log;
 pub(crate) mod socket;
 pub(crate) mod state_file;
+pub(crate) mod told;
 pub(crate) mod usage;
