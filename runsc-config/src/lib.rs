@@ -35,7 +35,7 @@ pub use policy::{
     Backend, Binds, Granted, Hooks, Kubernetes, Limits, Log, LogLevel, Network, Platform, Policy,
     PolicyError, Rootfs, RunscPolicy, Scratch, trusted,
 };
-pub use report::{Change, Refusal, RefusalKind, Report};
+pub use report::{Change, REFUSING, Refusal, RefusalKind, Report};
 pub use spec::{
     Bind, Caller, ContainerKind, Context, Explanation, Hardened, HardenedSpec, HostFacts, harden,
     validate,

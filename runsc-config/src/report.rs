@@ -57,6 +57,26 @@ impl Report {
     }
 }
 
+/// Every control that may refuse a request that is well formed.
+pub const REFUSING: [&str; 16] = [
+    "binds",
+    "devices",
+    "hooks",
+    "memory",
+    "mounts",
+    "namespaces",
+    "network",
+    "pids",
+    "policy",
+    "rootfs",
+    "runsc",
+    "scratch",
+    "seccomp",
+    "sysctls",
+    "user",
+    "user_namespace",
+];
+
 /// What kind of no it is; containerd's clients tell them apart by the gRPC code of the same name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RefusalKind {
@@ -96,6 +116,7 @@ impl Refusal {
         rule: impl fmt::Display,
         key: Option<&str>,
     ) -> Self {
+        debug_assert!(REFUSING.contains(&control), "{control} is missing there");
         let message = match key {
             Some(key) => format!("{asked}: {rule}; policy key {key} would allow it"),
             None => format!("{asked}: {rule}; no policy key allows it"),
@@ -112,6 +133,7 @@ impl Refusal {
         asked: impl fmt::Display,
         reason: impl fmt::Display,
     ) -> Self {
+        debug_assert!(REFUSING.contains(&control), "{control} is missing there");
         let message = format!("{asked}: {reason}");
         Self {
             kind: RefusalKind::FailedPrecondition,

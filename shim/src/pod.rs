@@ -146,13 +146,16 @@ impl Pod {
         let began = Instant::now();
         let container = self.container(id)?;
         let pid = container.sandbox().pid();
+        let deleted = if exec_id.is_empty() {
+            container.delete().await
+        } else {
+            container.delete_exec(exec_id).await
+        };
+        COUNTERS.operation(Operation::Delete, began);
+        let exited = deleted?;
         if !exec_id.is_empty() {
-            let exited = container.delete_exec(exec_id).await?;
-            COUNTERS.operation(Operation::Delete, began);
             return Ok((pid, exited));
         }
-        let exited = container.delete().await?;
-        COUNTERS.operation(Operation::Delete, began);
         self.lock().remove(id);
         self.removed.notify_one();
         Ok((pid, exited))

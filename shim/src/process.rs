@@ -17,6 +17,8 @@ use crate::reaper::Exit;
 pub(crate) struct Exited {
     /// The code, or 128 and the signal.
     pub(crate) status: u32,
+    /// A program may exit with a code that looks like one.
+    pub(crate) by_signal: bool,
     pub(crate) at: SystemTime,
 }
 
@@ -24,6 +26,7 @@ impl Exited {
     pub(crate) fn now(exit: Exit) -> Self {
         Self {
             status: exit.status(),
+            by_signal: matches!(exit, Exit::Signal(_)),
             at: SystemTime::now(),
         }
     }

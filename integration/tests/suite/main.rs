@@ -32,6 +32,7 @@ mod pod;
 mod posture;
 mod serve;
 mod sentry;
+mod series;
 mod service;
 mod start;
 mod stats;
@@ -77,6 +78,7 @@ fn main() -> ExitCode {
         nerdctl::outside::cases(),
         nerdctl::flags::cases(),
         sentry::cases(),
+        series::cases(),
     ];
     harness::main(
         Services::Tasks,

@@ -1,7 +1,7 @@
 //! Exits: how that of init is learnt, and how every exit is told.
 
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
 
 use containerd_shim_protos::events::task::{TaskExit, TaskOOM};
 use containerd_shim_protos::protobuf::MessageField;
@@ -22,10 +22,11 @@ impl Container {
     /// Follows init to its exit.
     pub(super) async fn watch_init(self: Arc<Self>) {
         let mut sandbox_exit = self.sandbox.exit.clone();
+        let asked = OnceLock::new();
         let exit = tokio::select! {
             // An answer that came before the sandbox ended is the container's own.
             biased;
-            exit = self.init_exit() => {
+            exit = self.init_exit(&asked) => {
                 if self.is_root() {
                     // The answer precedes the sandbox's own exit, and a delete in between would be refused.
                     self.sandbox.wait_gone().await;
@@ -33,6 +34,7 @@ impl Container {
                 exit
             }
             exit = sandbox_exit.wait() => {
+                self.note_death(exit, asked.get().copied());
                 // The sandbox's code is that of its first container; the others were killed with it. What is left of one
                 // that ran out of memory may end in any way.
                 if self.is_root() && !self.sandbox.ran_out_of_memory() {
@@ -63,11 +65,12 @@ impl Container {
 
     /// Asks the sentry for init's exit, as soon as there is one to ask for. Never returns when it cannot tell: the
     /// sandbox's own exit then decides.
-    async fn init_exit(&self) -> Exit {
+    async fn init_exit(&self, asked: &OnceLock<Instant>) -> Exit {
         let mut started = self.started.subscribe();
         if started.wait_for(|started| *started).await.is_err() {
             return std::future::pending().await;
         }
+        asked.get_or_init(Instant::now);
         let mut pause = Duration::from_millis(20);
         loop {
             let error = match self.sandbox.control.wait(&self.id).await {
@@ -104,12 +107,7 @@ impl Container {
         if !process.set_exited(exited) {
             return;
         }
-        COUNTERS.exits.add(match exited.status {
-            0 => "completed",
-            137 if self.sandbox.ran_out_of_memory() => "oom",
-            129.. => "signal",
-            _ => "error",
-        });
+        COUNTERS.exits.add(self.reason(exited, is_exec));
         process.wait_start_answered(was_started).await;
         if !is_exec && self.sandbox.ran_out_of_memory() {
             let mut event = TaskOOM::new();

@@ -3,6 +3,7 @@
 //! No lock is held while runsc or the sandbox is asked: a state is claimed first (starting, deleting), so that a second
 //! request is refused at once instead of waiting behind a slow one.
 
+mod ending;
 mod exec;
 mod exit;
 mod usage;

@@ -5,6 +5,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use runsc_config::REFUSING;
+
 /// Upper bounds in seconds: a create takes 0.1 to 0.4, a control call a thousandth of that.
 pub(super) const BOUNDS: [f64; 10] = [0.005, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 60.0];
 /// How many values of one label are told apart: ours are some thirty, and nothing else may add to them.
@@ -65,17 +67,24 @@ impl Histogram {
     }
 }
 
-/// A counter with one label.
+/// A counter with one label. The values that are known are there from the start: a rate cannot be told of a series that
+/// begins at 1.
 #[derive(Debug)]
-pub(crate) struct Labelled(Mutex<BTreeMap<String, u64>>);
+pub(crate) struct Labelled {
+    known: &'static [&'static str],
+    counts: Mutex<BTreeMap<String, u64>>,
+}
 
 impl Labelled {
-    const fn new() -> Self {
-        Self(Mutex::new(BTreeMap::new()))
+    const fn new(known: &'static [&'static str]) -> Self {
+        Self {
+            known,
+            counts: Mutex::new(BTreeMap::new()),
+        }
     }
 
     pub(crate) fn add(&self, value: &str) {
-        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut all = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(count) = all.get_mut(value) {
             *count += 1;
         } else if all.len() < VALUES_MAX {
@@ -86,9 +95,12 @@ impl Labelled {
     }
 
     pub(super) fn read(&self) -> Vec<(String, u64)> {
-        let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let all = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
+        let unseen = self.known.iter().filter(|known| !all.contains_key(**known));
+        let unseen = unseen.map(|known| ((*known).to_owned(), 0));
         all.iter()
             .map(|(value, count)| (value.clone(), *count))
+            .chain(unseen)
             .collect()
     }
 }
@@ -111,12 +123,12 @@ impl Counters {
         Self {
             operations: [const { Histogram::new() }; 4],
             commands: Mutex::new(BTreeMap::new()),
-            command_failures: Labelled::new(),
-            fallbacks: Labelled::new(),
-            denials: Labelled::new(),
-            rewrites: Labelled::new(),
-            execs: Labelled::new(),
-            exits: Labelled::new(),
+            command_failures: Labelled::new(&[]),
+            fallbacks: Labelled::new(&[]),
+            denials: Labelled::new(&REFUSING),
+            rewrites: Labelled::new(&[]),
+            execs: Labelled::new(&["failed", "refused", "started"]),
+            exits: Labelled::new(&["completed", "error", "oom", "sandbox_died", "signal"]),
         }
     }
 
@@ -168,12 +180,26 @@ mod tests {
 
     #[test]
     fn the_values_of_a_label_are_bounded() {
-        let labelled = Labelled::new();
+        let labelled = Labelled::new(&[]);
         for number in 0..1000 {
             labelled.add(&number.to_string());
         }
         let all = labelled.read();
         assert_eq!(all.len(), VALUES_MAX + 1);
         assert_eq!(all.iter().map(|(_, count)| count).sum::<u64>(), 1000);
+    }
+
+    #[test]
+    fn what_is_known_is_there_before_it_happens() {
+        let labelled = Labelled::new(&["a", "b"]);
+        labelled.add("b");
+        labelled.add("c");
+        let mut all = labelled.read();
+        all.sort();
+        let told: Vec<_> = all
+            .iter()
+            .map(|(value, count)| (value.as_str(), *count))
+            .collect();
+        assert_eq!(told, [("a", 0), ("b", 1), ("c", 1)]);
     }
 }

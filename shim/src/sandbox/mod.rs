@@ -6,6 +6,7 @@ use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -101,6 +102,8 @@ pub(crate) struct Sandbox {
     filestores: Vec<PathBuf>,
     books: Mutex<Books>,
     pub(crate) started: SystemTime,
+    was_ended: AtomicBool,
+    has_died: AtomicBool,
     /// Ends with the sandbox.
     metrics: Mutex<Option<Serving>>,
     /// Held while limits are written, so that two updates do not mix.
@@ -245,6 +248,8 @@ impl Sandbox {
                 containers: HashMap::from([(plan.id.to_owned(), entry)]),
             }),
             started: SystemTime::now(),
+            was_ended: AtomicBool::new(false),
+            has_died: AtomicBool::new(false),
             metrics: Mutex::default(),
             updating: Mutex::default(),
             untold: Untold::default(),
@@ -312,7 +317,23 @@ impl Sandbox {
 
     /// Kills the sentry, and so everything inside.
     pub(crate) fn kill(&self) {
+        self.was_ended.store(true, Ordering::Relaxed);
         self.exit.signal(Signal::SIGKILL);
+    }
+
+    /// Whether the shim has killed it.
+    pub(crate) fn was_ended(&self) -> bool {
+        self.was_ended.load(Ordering::Relaxed)
+    }
+
+    /// Notes that it ended without a reason.
+    pub(crate) fn note_death(&self) {
+        self.has_died.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether it ended without a reason.
+    pub(crate) fn has_died(&self) -> bool {
+        self.has_died.load(Ordering::Relaxed)
     }
 
     /// Waits for the sandbox to exit by itself; after the grace it is killed.

@@ -26,6 +26,7 @@ use crate::clock;
 use crate::error::{Code, Error, Result};
 use crate::id;
 use crate::io::Stdio;
+use crate::metrics::COUNTERS;
 use crate::pod::Pod;
 use crate::stats;
 
@@ -147,6 +148,9 @@ impl Task for Service {
                 convert::process_spec(request.spec.as_ref())?,
             )
         });
+        if added.is_err() {
+            COUNTERS.execs.add("refused");
+        }
         logged("exec", &request.id, &request.exec_id, added).map(|()| Empty::default())
     }
 
