@@ -39,6 +39,15 @@ pub(crate) struct Share {
     pub(crate) memory: u64,
 }
 
+/// So much of `share` as `part` is of `whole`.
+fn scaled(share: u64, part: u64, whole: u64) -> u64 {
+    if whole == 0 {
+        return 0;
+    }
+    let scaled = u128::from(share) * u128::from(part) / u128::from(whole);
+    u64::try_from(scaled).unwrap_or(u64::MAX)
+}
+
 /// The metrics message for a container of the sandbox with these cgroups.
 ///
 /// # Errors

@@ -5,7 +5,7 @@ use containerd_shim_protos::protobuf::MessageField;
 
 use crate::cgroup::Cgroups;
 use crate::runsc::usage::Interface;
-use crate::stats::{Guest, Share, page_sizes};
+use crate::stats::{Guest, Share, page_sizes, scaled};
 
 /// The message for a sandbox's cgroups.
 pub(super) fn metrics(cgroups: &Cgroups, guest: &Guest) -> v1::Metrics {
@@ -154,12 +154,8 @@ fn blkio_entry(line: &str) -> Option<v1::BlkIOEntry> {
 /// that the sum over a pod is not a multiple of what was used.
 pub(super) fn metrics_of_share(cgroups: &Cgroups, guest: &Guest, share: Share) -> v1::Metrics {
     let whole = metrics(cgroups, guest);
-    let mut usage = v1::CPUUsage::new();
-    usage.total = share.cpu_nanos;
-    // The sentry does not tell its own work for the program from the program's.
-    usage.user = share.cpu_nanos;
     let mut cpu = v1::CPUStat::new();
-    cpu.usage = MessageField::some(usage);
+    cpu.usage = MessageField::some(cpu_of_share(&whole.cpu.usage, share));
     cpu.throttling = MessageField::some(v1::Throttle::new());
     let mut entry = v1::MemoryEntry::new();
     entry.usage = share.memory;
@@ -183,6 +179,26 @@ pub(super) fn metrics_of_share(cgroups: &Cgroups, guest: &Guest, share: Share) -
         hugetlb: Vec::new(),
         ..whole
     }
+}
+
+/// Where and in which mode a container's CPU time was spent the sentry does not say, so it is split as the sandbox's is.
+/// `nerdctl stats` divides by the time in the kernel and multiplies by how many CPUs are listed: with zero and none, a busy
+/// container would show as an idle one.
+fn cpu_of_share(whole: &v1::CPUUsage, share: Share) -> v1::CPUUsage {
+    let mut usage = v1::CPUUsage::new();
+    usage.total = share.cpu_nanos;
+    let modes = whole.user.saturating_add(whole.kernel);
+    usage.kernel = scaled(share.cpu_nanos, whole.kernel, modes);
+    usage.user = share.cpu_nanos - usage.kernel.min(share.cpu_nanos);
+    let sum = whole
+        .per_cpu
+        .iter()
+        .fold(0, |sum: u64, time| sum.saturating_add(*time));
+    let parts = whole.per_cpu.iter();
+    usage.per_cpu = parts
+        .map(|part| scaled(share.cpu_nanos, *part, sum))
+        .collect();
+    usage
 }
 
 fn network(interface: &Interface) -> v1::NetworkStat {
@@ -230,5 +246,59 @@ mod tests {
             (8, 16, "Write", 512)
         );
         assert!(blkio_entry("Total 512").is_none());
+    }
+
+    /// The percentage that `nerdctl stats` shows on cgroup v1 (`pkg/statsutil`): CPU time by time in the kernel, times the
+    /// number of CPUs.
+    #[allow(clippy::cast_precision_loss, reason = "a percentage")]
+    fn shown_by_nerdctl(before: &v1::CPUUsage, after: &v1::CPUUsage) -> f64 {
+        let delta = |after: u64, before: u64| after as f64 - before as f64;
+        let (total, kernel) = (
+            delta(after.total, before.total),
+            delta(after.kernel, before.kernel),
+        );
+        if kernel <= 0.0 || total <= 0.0 {
+            return 0.0;
+        }
+        total / kernel * after.per_cpu.len() as f64 * 100.0
+    }
+
+    #[test]
+    fn a_container_of_a_pod_shows_the_percentage_of_its_sandbox() {
+        let whole = |nanos: u64| v1::CPUUsage {
+            total: nanos,
+            user: nanos / 4 * 3,
+            kernel: nanos / 4,
+            per_cpu: vec![nanos / 2, nanos / 2],
+            ..v1::CPUUsage::default()
+        };
+        let of = |all: u64, part: u64| {
+            let share = Share {
+                cpu_nanos: part,
+                memory: 0,
+            };
+            cpu_of_share(&whole(all), share)
+        };
+        let (before, after) = (
+            of(4_000_000_000, 1_000_000_000),
+            of(6_000_000_000, 2_000_000_000),
+        );
+        let shown = shown_by_nerdctl(&before, &after);
+        let sandbox = shown_by_nerdctl(&whole(4_000_000_000), &whole(6_000_000_000));
+        assert!(
+            (shown - sandbox).abs() < 1.0 && shown > 0.0,
+            "{shown}, {sandbox}"
+        );
+        assert_eq!(after.user + after.kernel, after.total);
+        assert_eq!(after.per_cpu.iter().sum::<u64>(), after.total);
+        // One whose sandbox has no figures has its own all the same.
+        let alone = cpu_of_share(
+            &v1::CPUUsage::new(),
+            Share {
+                cpu_nanos: 7,
+                memory: 0,
+            },
+        );
+        assert_eq!((alone.total, alone.user, alone.kernel), (7, 7, 0));
     }
 }

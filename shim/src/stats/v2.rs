@@ -5,7 +5,7 @@ use containerd_shim_protos::protobuf::MessageField;
 
 use crate::cgroup::Cgroups;
 use crate::runsc::usage::Interface;
-use crate::stats::{Guest, Share, page_sizes};
+use crate::stats::{Guest, Share, page_sizes, scaled};
 
 /// The message for a sandbox's cgroup.
 pub(super) fn metrics(cgroups: &Cgroups, guest: &Guest) -> v2::Metrics {
@@ -133,8 +133,10 @@ pub(super) fn metrics_of_share(cgroups: &Cgroups, guest: &Guest, share: Share) -
     let whole = metrics(cgroups, guest);
     let mut cpu = v2::CPUStat::new();
     cpu.usage_usec = share.cpu_nanos / 1000;
-    // The sentry does not tell its own work for the program from the program's.
-    cpu.user_usec = cpu.usage_usec;
+    // The sentry does not tell its own work for the program from the program's: it is split as the sandbox's is.
+    let modes = whole.cpu.user_usec.saturating_add(whole.cpu.system_usec);
+    cpu.system_usec = scaled(cpu.usage_usec, whole.cpu.system_usec, modes);
+    cpu.user_usec = cpu.usage_usec - cpu.system_usec.min(cpu.usage_usec);
     cpu.psi = whole.cpu.psi.clone();
     let mut memory = v2::MemoryStat::new();
     memory.anon = share.memory;
