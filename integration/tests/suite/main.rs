@@ -31,6 +31,7 @@ mod peers;
 mod pod;
 mod posture;
 mod serve;
+mod scrapers;
 mod sentry;
 mod series;
 mod service;
@@ -77,6 +78,7 @@ fn main() -> ExitCode {
         nerdctl::hooks::cases(),
         nerdctl::outside::cases(),
         nerdctl::flags::cases(),
+        scrapers::cases(),
         sentry::cases(),
         series::cases(),
     ];

@@ -18,8 +18,10 @@ use super::text::{self, Family, Sample};
 
 /// Name of the socket in a sandbox's folder.
 const SOCKET: &str = "metrics.sock";
-/// How many shims are asked at a time.
-const AT_A_TIME: usize = 64;
+/// Name of what its shim has written down of it.
+const RECORD: &str = "bulkhead.json";
+/// How many shims are asked at a time: more than a node has, and few enough that there is a descriptor for each.
+const AT_A_TIME: usize = 512;
 /// A shim's answer is some 20 KiB, more with many containers; bytes.
 const ANSWER_MAX: usize = 4 * 1024 * 1024;
 
@@ -34,6 +36,8 @@ pub(super) struct Gatherer {
 #[derive(Debug, Default)]
 pub(super) struct Gathered {
     families: BTreeMap<String, Family>,
+    /// Why some of the sandboxes may be missing.
+    pub(super) problems: Vec<String>,
 }
 
 /// What became of asking one shim.
@@ -43,6 +47,8 @@ enum Asked {
     Down(String),
     /// Nobody has the socket.
     Dead,
+    /// The sandbox was removed in the meantime.
+    Gone,
 }
 
 impl Gatherer {
@@ -53,52 +59,78 @@ impl Gatherer {
         }
     }
 
+    /// How long one shim may take.
+    pub(super) fn limit(&self) -> Duration {
+        self.limit
+    }
+
     /// Asks every shim once.
     pub(super) async fn gather(&self) -> Gathered {
         let places = Arc::new(Semaphore::new(AT_A_TIME));
         let mut asked = JoinSet::new();
-        for folder in self.roots.iter().flat_map(|root| folders(root)) {
-            let (places, limit) = (Arc::clone(&places), self.limit);
-            asked.spawn(async move {
-                let _place = places.acquire().await;
-                let answer = tokio::time::timeout(limit, ask(&folder.join(SOCKET))).await;
-                let late = || Asked::Down(format!("no answer within {} s", limit.as_secs()));
-                (folder, answer.unwrap_or_else(|_| late()))
-            });
-        }
         let mut gathered = Gathered::default();
+        for root in self.roots.iter() {
+            let found = folders(root).unwrap_or_else(|error| {
+                let problem = format!("{}: {error}", root.display());
+                gathered.problems.push(problem);
+                Vec::new()
+            });
+            for folder in found {
+                let (places, limit) = (Arc::clone(&places), self.limit);
+                asked.spawn(async move {
+                    let _place = places.acquire().await;
+                    let answer = tokio::time::timeout(limit, ask(&folder.join(SOCKET))).await;
+                    let late = || Asked::Down(format!("no answer within {} ms", limit.as_millis()));
+                    (folder, answer.unwrap_or_else(|_| late()))
+                });
+            }
+        }
         let (mut dead, mut shims) = (0, Vec::new());
         let mut answers = asked.join_all().await;
         answers.sort_by(|(one, _), (other, _)| one.cmp(other));
         for (folder, answer) in answers {
-            let up = match answer {
-                Asked::Up(families) => {
-                    gathered.add(families);
-                    "1"
-                }
-                Asked::Down(problem) => {
-                    eprintln!("bulkhead: {}: {problem}", folder.display());
-                    "0"
-                }
+            let added = match answer {
+                Asked::Up(families) => gathered.add(families),
+                Asked::Down(problem) => Err(problem),
+                Asked::Gone => continue,
                 Asked::Dead => {
                     dead += 1;
                     continue;
                 }
             };
-            shims.push((folder, up));
+            if let Err(problem) = &added {
+                eprintln!("bulkhead: {}: {problem}", folder.display());
+            }
+            shims.push((folder, if added.is_ok() { "1" } else { "0" }));
         }
-        gathered.add(own(&shims, dead));
+        if let Err(problem) = gathered.add(own(&shims, dead)) {
+            gathered.problems.push(problem);
+        }
         gathered
     }
 }
 
-/// The folders that a shim has served in.
-fn folders(root: &Path) -> Vec<PathBuf> {
-    let entries = std::fs::read_dir(root).into_iter().flatten().flatten();
-    let folders = entries.map(|entry| entry.path());
-    folders
-        .filter(|folder| folder.join(SOCKET).exists())
-        .collect()
+/// The folders that a shim has served in; none where no sandbox has been made yet.
+///
+/// # Errors
+/// When the folder cannot be read: only root can.
+fn folders(root: &Path) -> io::Result<Vec<PathBuf>> {
+    let entries = match std::fs::read_dir(root) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries?,
+    };
+    let mut folders = Vec::new();
+    for entry in entries {
+        let folder = entry?.path();
+        match std::fs::symlink_metadata(folder.join(SOCKET)) {
+            Ok(_) => folders.push(folder),
+            Err(error) => match error.kind() {
+                io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => {}
+                _ => return Err(error),
+            },
+        }
+    }
+    Ok(folders)
 }
 
 async fn ask(socket: &Path) -> Asked {
@@ -106,7 +138,8 @@ async fn ask(socket: &Path) -> Asked {
         Ok(stream) => stream,
         Err(error) => {
             return match error.kind() {
-                io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound => Asked::Dead,
+                io::ErrorKind::ConnectionRefused => Asked::Dead,
+                io::ErrorKind::NotFound => Asked::Gone,
                 _ => Asked::Down(error.to_string()),
             };
         }
@@ -140,12 +173,35 @@ async fn exchange(stream: UnixStream) -> Result<Vec<Family>, crate::Failure> {
     answer
 }
 
+/// What a shim has written down of its sandbox (`bulkhead.json`); empty where it has not yet.
+#[derive(Debug, Default, serde::Deserialize)]
+#[serde(default)]
+struct Record {
+    id: String,
+    namespace: String,
+}
+
+impl Record {
+    fn of(folder: &Path) -> Self {
+        let text = std::fs::read(folder.join(RECORD)).unwrap_or_default();
+        serde_json::from_slice(&text).unwrap_or_default()
+    }
+}
+
 /// What is known of the shims themselves.
 fn own(shims: &[(PathBuf, &str)], dead: u64) -> Vec<Family> {
-    let up = shims.iter().map(|(folder, up)| Sample {
-        name: "bulkhead_shim_up".to_owned(),
-        labels: BTreeMap::from([("folder".to_owned(), folder.display().to_string())]),
-        value: (*up).to_owned(),
+    let up = shims.iter().map(|(folder, up)| {
+        let record = Record::of(folder);
+        let labels = [
+            ("folder", folder.display().to_string()),
+            ("sandbox", record.id),
+            ("namespace", record.namespace),
+        ];
+        Sample {
+            name: "bulkhead_shim_up".to_owned(),
+            labels: labels.map(|(name, value)| (name.to_owned(), value)).into(),
+            value: (*up).to_owned(),
+        }
     });
     let dead = Sample {
         name: "bulkhead_shims_dead".to_owned(),
@@ -174,7 +230,21 @@ fn own(shims: &[(PathBuf, &str)], dead: u64) -> Vec<Family> {
 }
 
 impl Gathered {
-    fn add(&mut self, families: Vec<Family>) {
+    /// Adds what one shim said, all of it or nothing.
+    ///
+    /// # Errors
+    /// For a family that is of another type or unit than the other shims': samples of both would make no valid text.
+    fn add(&mut self, families: Vec<Family>) -> Result<(), String> {
+        for family in &families {
+            if let Some(known) = self.families.get(&family.name)
+                && (&known.kind, &known.unit) != (&family.kind, &family.unit)
+            {
+                return Err(format!(
+                    "{} is a {} in {:?}, and of other shims a {} in {:?}: is it of another version?",
+                    family.name, family.kind, family.unit, known.kind, known.unit
+                ));
+            }
+        }
         for family in families {
             match self.families.get_mut(&family.name) {
                 // Two versions of the shim may describe it in other words: the first one's are kept.
@@ -184,6 +254,7 @@ impl Gathered {
                 }
             }
         }
+        Ok(())
     }
 
     /// By name, in its order.
@@ -201,5 +272,55 @@ impl Gathered {
     /// As OpenMetrics.
     pub(super) fn text(&self) -> String {
         text::write(self.families.values())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn family(kind: &str, unit: &str) -> Family {
+        let sample = Sample {
+            name: "a".to_owned(),
+            value: "1".to_owned(),
+            ..Sample::default()
+        };
+        Family {
+            name: "a".to_owned(),
+            kind: kind.to_owned(),
+            unit: unit.to_owned(),
+            samples: vec![sample],
+            ..Family::default()
+        }
+    }
+
+    #[test]
+    fn shims_that_mean_something_else_by_a_name_are_not_mixed() {
+        let mut gathered = Gathered::default();
+        gathered.add(vec![family("gauge", "bytes")]).expect("first");
+        gathered.add(vec![family("gauge", "bytes")]).expect("same");
+        for other in [family("counter", "bytes"), family("gauge", "seconds")] {
+            let good = Family {
+                name: "b".to_owned(),
+                ..family("gauge", "")
+            };
+            gathered.add(vec![good, other]).expect_err("another");
+        }
+        assert_eq!(gathered.samples("a").len(), 2);
+        assert!(gathered.samples("b").is_empty(), "all or nothing");
+    }
+
+    #[test]
+    fn a_folder_that_cannot_be_read_is_a_problem_and_none_is_not() {
+        let folder = tempfile::tempdir().expect("tempdir");
+        assert_eq!(
+            folders(&folder.path().join("none")).expect("none"),
+            [""; 0].map(PathBuf::from)
+        );
+        let file = folder.path().join("file");
+        std::fs::write(&file, "").expect("write");
+        folders(&file).expect_err("a file");
+        // What is no sandbox's folder is left alone.
+        assert!(folders(folder.path()).expect("read").is_empty());
     }
 }

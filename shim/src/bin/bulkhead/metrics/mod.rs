@@ -54,11 +54,14 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
-    runtime.block_on(async {
+    let problems = runtime.block_on(async {
         let limit = Duration::from_millis(arguments.timeout);
         let gatherer = Gatherer::new(&roots, limit);
         match &arguments.listen {
-            Some(address) => server::serve(address, &arguments.tls, gatherer).await,
+            Some(address) => {
+                server::serve(address, &arguments.tls, gatherer).await?;
+                Ok::<_, Failure>(Vec::new())
+            }
             None if arguments.top => {
                 let rounds = arguments.rounds.or((!is_terminal()).then_some(1));
                 top(&gatherer, arguments.interval, rounds).await
@@ -70,28 +73,44 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
                 } else {
                     print!("{}", gathered.text());
                 }
-                Ok(())
+                Ok(gathered.problems)
             }
         }
     })?;
-    Ok(ExitCode::SUCCESS)
+    for problem in &problems {
+        eprintln!("bulkhead: {problem}");
+    }
+    Ok(if problems.is_empty() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
 }
 
-/// Rates need two looks.
-async fn top(gatherer: &Gatherer, seconds: u64, rounds: Option<u64>) -> Result<(), Failure> {
+/// Rates need two looks. Returns why sandboxes are missing, if some are.
+async fn top(
+    gatherer: &Gatherer,
+    seconds: u64,
+    rounds: Option<u64>,
+) -> Result<Vec<String>, Failure> {
     let mut left = rounds.unwrap_or(u64::MAX);
     let interval = Duration::from_secs(seconds);
-    let mut before = table::Rows::of(&gatherer.gather().await);
-    while left > 0 {
+    let first = gatherer.gather().await;
+    let mut before = table::Rows::of(&first);
+    let mut problems = first.problems;
+    // A table of nothing, again and again, would look like a node with no sandboxes.
+    while left > 0 && problems.is_empty() {
         left -= 1;
         tokio::time::sleep(interval).await;
-        let now = table::Rows::of(&gatherer.gather().await);
+        let gathered = gatherer.gather().await;
+        let now = table::Rows::of(&gathered);
+        problems = gathered.problems;
         let shown = now.shown(&before, is_terminal());
         print!("{}{shown}", if is_terminal() { CLEAR } else { "" });
         std::io::Write::flush(&mut std::io::stdout())?;
         before = now;
     }
-    Ok(())
+    Ok(problems)
 }
 
 fn is_terminal() -> bool {

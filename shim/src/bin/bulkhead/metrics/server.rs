@@ -17,7 +17,8 @@ use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
-use tokio::sync::Semaphore;
+use tokio::sync::{Mutex, Semaphore};
+use tokio::time::{Instant, timeout};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::pki_types::pem::PemObject as _;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -27,12 +28,57 @@ use tokio_rustls::rustls::{RootCertStore, ServerConfig};
 use super::gather::Gatherer;
 use crate::Failure;
 
-/// Scrapers at a time; further ones wait.
-const CONNECTIONS_MAX: usize = 16;
-/// How long a client may take to ask, and a handshake to be done.
-const PEER_LIMIT: Duration = Duration::from_secs(10);
-/// How long a whole connection may last: a scraper that keeps its connection makes a new one after that.
-const CONNECTION_LIMIT: Duration = Duration::from_secs(120);
+/// Connections at a time, most of which have asked nothing; further ones wait. Those who connect and say nothing are many
+/// before they keep anybody out, and soon gone.
+const CONNECTIONS_MAX: usize = 256;
+/// Who waits for an answer at a time; further ones are told to come back.
+const ASKING_MAX: usize = 16;
+/// How long a handshake may take, and then a question.
+const GREETING_LIMIT: Duration = Duration::from_secs(3);
+/// How long a client may take for the answer, once it is there.
+const TAKING_LIMIT: Duration = Duration::from_secs(10);
+/// For so long an answer serves everybody.
+const FRESH: Duration = Duration::from_secs(1);
+
+/// The one answer there is at a time. Who asks while it is made waits for it.
+#[derive(Debug)]
+struct Answers {
+    gatherer: Gatherer,
+    asking: Semaphore,
+    last: Mutex<Option<(Instant, Bytes)>>,
+}
+
+impl Answers {
+    fn new(gatherer: Gatherer) -> Arc<Self> {
+        Arc::new(Self {
+            gatherer,
+            asking: Semaphore::new(ASKING_MAX),
+            last: Mutex::default(),
+        })
+    }
+
+    /// None where too many wait already.
+    async fn text(&self) -> Option<Bytes> {
+        let _place = self.asking.try_acquire().ok()?;
+        let mut last = self.last.lock().await;
+        if let Some((_, text)) = last.as_ref().filter(|(at, _)| at.elapsed() < FRESH) {
+            return Some(text.clone());
+        }
+        let gathered = self.gatherer.gather().await;
+        for problem in &gathered.problems {
+            eprintln!("bulkhead: {problem}");
+        }
+        let text = Bytes::from(gathered.text());
+        *last = Some((Instant::now(), text.clone()));
+        Some(text)
+    }
+
+    /// How long a connection may last after its greeting: it has one question.
+    fn limit(&self) -> Duration {
+        // Two answers: it may have come when one was being made for somebody who then left.
+        GREETING_LIMIT + 2 * self.gatherer.limit() + TAKING_LIMIT
+    }
+}
 
 /// Where to listen.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -123,6 +169,7 @@ fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, Failure> {
 pub(super) async fn serve(address: &Address, tls: &Tls, gatherer: Gatherer) -> Result<(), Failure> {
     let acceptor = tls.acceptor()?;
     let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let answers = Answers::new(gatherer);
     match address {
         Address::Tcp(tcp) => {
             if !tcp.ip().is_loopback() && acceptor.is_none() {
@@ -138,16 +185,15 @@ pub(super) async fn serve(address: &Address, tls: &Tls, gatherer: Gatherer) -> R
                 let Some((stream, _)) = accepted(listener.accept().await).await else {
                     continue;
                 };
-                let (acceptor, gatherer) = (acceptor.clone(), gatherer.clone());
+                let (acceptor, answers) = (acceptor.clone(), Arc::clone(&answers));
                 tokio::spawn(async move {
                     let _place = place;
                     match acceptor {
-                        None => converse(stream, gatherer).await,
+                        None => converse(stream, answers).await,
                         Some(acceptor) => {
-                            let greeting =
-                                tokio::time::timeout(PEER_LIMIT, acceptor.accept(stream));
+                            let greeting = timeout(GREETING_LIMIT, acceptor.accept(stream));
                             if let Ok(Ok(stream)) = greeting.await {
-                                converse(stream, gatherer).await;
+                                converse(stream, answers).await;
                             }
                         }
                     }
@@ -162,10 +208,10 @@ pub(super) async fn serve(address: &Address, tls: &Tls, gatherer: Gatherer) -> R
                 let Some((stream, _)) = accepted(listener.accept().await).await else {
                     continue;
                 };
-                let gatherer = gatherer.clone();
+                let answers = Arc::clone(&answers);
                 tokio::spawn(async move {
                     let _place = place;
-                    converse(stream, gatherer).await;
+                    converse(stream, answers).await;
                 });
             }
         }
@@ -222,24 +268,28 @@ async fn accepted<T>(accepted: io::Result<T>) -> Option<T> {
     }
 }
 
-async fn converse(stream: impl AsyncRead + AsyncWrite + Unpin, gatherer: Gatherer) {
-    let service = service_fn(move |request| answer(request, gatherer.clone()));
+/// One question and its answer. A scraper that comes every few seconds does not miss its connection, and one that keeps
+/// it holds a place.
+async fn converse(stream: impl AsyncRead + AsyncWrite + Unpin, answers: Arc<Answers>) {
+    let limit = answers.limit();
+    let service = service_fn(move |request| answer(request, Arc::clone(&answers)));
     let mut builder = hyper::server::conn::http1::Builder::new();
     builder
         .timer(TokioTimer::new())
-        .header_read_timeout(PEER_LIMIT)
+        .header_read_timeout(GREETING_LIMIT)
+        .keep_alive(false)
         .max_buf_size(16 * 1024);
     let connection = builder.serve_connection(TokioIo::new(stream), service);
     // Who asks wrongly or leaves is no fault of the server's.
-    let _ = tokio::time::timeout(CONNECTION_LIMIT, connection).await;
+    let _ = timeout(limit, connection).await;
 }
 
 async fn answer(
     request: Request<Incoming>,
-    gatherer: Gatherer,
+    answers: Arc<Answers>,
 ) -> Result<Response<Full<Bytes>>, Infallible> {
-    let told = |status: StatusCode, kind: &'static str, text: String| {
-        let mut response = Response::new(Full::new(Bytes::from(text)));
+    let told = |status: StatusCode, kind: &'static str, text: Bytes| {
+        let mut response = Response::new(Full::new(text));
         *response.status_mut() = status;
         let kind = hyper::header::HeaderValue::from_static(kind);
         response
@@ -249,11 +299,17 @@ async fn answer(
     };
     let plain = "text/plain; charset=utf-8";
     match (request.method(), request.uri().path()) {
-        (&Method::GET, "/metrics") => {
-            let text = gatherer.gather().await.text();
-            let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-            told(StatusCode::OK, kind, text)
-        }
+        (&Method::GET, "/metrics") => match answers.text().await {
+            Some(text) => {
+                let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+                told(StatusCode::OK, kind, text)
+            }
+            None => told(
+                StatusCode::SERVICE_UNAVAILABLE,
+                plain,
+                "too many wait for an answer already\n".into(),
+            ),
+        },
         (&Method::GET, _) => told(
             StatusCode::NOT_FOUND,
             plain,
