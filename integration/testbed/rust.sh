@@ -37,6 +37,7 @@ lint() {
   step "documentation" env RUSTDOCFLAGS=-Dwarnings cargo doc --workspace --no-deps --locked
   step "scripts (shellcheck)" shellcheck -x -P SCRIPTDIR .ci/run integration/*/*.sh runsc-config/*/*.sh
   step "alert rules (promtool)" promtool check rules docs/prometheus/alerts.yml
+  step "when they fire (promtool)" promtool test rules docs/prometheus/alerts_test.yml
   # One that PATH has will do; the build takes three minutes.
   PATH=$PATH:$tools
   command -v cargo-deny >/dev/null ||
