@@ -21,6 +21,7 @@ if [ "${1:-}" = v2 ]; then
   packages+=(
     qemu-system-x86        # the machine that has cgroup v2
     cpio                   # packs its file system
+    e2fsprogs              # makes its disk
     kmod                   # finds the kernel's modules in their order
     busybox-static         # its userland
   )

@@ -37,6 +37,8 @@ done
 ip link set lo up 2>/dev/null || ifconfig lo up
 echo "#### kernel $(uname -r), cgroup v2: $controllers"
 
+mkdir -p /disk
+mount -t ext4 /dev/vda /disk && export BULKHEAD_TEST_DISK=/disk
 export BULKHEAD_TEST_PATH=/tests/tools BULKHEAD_TEST_IMAGES=/tests/images BULKHEAD_TEST_SLOWNESS=8 HOME=/root
 status=0
 for program in suite pods; do

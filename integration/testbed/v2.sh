@@ -12,10 +12,10 @@ limit=${BULKHEAD_V2_LIMIT:-1500}
 # What is shown of a cgroup v2 host; each is the beginning of a test's name.
 suite=(create::an_unknown_program create::a_rootfs_that create::an_id_that_is_a_prefix
   exec::a_signal_is exec::the_user exec::kill_reaches exec::no_process kill::exit_codes kill::kill_all
-  events::a_run events::an_exec events::a_pause events::containerd_restarted events::a_task_that_ends limits:: cgroup:: stats::
+  events::a_run events::an_exec events::a_pause events::containerd_restarted events::a_task_that_ends limits:: cgroup:: stats:: nerdctl::outside::stats
   pod::the_containers pod::containers_come pod::a_killed_shim terminal::a_container user::run_and
   faults::sandbox_killed_during_start faults::shim_killed_during_wait)
-pods=(life::a_pod_runs_a_container limits:: faults::a_killed_sentry)
+pods=(life::a_pod_runs_a_container limits:: stats:: faults::a_killed_sentry)
 
 # kernel: downloads Debian's kernel for virtual machines and unpacks it; nothing is installed.
 kernel() {
@@ -55,7 +55,7 @@ furnish() {
     cp -L "$library" "$tree$library"
   done
   cp "$images"/{busybox,pause}.tar "$tree/tests/images/"
-  for program in overlay bridge veth; do
+  for program in overlay bridge veth virtio_pci virtio_blk ext4; do
     modprobe -d "$machine/kernel" -S "$version" --show-depends "$program" | awk '{ print $2 }'
   done | awk '!seen[$0]++' | while read -r program; do
     cp "$program" "$tree/lib/modules/"
@@ -74,6 +74,13 @@ pack() {
   (cd "$tree" && find . -print0 | cpio --null --create --format=newc --quiet) >"$machine/initramfs"
 }
 
+# disk: what the machine writes to has to end on a device, or its kernel counts nothing of it.
+disk() {
+  rm -f "$machine/disk"
+  truncate -s 512M "$machine/disk"
+  mkfs.ext4 -q -F "$machine/disk"
+}
+
 boot() {
   local log=$target/logs/v2.log pid status
   mkdir -p "$target/logs"
@@ -82,6 +89,7 @@ boot() {
   timeout -k 5 "$limit" qemu-system-x86_64 -accel tcg,thread=multi -cpu max -smp 2 -m "$memory_mib" \
     -nographic -no-reboot -nic none -monitor none -serial stdio \
     -kernel "$machine"/kernel/boot/vmlinuz-* -initrd "$machine/initramfs" \
+    -drive "file=$machine/disk,format=raw,if=virtio,cache=unsafe" \
     -append "console=ttyS0 quiet loglevel=1 panic=-1 oops=panic" </dev/null 2>&1 |
     sed -u 's/\r//g' | tee "$log" | grep --line-buffered -E '^(####|test |suite: |pods: |----|note: |panic|error|  |integration/)' || true
   status=$(sed -n 's/^v2: exit status //p' "$log" | tail -n 1)
@@ -109,4 +117,6 @@ program() {
 furnish "$(program suite)" "$(program pods)"
 step "packing the machine's file system" pack
 rm -rf "$tree"
+step "making the machine's disk" disk
 boot
+rm -f "$machine/disk"
