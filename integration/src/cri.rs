@@ -12,8 +12,10 @@ use k8s_cri::v1::{
     ContainerStatus, ContainerStatusRequest, CreateContainerRequest, ExecSyncRequest,
     ExecSyncResponse, ImageSpec, LinuxContainerConfig, LinuxContainerResources,
     LinuxContainerSecurityContext, LinuxPodSandboxConfig, LinuxSandboxSecurityContext,
-    ListContainersRequest, ListPodSandboxRequest, Mount, NamespaceMode, NamespaceOption,
-    PodSandbox, PodSandboxConfig, PodSandboxMetadata, PodSandboxState, PodSandboxStats,
+    ListContainerStatsRequest, ListContainersRequest, ListMetricDescriptorsRequest,
+    ListPodSandboxMetricsRequest, ListPodSandboxRequest, ListPodSandboxStatsRequest,
+    MetricDescriptor, Mount, NamespaceMode, NamespaceOption, PodSandbox, PodSandboxConfig,
+    PodSandboxMetadata, PodSandboxMetrics, PodSandboxState, PodSandboxStats,
     PodSandboxStatsRequest, PodSandboxStatus, PodSandboxStatusRequest, RemoveContainerRequest,
     RemovePodSandboxRequest, ReopenContainerLogRequest, RunPodSandboxRequest,
     StartContainerRequest, StopContainerRequest, StopPodSandboxRequest,
@@ -208,6 +210,14 @@ impl Cri {
         container_stats(ContainerStatsRequest) -> Option<ContainerStats> { |answer| answer.stats }
         /// What a pod uses.
         pod_sandbox_stats(PodSandboxStatsRequest) -> Option<PodSandboxStats> { |answer| answer.stats }
+        /// What many containers use.
+        list_container_stats(ListContainerStatsRequest) -> Vec<ContainerStats> { |answer| answer.stats }
+        /// What many pods use.
+        list_pod_sandbox_stats(ListPodSandboxStatsRequest) -> Vec<PodSandboxStats> { |answer| answer.stats }
+        /// The metrics that there are.
+        list_metric_descriptors(ListMetricDescriptorsRequest) -> Vec<MetricDescriptor> { |answer| answer.descriptors }
+        /// The metrics of all pods and their containers.
+        list_pod_sandbox_metrics(ListPodSandboxMetricsRequest) -> Vec<PodSandboxMetrics> { |answer| answer.pod_metrics }
     }
 }
 

@@ -11,6 +11,7 @@ mod faults;
 mod life;
 mod limits;
 mod requests;
+mod stats;
 mod volumes;
 
 use std::process::ExitCode;
@@ -25,6 +26,7 @@ fn main() -> ExitCode {
         volumes::cases(),
         limits::cases(),
         requests::cases(),
+        stats::cases(),
         faults::cases(),
     ];
     harness::main(
