@@ -56,7 +56,7 @@ furnish() {
   done
   cp "$images"/{busybox,pause}.tar "$tree/tests/images/"
   for program in overlay bridge veth virtio_pci virtio_blk ext4; do
-    modprobe -d "$machine/kernel" -S "$version" --show-depends "$program" | awk '{ print $2 }'
+    modprobe -d "$machine/kernel" -S "$version" --show-depends "$program" | awk '$1 == "insmod" { print $2 }'
   done | awk '!seen[$0]++' | while read -r program; do
     cp "$program" "$tree/lib/modules/"
     printf '%s\n' "${program##*/}" >>"$tree/lib/modules/order"
