@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 use integration::bed::{Bed, Services, tool};
 use integration::harness::join_all;
 use integration::isolate;
-use integration::measure::{each, median, megabytes, timed};
+use integration::measure::{each, median, megabytes, scheduled, timed};
 use integration::processes::{self, Role};
 
 /// How often Stats is asked for.
@@ -243,20 +243,6 @@ fn cpu_of_shims() -> Duration {
         .iter()
         .map(|shim| cpu(&format!("/proc/{}/stat", shim.pid), 11..15))
         .sum()
-}
-
-/// Time on a CPU of all threads of such processes, to the nanosecond (Documentation/scheduler/sched-stats.rst).
-fn scheduled(role: Role) -> Duration {
-    let all = processes::of(role, "");
-    let tasks = all.iter().flat_map(|process| {
-        let tasks = std::fs::read_dir(format!("/proc/{}/task", process.pid));
-        tasks.into_iter().flatten().flatten()
-    });
-    let nanos = tasks.filter_map(|task| {
-        let text = std::fs::read_to_string(task.path().join("schedstat")).ok()?;
-        text.split(' ').next()?.parse::<u64>().ok()
-    });
-    Duration::from_nanos(nanos.sum())
 }
 
 /// CPU time of this program's children that have ended.

@@ -15,11 +15,13 @@ use std::time::{Duration, Instant};
 use integration::bed::{Bed, Services};
 use integration::cri::Pod;
 use integration::isolate;
-use integration::measure::{each, median, megabytes};
+use integration::measure::{each, median, megabytes, scheduled};
 use integration::processes::{self, Role};
 
 /// How many pods stand while memory is measured.
 const MANY: u32 = 15;
+/// For how long they are left alone: CRI then asks for the Stats of every container once a second.
+const ALONE: Duration = Duration::from_secs(10);
 /// How often.
 const ROUNDS: usize = 3;
 
@@ -39,6 +41,8 @@ struct Memory {
     parts: [u64; 4],
     /// Of one pod, in bytes: by how much less is available on the host.
     unavailable: u64,
+    /// CPU time of one pod that does nothing, in a second: of its shim, and of its sandbox.
+    idle: [Duration; 2],
 }
 
 impl Memory {
@@ -121,7 +125,14 @@ async fn memory(bed: &Bed) -> Result<Memory, String> {
         };
         parts[part] += proportional(process.pid) / u64::from(MANY);
     }
+    let roles = [Role::Shim, Role::Sandbox];
+    let before = roles.map(scheduled);
+    tokio::time::sleep(ALONE).await;
+    let spent = roles.map(scheduled);
+    let pod_seconds = MANY * u32::try_from(ALONE.as_secs()).expect("seconds");
+    let idle = [0, 1].map(|at: usize| spent[at].saturating_sub(before[at]) / pod_seconds);
     let memory = Memory {
+        idle,
         shims: processes::of(Role::Shim, "").len(),
         helpers: processes::of(Role::Command, "").len(),
         parts,
@@ -192,6 +203,12 @@ fn print(all: &[(String, Figures)], runs: usize) {
         let [shim, sandbox, gofers, others] = row.memory.parts.map(megabytes);
         println!(
             "{runtime:<28} of the memory of processes: shim {shim:.1}, sandbox {sandbox:.1}, gofers {gofers:.1}, others {others:.1} MB"
+        );
+    }
+    for (runtime, row) in all {
+        let [shim, sandbox] = row.memory.idle.map(|time| time.as_secs_f64() * 1000.0);
+        println!(
+            "{runtime:<28} CPU of a pod that does nothing, in a second of CRI's collecting: shim {shim:.2} ms, sandbox {sandbox:.2} ms"
         );
     }
     println!(

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use crate::bed::{Bed, Services, tool};
+use crate::processes::{self, Role};
 use crate::runtime::Runtime;
 
 /// The runtimes that are compared; the first is the one that the others are compared with.
@@ -73,6 +74,21 @@ pub fn timed<T>(work: impl FnOnce() -> T) -> (Duration, T) {
     let began = Instant::now();
     let result = work();
     (began.elapsed(), result)
+}
+
+/// Time on a CPU of all threads of such processes, to the nanosecond (Documentation/scheduler/sched-stats.rst).
+#[must_use]
+pub fn scheduled(role: Role) -> Duration {
+    let all = processes::of(role, "");
+    let tasks = all.iter().flat_map(|process| {
+        let tasks = std::fs::read_dir(format!("/proc/{}/task", process.pid));
+        tasks.into_iter().flatten().flatten()
+    });
+    let nanos = tasks.filter_map(|task| {
+        let text = std::fs::read_to_string(task.path().join("schedstat")).ok()?;
+        text.split(' ').next()?.parse::<u64>().ok()
+    });
+    Duration::from_nanos(nanos.sum())
 }
 
 /// Bytes as MB, to be shown with a decimal.

@@ -32,10 +32,7 @@ fn number(value: Option<UInt64Value>) -> u64 {
 /// Memory, the working set, CPU time, and billionths of a core; the last is there after two looks of containerd's own, and
 /// only in lists.
 fn figures(stats: &ContainerStats) -> [u64; 4] {
-    let (cpu, memory) = (
-        stats.cpu.clone().expect("cpu"),
-        stats.memory.clone().expect("memory"),
-    );
+    let (cpu, memory) = (stats.cpu.expect("cpu"), stats.memory.expect("memory"));
     [
         number(memory.usage_bytes),
         number(memory.working_set_bytes),
@@ -145,17 +142,17 @@ async fn a_known_load_is_told_by_every_call_of_cri(bed: &Bed) {
     assert_eq!(looked.pods.len(), 1);
     for stats in [&cri_of_pod, &looked.pods[0]] {
         let linux = stats.linux.as_ref().expect("linux");
-        let memory = linux.memory.clone().expect("memory");
+        let memory = linux.memory.expect("memory");
         let (usage, working_set) = (number(memory.usage_bytes), number(memory.working_set_bytes));
         // With the sentry and its gofers.
         assert!((200 * MIB..512 * MIB).contains(&usage), "{linux:?}");
         assert!((200 * MIB..512 * MIB).contains(&working_set), "{linux:?}");
-        let cpu = linux.cpu.clone().expect("cpu");
+        let cpu = linux.cpu.expect("cpu");
         assert!(
             number(cpu.usage_core_nano_seconds) > 300_000_000,
             "{linux:?}"
         );
-        let processes = linux.process.clone().expect("process");
+        let processes = linux.process.expect("process");
         let count = number(processes.process_count);
         assert!(
             (52..=70).contains(&count),
