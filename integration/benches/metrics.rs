@@ -146,10 +146,10 @@ async fn node(bed: &Bed, sizes: &Sizes) {
         sizes.seconds,
         met(idle, targets::IDLE)
     );
-    scrape_all(sizes.sandboxes).await;
     let shim = processes::of(Role::Shim, &containers[0].id)[0].pid;
     let socket = socket_of(&containers[0].id);
     let mut told = vec![("never scraped".to_owned(), resident(shim))];
+    scrape_all(sizes.sandboxes).await;
     for _ in 0..sizes.fresh {
         scrape(&socket);
         tokio::time::sleep(FRESH).await;
