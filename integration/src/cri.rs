@@ -264,13 +264,21 @@ impl Pod {
     /// # Errors
     /// containerd's answer; nothing stays.
     pub async fn run(config: PodSandboxConfig) -> Result<Self, Status> {
+        Self::run_by(HANDLER, config).await
+    }
+
+    /// Runs a pod by a handler that is not the tests' own.
+    ///
+    /// # Errors
+    /// containerd's answer; nothing stays.
+    pub async fn run_by(handler: &str, config: PodSandboxConfig) -> Result<Self, Status> {
         let cri = Cri::connect().await;
         // What the kubelet makes before it asks for the pod: its folder and its cgroup.
         fs::create_dir_all(folder_of(&config)).expect("make the pod's folder");
         make_cgroup(&config);
         let request = RunPodSandboxRequest {
             config: Some(config.clone()),
-            runtime_handler: HANDLER.into(),
+            runtime_handler: handler.into(),
         };
         match cri.run_pod_sandbox(request).await {
             Ok(id) => Ok(Self { cri, id, config }),

@@ -8,6 +8,7 @@
 )]
 
 mod faults;
+mod install;
 mod life;
 mod limits;
 mod requests;
@@ -28,6 +29,7 @@ fn main() -> ExitCode {
         requests::cases(),
         stats::cases(),
         faults::cases(),
+        install::cases(),
     ];
     harness::main(
         Services::Cri,

@@ -17,6 +17,9 @@ cases! {
         a_runsc_that_is_missing_or_anybodys_is_found,
         a_state_folder_that_others_may_enter_is_found,
         handlers_of_containerd_are_found_with_their_faults,
+        handlers_that_no_pod_would_reach_are_found,
+        a_class_without_its_handler_is_found,
+        a_containerd_that_would_not_find_the_programs_is_found,
     ],
 }
 
@@ -147,4 +150,136 @@ async fn handlers_of_containerd_are_found_with_their_faults(bed: &Bed) {
     assert_found(&found(), "containerd", "fail", "/nonexistent/p.toml");
     write("b.toml", "not toml");
     assert_found(&found(), "containerd", "fail", "b.toml");
+}
+
+async fn handlers_that_no_pod_would_reach_are_found(bed: &Bed) {
+    let folder = bed.folder.join(bed.id("config"));
+    fs::create_dir_all(folder.join("conf.d")).expect("make a folder");
+    let main = folder.join("config.toml");
+    let write = |name: &str, text: &str| fs::write(folder.join(name), text).expect("write");
+    let path = main.display().to_string();
+    let found = || faults(&["--containerd-config", &path]);
+    let handler =
+        "runtime_type = \"io.containerd.bulkhead.v1\"\npod_annotations = [\"dev.bulkhead.*\"]\n";
+    let under = |plugin: &str, name: &str| {
+        format!("[plugins.\"{plugin}\".containerd.runtimes.{name}]\n{handler}")
+    };
+    // A file of handlers that nothing imports.
+    let (old, new) = ("io.containerd.grpc.v1.cri", "io.containerd.cri.v1.runtime");
+    write("config.toml", "version = 3\n");
+    write("conf.d/bulkhead.toml", &under(new, "bulkhead"));
+    assert_found(&found(), "containerd", "fail", "is not imported by");
+    // The section of another version, which containerd passes over.
+    write(
+        "config.toml",
+        &format!("version = 3\n{}", under(old, "bulkhead")),
+    );
+    fs::remove_file(folder.join("conf.d/bulkhead.toml")).expect("remove");
+    assert_found(
+        &found(),
+        "containerd",
+        "fail",
+        "does not read in a file of version 3",
+    );
+    write(
+        "config.toml",
+        &format!("version = 2\n{}", under(new, "bulkhead")),
+    );
+    assert_found(
+        &found(),
+        "containerd",
+        "fail",
+        "does not read in a file of version 2",
+    );
+    // Two sections, of which 1.7 takes one.
+    write(
+        "conf.d/x.toml",
+        "version = 2\n[plugins.\"io.containerd.grpc.v1.cri\"]\n",
+    );
+    let text = format!(
+        "version = 2\nimports = [\"conf.d/*.toml\"]\n{}",
+        under(old, "bulkhead")
+    );
+    write("config.toml", &text);
+    assert_found(&found(), "containerd", "warn", "reads the former alone");
+    // A shim that is not where the handler says, and CRI switched off.
+    let text = format!(
+        "version = 3\ndisabled_plugins = [\"{new}\"]\n{}runtime_path = \"/nonexistent/shim\"\n",
+        under(new, "bulkhead")
+    );
+    fs::remove_file(folder.join("conf.d/x.toml")).expect("remove");
+    write("config.toml", &text);
+    assert_found(
+        &found(),
+        "containerd",
+        "fail",
+        "runtime_path /nonexistent/shim is not there",
+    );
+    assert_found(&found(), "containerd", "warn", "disabled_plugins has");
+}
+
+async fn a_class_without_its_handler_is_found(bed: &Bed) {
+    let folder = bed.folder.join(bed.id("config"));
+    fs::create_dir_all(&folder).expect("make a folder");
+    let write = |name: &str, text: &str| fs::write(folder.join(name), text).expect("write");
+    let path = |name: &str| folder.join(name).display().to_string();
+    write(
+        "config.toml",
+        "version = 3\n[plugins.\"io.containerd.cri.v1.runtime\".containerd.runtimes.bulkhead]\n\
+         runtime_type = \"io.containerd.bulkhead.v1\"\npod_annotations = [\"dev.bulkhead.*\"]\n",
+    );
+    let (config, classes) = (path("config.toml"), path("classes.yaml"));
+    let args = [
+        "--containerd-config",
+        &config,
+        "--runtime-classes",
+        &classes,
+    ];
+    assert_found(&faults(&args), "classes", "fail", "classes.yaml");
+    let installed = concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/../docs/kubernetes/runtimeclass.yaml"
+    );
+    fs::copy(installed, folder.join("classes.yaml")).expect("copy");
+    let found = faults(&args);
+    assert_found(
+        &found,
+        "classes",
+        "fail",
+        "containerd has no handler bulkhead-net",
+    );
+    assert_eq!(found.len(), 1, "the other one is there: {found:?}");
+}
+
+/// A process with containerd's name and the PATH of one whose unit was written by somebody else.
+async fn a_containerd_that_would_not_find_the_programs_is_found(bed: &Bed) {
+    let place = bed.folder.join(bed.id("daemon"));
+    fs::create_dir(&place).expect("make a folder");
+    let name = place.join("containerd");
+    fs::copy("/usr/bin/sleep", &name).expect("copy");
+    let mut daemon = Command::new(&name)
+        .arg("1000")
+        .env("PATH", "/nonexistent/bin")
+        .spawn()
+        .expect("run");
+    let found = faults(&[]);
+    daemon.kill().expect("kill");
+    daemon.wait().expect("wait");
+    assert_found(
+        &found,
+        "containerd",
+        "fail",
+        "runsc is not in the PATH of the containerd that runs",
+    );
+    assert_found(
+        &found,
+        "containerd",
+        "warn",
+        "containerd-shim-bulkhead-v1 is not in the PATH",
+    );
+    assert!(
+        !faults(&[])
+            .iter()
+            .any(|fault| fault[2].contains("that runs"))
+    );
 }

@@ -18,6 +18,7 @@ mod events;
 mod exec;
 mod explain;
 mod faults;
+mod install;
 mod io;
 mod kill;
 mod limits;
@@ -70,6 +71,7 @@ fn main() -> ExitCode {
         outside::cases(),
         explain::cases(),
         check::cases(),
+        install::cases(),
         cgroup::cases(),
         binds::cases(),
         stats::cases(),

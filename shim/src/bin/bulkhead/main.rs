@@ -1,7 +1,10 @@
-//! `bulkhead`: the node tool. It shows what the policy makes of a container, before or while it runs, and what a node lacks.
+//! `bulkhead`: the node tool. It puts Bulkhead on a node, shows what the policy makes of a container, before or while it runs, and
+//! what a node lacks.
 
 mod check;
+mod containerd;
 mod explain;
+mod install;
 mod metrics;
 mod text;
 
@@ -27,6 +30,10 @@ enum Action {
     Check(check::Arguments),
     /// Tells what the sandboxes of this node use and do: as OpenMetrics, JSON, a table, or to Prometheus.
     Metrics(metrics::Arguments),
+    /// Puts the programs, the policy and containerd's handlers on a node. What an administrator wrote or changed stays.
+    Install(install::Arguments),
+    /// Takes away what was installed and nobody changed since.
+    Uninstall(install::uninstall::Arguments),
 }
 
 type Failure = Box<dyn std::error::Error>;
@@ -36,6 +43,8 @@ fn main() -> ExitCode {
         Action::Explain(arguments) => explain::run(&arguments),
         Action::Check(arguments) => check::run(&arguments),
         Action::Metrics(arguments) => metrics::run(&arguments),
+        Action::Install(arguments) => install::run(&arguments),
+        Action::Uninstall(arguments) => install::uninstall::run(&arguments),
     };
     match done {
         Ok(code) => code,

@@ -1,143 +1,267 @@
 //! What of containerd's configuration concerns Bulkhead.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use runsc_config::Policy;
 
-use super::{Findings, State};
+use super::{Findings, ONLY_BY_PATH, State, beside_this, look_up_in};
+use crate::containerd::{
+    self, CRI_2, CRI_3, ConfigFile, Handler, PATTERN, RUNTIME, covers, version,
+};
+use crate::install::{Root, SHIM};
 
-const RUNTIME: &str = "io.containerd.bulkhead.v1";
-/// Files of one configuration; one that includes itself ends here.
-const IMPORTS_MAX: usize = 64;
-
-/// Handlers that run Bulkhead, in containerd's configuration and what that imports.
-pub(super) fn check(config: &Path, findings: &mut Findings) {
-    if !config.exists() {
+/// Handlers that run Bulkhead, in containerd's configuration and what that imports. Returns the names of all handlers.
+pub(super) fn check(root: &Root, config: &Path, findings: &mut Findings) -> Vec<String> {
+    let files = containerd::read(root, config);
+    if files.is_empty() {
         let text = format!(
             "{} is not there: no handler for Kubernetes",
             config.display()
         );
-        let fix = "nothing for ctr and nerdctl; for Kubernetes, a handler: see README.md";
-        return findings.add("containerd", State::Warn, text, fix);
+        none(text, findings);
+        return Vec::new();
     }
-    let mut files = vec![config.to_owned()];
-    let mut handlers = 0;
-    let mut next = 0;
-    while let Some(file) = files.get(next).cloned() {
-        next += 1;
-        let table = match fs::read_to_string(&file).map(|text| text.parse::<toml::Table>()) {
-            Ok(Ok(table)) => table,
-            Ok(Err(error)) => {
-                let text = format!("{}: {}", file.display(), error.message());
-                findings.add("containerd", State::Fail, text, "mend the file");
-                continue;
-            }
-            Err(error) => {
-                let text = format!("{}: {error}", file.display());
-                findings.add("containerd", State::Fail, text, "mend the import");
+    let (mut names, mut ours) = (Vec::new(), 0);
+    for file in &files {
+        let table = match &file.table {
+            Ok(table) => table,
+            Err(problem) => {
+                let text = format!("{}: {problem}", file.path.display());
+                findings.add(
+                    "containerd",
+                    State::Fail,
+                    text,
+                    "mend the file, or what imports it",
+                );
                 continue;
             }
         };
-        if files.len() < IMPORTS_MAX {
-            files.extend(imports(&table, &file));
+        if let Some(name) = containerd::disabled_cri(table) {
+            let text = format!("{}: disabled_plugins has {name:?}", file.path.display());
+            let fix = "take it out for Kubernetes; ctr and nerdctl need no CRI";
+            findings.add("containerd", State::Warn, text, fix);
         }
-        handlers += handlers_of(&table, &file, findings);
+        for handler in containerd::handlers(table) {
+            names.push(handler.name.to_owned());
+            if handler.is_bulkhead() {
+                ours += 1;
+                judge(handler, table, file, findings);
+            }
+        }
     }
-    if handlers == 0 {
+    not_imported(root, config, &files, findings);
+    if let Some(main) = files.first() {
+        replaced(main, files.get(1..).unwrap_or_default(), findings);
+    }
+    if ours == 0 {
         let text = format!(
             "{}: no handler has runtime_type {RUNTIME:?}",
             config.display()
         );
-        let fix = "nothing for ctr and nerdctl; for Kubernetes, a handler: see README.md";
+        none(text, findings);
+    }
+    names
+}
+
+fn none(text: String, findings: &mut Findings) {
+    let fix = "nothing for ctr and nerdctl; for Kubernetes: bulkhead install";
+    findings.add("containerd", State::Warn, text, fix);
+}
+
+/// One handler that runs Bulkhead.
+fn judge(handler: Handler<'_>, table: &toml::Table, file: &ConfigFile, findings: &mut Findings) {
+    let name = handler.name;
+    let expected = if version(table) == 2 { CRI_2 } else { CRI_3 };
+    if handler.plugin == expected {
+        let text = format!("{}: handler {name}", file.path.display());
+        findings.ok("containerd", text);
+    } else {
+        let text = format!(
+            "{}: handler {name} is under {:?}, which containerd does not read in a file of version {}",
+            file.path.display(),
+            handler.plugin,
+            version(table)
+        );
+        let fix = format!("put it under plugins.{expected:?}.containerd.runtimes");
+        findings.add("containerd", State::Fail, text, fix);
+    }
+    if let Some(path) = handler.text("runtime_path")
+        && look_up_in(Path::new(path), None).is_none()
+    {
+        let text = format!("handler {name}: runtime_path {path} is not there");
+        let fix = format!("put {SHIM} there: until then the handler makes no container");
+        findings.add("containerd", State::Fail, text, fix);
+    }
+    let fix = format!("pod_annotations = [{PATTERN:?}]");
+    let patterns = handler.pod_annotations();
+    let is_open = |pattern: &&str| pattern.starts_with('*') || pattern.starts_with("io.kub");
+    if patterns.iter().any(is_open) {
+        let text = format!(
+            "handler {name}: pod_annotations lets a pod write containerd's own annotations"
+        );
+        findings.add("containerd", State::Warn, text, fix);
+    } else if !patterns.contains(&PATTERN) {
+        let text = format!("handler {name}: what pods ask for by {PATTERN} does not arrive");
         findings.add("containerd", State::Warn, text, fix);
     }
+    if let Some(path) = handler.policy()
+        && let Err(error) = Policy::load(Path::new(path))
+    {
+        let fix = "mend the file: until then the handler makes no container";
+        findings.add(
+            "containerd",
+            State::Fail,
+            format!("handler {name}: {error}"),
+            fix,
+        );
+    }
 }
 
-/// Files that a configuration imports; the last part of a path may hold a star (`cmd/containerd/server/config` in containerd).
-fn imports(table: &toml::Table, file: &Path) -> Vec<PathBuf> {
-    let list = table.get("imports").and_then(toml::Value::as_array);
-    let folder = file.parent().unwrap_or(Path::new("/"));
-    let patterns = list.into_iter().flatten().filter_map(toml::Value::as_str);
-    patterns
-        .flat_map(|pattern| {
-            let path = folder.join(pattern);
-            let name = path
-                .file_name()
-                .map(|name| name.to_string_lossy().into_owned());
-            let name = name.unwrap_or_default();
-            let Some((before, after)) = name.split_once('*') else {
-                return vec![path];
-            };
-            let entries = path.parent().and_then(|folder| fs::read_dir(folder).ok());
-            let mut found: Vec<PathBuf> = entries
-                .into_iter()
-                .flatten()
-                .flatten()
-                .filter(|entry| {
-                    let name = entry.file_name().to_string_lossy().into_owned();
-                    name.starts_with(before) && name.ends_with(after)
-                })
-                .map(|entry| entry.path())
-                .collect();
-            found.sort();
-            found
-        })
-        .collect()
-}
-
-fn handlers_of(table: &toml::Table, file: &Path, findings: &mut Findings) -> usize {
-    let plugins = table.get("plugins").and_then(toml::Value::as_table);
-    let runtimes = plugins
-        .into_iter()
-        .flatten()
-        .filter_map(|(_, plugin)| plugin.get("containerd")?.get("runtimes")?.as_table());
-    let mut handlers = 0;
-    for (name, handler) in runtimes.flatten() {
-        if handler.get("runtime_type").and_then(toml::Value::as_str) != Some(RUNTIME) {
+/// A file of handlers that lies where it should and that nothing imports.
+fn not_imported(root: &Root, config: &Path, files: &[ConfigFile], findings: &mut Findings) {
+    let folder = config.parent().unwrap_or(Path::new("/")).join("conf.d");
+    let entries = root
+        .at(&folder)
+        .ok()
+        .and_then(|here| fs::read_dir(here).ok());
+    for entry in entries.into_iter().flatten().flatten() {
+        let path = folder.join(entry.file_name());
+        if !covers(&folder.join("*.toml"), &path) || files.iter().any(|file| file.path == path) {
             continue;
         }
-        handlers += 1;
-        findings.ok("containerd", format!("{}: handler {name}", file.display()));
-        let patterns = handler
-            .get("pod_annotations")
-            .and_then(toml::Value::as_array);
-        let patterns: Vec<&str> = patterns
-            .into_iter()
-            .flatten()
-            .filter_map(toml::Value::as_str)
-            .collect();
-        if patterns
+        let text = fs::read_to_string(entry.path()).unwrap_or_default();
+        let table: toml::Table = text.parse().unwrap_or_default();
+        if containerd::handlers(&table)
             .iter()
-            .any(|pattern| pattern.starts_with('*') || pattern.starts_with("io.kub"))
+            .any(Handler::is_bulkhead)
         {
-            let text = format!(
-                "handler {name}: pod_annotations lets a pod write containerd's own annotations"
+            let text = format!("{} is not imported by {}", path.display(), config.display());
+            let fix = format!(
+                "imports = [{:?}] in {}",
+                folder.join("*.toml"),
+                config.display()
             );
-            let fix = "pod_annotations = [\"dev.bulkhead.*\"]";
-            findings.add("containerd", State::Warn, text, fix);
-        } else if !patterns.contains(&"dev.bulkhead.*") {
-            let text =
-                format!("handler {name}: what pods ask for by dev.bulkhead.* does not arrive");
-            let fix = "pod_annotations = [\"dev.bulkhead.*\"]";
-            findings.add("containerd", State::Warn, text, fix);
-        }
-        let options = handler
-            .get("options")
-            .and_then(|options| options.get("ConfigPath"));
-        if let Some(path) = options
-            .and_then(toml::Value::as_str)
-            .filter(|path| !path.is_empty())
-            && let Err(error) = Policy::load(Path::new(path))
-        {
-            let fix = "mend the file: until then the handler makes no container";
-            findings.add(
-                "containerd",
-                State::Fail,
-                format!("handler {name}: {error}"),
-                fix,
-            );
+            findings.add("containerd", State::Fail, text, fix);
         }
     }
-    handlers
+}
+
+/// In containerd 1.7 a plugin's section of an imported file replaces that of the main file.
+fn replaced(main: &ConfigFile, imported: &[ConfigFile], findings: &mut Findings) {
+    let has_cri = |file: &ConfigFile| {
+        let plugins = file
+            .table
+            .as_ref()
+            .ok()
+            .and_then(|table| table.get("plugins"));
+        plugins.is_some_and(|plugins| plugins.get(CRI_2).is_some())
+    };
+    for file in imported
+        .iter()
+        .filter(|file| has_cri(main) && has_cri(file))
+    {
+        let text = format!(
+            "{} has a section {CRI_2}, and so has {}: containerd 1.7 reads the former alone",
+            file.path.display(),
+            main.path.display()
+        );
+        findings.add("containerd", State::Warn, text, "keep both in one file");
+    }
+}
+
+/// What a containerd that runs would find, which is not always what this shell finds.
+pub(super) fn running(runsc: &Path, findings: &mut Findings) {
+    for (pid, path) in daemons() {
+        for program in [Path::new(SHIM), runsc] {
+            if look_up_in(program, Some(&path)).is_some() {
+                continue;
+            }
+            let text = format!(
+                "{} is not in the PATH of the containerd that runs (pid {pid}): {path}",
+                program.display()
+            );
+            if program == Path::new(SHIM) && beside_this().is_some() {
+                findings.add("containerd", State::Warn, text, ONLY_BY_PATH);
+            } else {
+                let fix = "put it into one of these folders, or add its folder to containerd's unit: Environment=PATH=…";
+                findings.add("containerd", State::Fail, text, fix);
+            }
+        }
+    }
+}
+
+/// Every containerd that runs, with its PATH; none that this user may not look at.
+fn daemons() -> Vec<(u32, String)> {
+    let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let mut found = Vec::new();
+    for process in processes {
+        let Some(pid) = process
+            .file_name()
+            .to_str()
+            .and_then(|name| name.parse().ok())
+        else {
+            continue;
+        };
+        let name = fs::read_to_string(process.path().join("comm")).unwrap_or_default();
+        let environment = fs::read(process.path().join("environ")).unwrap_or_default();
+        if name.trim() == "containerd" && !environment.is_empty() {
+            let variables = environment.split(|byte| *byte == 0);
+            let path = variables
+                .filter_map(|one| one.strip_prefix(b"PATH="))
+                .next();
+            let path = String::from_utf8_lossy(path.unwrap_or_default()).into_owned();
+            found.push((pid, path));
+        }
+    }
+    found
+}
+
+/// RuntimeClasses that name a handler which containerd does not have.
+pub(super) fn classes(file: &Path, is_asked: bool, handlers: &[String], findings: &mut Findings) {
+    let text = match fs::read_to_string(file) {
+        Ok(text) => text,
+        // Before an installation there is none to look at.
+        Err(_) if !is_asked => return,
+        Err(error) => {
+            let text = format!("{}: {error}", file.display());
+            return findings.add("classes", State::Fail, text, "give a file that is there");
+        }
+    };
+    for name in named(&text) {
+        if handlers.iter().any(|handler| handler == name) {
+            let text = format!("{}: handler {name} is containerd's", file.display());
+            findings.ok("classes", text);
+        } else {
+            let text = format!("{}: containerd has no handler {name}", file.display());
+            let fix = "bulkhead install adds it; until then a pod of that class stays in ContainerCreating";
+            // Installed, it may be for a cluster that this node is not of.
+            let state = if is_asked { State::Fail } else { State::Warn };
+            findings.add("classes", state, text, fix);
+        }
+    }
+}
+
+/// The handlers that RuntimeClasses name, in YAML as it is written and as kubectl prints it.
+fn named(text: &str) -> Vec<&str> {
+    let values = text.lines().filter_map(|line| {
+        let line = line.trim_start().trim_start_matches("- ");
+        let value = line.strip_prefix("handler:")?;
+        let value = value.split(" #").next().unwrap_or_default().trim();
+        Some(value.trim_matches(['"', '\'']))
+    });
+    values.filter(|name| !name.is_empty()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn handlers_of_classes_are_read_from_what_people_write_and_kubectl_prints() {
+        let written = "# handler: none\nkind: RuntimeClass\nhandler: bulkhead # ours\n---\nhandler: \"net\"\n";
+        assert_eq!(named(written), ["bulkhead", "net"]);
+        let printed = "items:\n- apiVersion: node.k8s.io/v1\n  handler: 'kata'\n- handler: runc\n";
+        assert_eq!(named(printed), ["kata", "runc"]);
+    }
 }

@@ -12,9 +12,8 @@ use serde::Serialize;
 
 use crate::Failure;
 use crate::explain::features;
+use crate::install::{CLASSES, Root, SHIM};
 use crate::text::shorten;
-
-const SHIM: &str = "containerd-shim-bulkhead-v1";
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
@@ -24,6 +23,9 @@ pub(crate) struct Arguments {
     /// containerd's configuration.
     #[arg(long, default_value = "/etc/containerd/config.toml")]
     containerd_config: PathBuf,
+    /// RuntimeClasses, as YAML, whose handlers containerd must have; default: the installed ones.
+    #[arg(long, value_name = "FILE")]
+    runtime_classes: Option<PathBuf>,
     /// Print JSON.
     #[arg(long)]
     json: bool,
@@ -83,7 +85,12 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     cgroups(&mut findings);
     root(&policy, &mut findings);
     shim(&mut findings);
-    containerd::check(&arguments.containerd_config, &mut findings);
+    containerd::running(&policy.runsc().path, &mut findings);
+    let config = std::path::absolute(&arguments.containerd_config)?;
+    let handlers = containerd::check(&Root::new(Path::new("/"))?, &config, &mut findings);
+    let classes = arguments.runtime_classes.as_deref();
+    let file = classes.unwrap_or(Path::new(CLASSES));
+    containerd::classes(file, classes.is_some(), &handlers, &mut findings);
     if arguments.json {
         println!("{}", serde_json::to_string_pretty(&findings.0)?);
     } else {
@@ -129,16 +136,30 @@ fn policy(path: Option<&Path>, findings: &mut Findings) -> Policy {
     }
 }
 
-/// Where a program is found, as containerd would.
+/// Where a program is found from this shell.
 fn look_up(program: &Path) -> Option<PathBuf> {
+    look_up_in(program, None)
+}
+
+/// Where a program is found with a PATH, or with this shell's.
+fn look_up_in(program: &Path, path: Option<&str>) -> Option<PathBuf> {
     if program.components().count() > 1 {
         return program.is_file().then(|| program.to_owned());
     }
-    let path = std::env::var_os("PATH")?;
+    let path = path.map_or_else(|| std::env::var_os("PATH"), |path| Some(path.into()))?;
     std::env::split_paths(&path)
         .map(|folder| folder.join(program))
         .find(|candidate| candidate.is_file())
 }
+
+/// The shim beside this tool, as it is where the prefix is no folder of PATH.
+fn beside_this() -> Option<PathBuf> {
+    let shim = std::env::current_exe().ok()?.with_file_name(SHIM);
+    shim.is_file().then_some(shim)
+}
+
+/// What finds a shim that is in no folder of PATH.
+const ONLY_BY_PATH: &str = "handlers with a runtime_path find it; for ctr and nerdctl, put the folder into containerd's PATH";
 
 fn runsc(policy: &Policy, findings: &mut Findings) {
     let asked = &policy.runsc().path;
@@ -287,14 +308,16 @@ fn root(policy: &Policy, findings: &mut Findings) {
 }
 
 fn shim(findings: &mut Findings) {
-    let Some(found) = look_up(Path::new(SHIM)) else {
+    let found = look_up(Path::new(SHIM)).or_else(|| {
+        let beside = beside_this()?;
+        let text = format!("{} is not in PATH", beside.display());
+        findings.add("shim", State::Warn, text, ONLY_BY_PATH);
+        Some(beside)
+    });
+    let Some(found) = found else {
         let text = format!("{SHIM} is not in PATH");
-        return findings.add(
-            "shim",
-            State::Fail,
-            text,
-            "put it into containerd's PATH: /usr/local/bin",
-        );
+        let fix = "bulkhead install, or put it into containerd's PATH: /usr/local/bin";
+        return findings.add("shim", State::Fail, text, fix);
     };
     let shown = found.display().to_string();
     if let Err(problem) = trusted(&found) {

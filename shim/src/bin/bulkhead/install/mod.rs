@@ -1,0 +1,270 @@
+//! Puts Bulkhead on a node, and takes it away. Everything is decided before anything is done, a file that somebody else wrote
+//! or changed stays, and containers that run are left alone.
+
+mod apply;
+mod content;
+mod edit;
+mod handlers;
+mod plan;
+mod record;
+mod root;
+mod running;
+pub(crate) mod uninstall;
+mod write;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use runsc_config::{Policy, RunscFlags};
+
+pub(crate) use content::{CLASSES, SHIM};
+use handlers::Release;
+use nix::fcntl::{Flock, FlockArg};
+use plan::{Node, Plan};
+use record::Record;
+pub(crate) use root::Root;
+
+use crate::Failure;
+use crate::explain::features;
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Arguments {
+    /// Print every action and every difference, and change nothing.
+    #[arg(long)]
+    dry_run: bool,
+    /// The folder of the programs, on the node.
+    #[arg(long, default_value = "/usr/local/bin")]
+    prefix: PathBuf,
+    /// Install runsc too: this file.
+    #[arg(long, value_name = "FILE")]
+    runsc: Option<PathBuf>,
+    /// Where the node's file system is: for images, and for a container that has it mounted.
+    #[arg(long, value_name = "DIR", default_value = "/")]
+    root: PathBuf,
+    /// containerd's configuration, on the node.
+    #[arg(
+        long,
+        value_name = "FILE",
+        default_value = "/etc/containerd/config.toml"
+    )]
+    containerd_config: PathBuf,
+    /// containerd's release, where it has no configuration and cannot be asked.
+    #[arg(long, value_enum, value_name = "RELEASE")]
+    containerd_version: Option<Release>,
+    /// Leave a part out; may be given several times.
+    #[arg(long, value_enum, value_name = "PART")]
+    without: Vec<Part>,
+    /// Replace files that are somebody else's, too; each is kept as NAME.bulkhead-old.
+    #[arg(long)]
+    replace: bool,
+}
+
+/// What is installed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Part {
+    /// The shim, this tool, and runsc where --runsc is given.
+    Binaries,
+    /// /etc/bulkhead/config.toml and network.toml.
+    Policy,
+    /// Handlers in containerd's configuration.
+    Containerd,
+    /// /etc/bulkhead/runtimeclass.yaml.
+    Classes,
+}
+
+pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
+    absolute("--prefix", &arguments.prefix)?;
+    absolute("--containerd-config", &arguments.containerd_config)?;
+    let root = Root::new(&arguments.root)?;
+    needs_root(&root, arguments.dry_run)?;
+    let _lock = lock(&root, arguments.dry_run)?;
+    let mut record = Record::load(&root)?;
+    let node = Node {
+        root: &root,
+        record: &record,
+        replace: arguments.replace,
+    };
+    let mut plan = Plan::default();
+    let folder = Path::new(record::PATH).parent().unwrap_or(Path::new("/"));
+    plan.folder(&node, folder)?;
+    fill(&mut plan, &node, arguments)?;
+    if !plan.refusals.is_empty() {
+        return Err(refused(&plan.refusals).into());
+    }
+    if !plan.actions.iter().any(is_change) {
+        for note in &plan.notes {
+            println!("note: {note}");
+        }
+        println!("nothing to do");
+        return Ok(ExitCode::SUCCESS);
+    }
+    warn_of_runsc(&mut plan, &root)?;
+    apply::show(&plan);
+    if arguments.dry_run {
+        println!("nothing was changed: --dry-run");
+        return Ok(ExitCode::SUCCESS);
+    }
+    let touches_containerd = plan
+        .actions
+        .iter()
+        .any(|action| concerns(action, &arguments.containerd_config));
+    let classes = plan
+        .actions
+        .iter()
+        .any(|action| concerns(action, Path::new(CLASSES)));
+    record.version = env!("CARGO_PKG_VERSION").to_owned();
+    apply::run(plan, &root, &mut record)?;
+    println!(
+        "installed; what `bulkhead uninstall` takes away is in {}",
+        record::PATH
+    );
+    if touches_containerd {
+        println!(
+            "containerd knows its handlers after a restart, which containers survive: systemctl restart containerd"
+        );
+    }
+    if classes {
+        println!("once for the cluster: kubectl apply -f {CLASSES}");
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// A folder for the record is nothing by itself.
+fn is_change(action: &plan::Action) -> bool {
+    !matches!(action, plan::Action::Folder(_))
+}
+
+/// Whether a file, or the one that containerd imports beside it, is written.
+fn concerns(action: &plan::Action, file: &Path) -> bool {
+    match action {
+        plan::Action::Text { path, .. } | plan::Action::Edit { path, .. } => {
+            path == file || *path == content::drop_in_path(file)
+        }
+        _ => false,
+    }
+}
+
+fn fill(plan: &mut Plan, node: &Node<'_>, arguments: &Arguments) -> Result<(), Failure> {
+    let wants = |part| !arguments.without.contains(&part);
+    let place = |name| arguments.prefix.join(name);
+    if wants(Part::Binaries) {
+        let own = std::env::current_exe().map_err(|e| format!("find this program: {e}"))?;
+        let shim = own.with_file_name(SHIM);
+        if !shim.is_file() {
+            return Err(format!(
+                "{} is not there: it is installed from beside this tool",
+                shim.display()
+            )
+            .into());
+        }
+        if let Some(runsc) = &arguments.runsc {
+            judge(runsc)?;
+            plan.program(node, &place(content::RUNSC), runsc)?;
+        }
+        plan.program(node, &place(SHIM), &shim)?;
+        plan.program(node, &place(content::TOOL), &own)?;
+    } else if arguments.runsc.is_some() {
+        return Err("--runsc is one of the binaries, which --without leaves out".into());
+    }
+    // containerd is told of a folder that it would not look into.
+    let is_told = !content::is_usual(&arguments.prefix);
+    let has_runsc = arguments.runsc.is_some() || node.root.at(&place(content::RUNSC))?.is_file();
+    let runsc = (is_told && has_runsc).then(|| place(content::RUNSC));
+    if wants(Part::Policy) {
+        for (path, text) in content::policies(runsc.as_deref()) {
+            plan.text(node, Path::new(path), &text)?;
+        }
+    }
+    if wants(Part::Containerd) {
+        let has_network =
+            wants(Part::Policy) || node.root.at(Path::new(content::NETWORK))?.is_file();
+        if !has_network {
+            plan.notes.push(format!(
+                "{} is not there: no handler bulkhead-net",
+                content::NETWORK
+            ));
+        }
+        let shim = is_told.then(|| place(SHIM));
+        let handlers = content::handlers(shim.as_deref(), has_network);
+        let (main, release) = (&arguments.containerd_config, arguments.containerd_version);
+        handlers::plan(plan, node, main, release, handlers)?;
+    }
+    if wants(Part::Classes) {
+        plan.text(node, Path::new(CLASSES), content::CLASSES_TEXT)?;
+    }
+    Ok(())
+}
+
+/// A runsc that could not hold the policy is not put on a node.
+fn judge(runsc: &Path) -> Result<(), Failure> {
+    let path = std::path::absolute(runsc)?;
+    if !path.is_file() {
+        return Err(format!("--runsc {}: there is no such file", runsc.display()).into());
+    }
+    let features = features(&path).map_err(|e| format!("--runsc {}: {e}", runsc.display()))?;
+    match RunscFlags::check(&Policy::strict(), &features) {
+        Ok(_) => Ok(()),
+        Err(refusal) => Err(format!("--runsc {}: {refusal}", runsc.display()).into()),
+    }
+}
+
+/// Commands of a new runsc speak to sandboxes of the old one, which gVisor promises nothing about.
+fn warn_of_runsc(plan: &mut Plan, root: &Root) -> Result<(), Failure> {
+    let is_replaced = |action: &plan::Action| match action {
+        plan::Action::Program { path, .. } => {
+            path.ends_with(content::RUNSC) && root.at(path).is_ok_and(|here| here.exists())
+        }
+        _ => false,
+    };
+    let running = running::sandboxes(root)?;
+    if !running.is_empty() && plan.actions.iter().any(is_replaced) {
+        plan.notes.push(format!(
+            "{} on the runsc that is replaced, and would go on: drain the node first where the versions are far apart",
+            running::count(&running)
+        ));
+    }
+    Ok(())
+}
+
+fn absolute(name: &str, path: &Path) -> Result<(), Failure> {
+    let is_plain = path.is_absolute()
+        && path
+            .to_str()
+            .is_some_and(|text| !text.contains(char::is_control));
+    if is_plain {
+        Ok(())
+    } else {
+        Err(format!("{name} {}: must be an absolute path", path.display()).into())
+    }
+}
+
+/// Files of a node are root's; in an image they are whoever builds it's.
+fn needs_root(root: &Root, dry_run: bool) -> Result<(), Failure> {
+    if root.is_own() && !dry_run && !nix::unistd::geteuid().is_root() {
+        return Err("only root can change a node: run it by sudo, or look with --dry-run".into());
+    }
+    Ok(())
+}
+
+/// One installation at a time. A node that was never installed to has nothing to lock yet.
+fn lock(root: &Root, dry_run: bool) -> Result<Option<Flock<fs::File>>, Failure> {
+    let path = root.at(Path::new(record::PATH))?;
+    let Some(folder) = path.parent().filter(|folder| !dry_run && folder.is_dir()) else {
+        return Ok(None);
+    };
+    let file = fs::File::open(folder)?;
+    match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+        Ok(lock) => Ok(Some(lock)),
+        Err(_) => Err(format!(
+            "another installation is at work: {} is locked",
+            folder.display()
+        )
+        .into()),
+    }
+}
+
+fn refused(refusals: &[String]) -> String {
+    let text = refusals.join("\n          ");
+    format!("nothing was changed: {text}")
+}

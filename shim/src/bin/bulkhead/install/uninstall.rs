@@ -1,0 +1,139 @@
+//! Takes away what was installed and nobody changed since.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use super::plan::{Action, Node, Plan};
+use super::record::{self, Edit, Record, sum_of};
+use super::root::Root;
+use super::{apply, edit, lock, needs_root, running};
+use crate::Failure;
+use crate::containerd::{CRI_2, CRI_3};
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Arguments {
+    /// Print every action and every difference, and change nothing.
+    #[arg(long)]
+    dry_run: bool,
+    /// Where the node's file system is.
+    #[arg(long, value_name = "DIR", default_value = "/")]
+    root: PathBuf,
+    /// Although sandboxes run: they go on, but nothing cleans up after one whose shim is killed, and a pod that runs starts no
+    /// further container.
+    #[arg(long)]
+    force: bool,
+}
+
+pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
+    let root = Root::new(&arguments.root)?;
+    needs_root(&root, arguments.dry_run)?;
+    let _lock = lock(&root, arguments.dry_run)?;
+    let mut record = Record::load(&root)?;
+    if record.is_empty() {
+        println!(
+            "nothing to do: {} is not there, so nothing was installed by `bulkhead install`",
+            record::PATH
+        );
+        return Ok(ExitCode::SUCCESS);
+    }
+    let sandboxes = running::sandboxes(&root)?;
+    if !sandboxes.is_empty() && !arguments.force && !arguments.dry_run {
+        return Err(still_run(&sandboxes).into());
+    }
+    let mut plan = Plan::default();
+    if !sandboxes.is_empty() {
+        plan.notes.push(running::count(&sandboxes));
+    }
+    let node = Node {
+        root: &root,
+        record: &record,
+        replace: false,
+    };
+    let touches_containerd = !record.edits.is_empty();
+    for (path, ours) in &record.edits {
+        unedit(&mut plan, &node, path, ours)?;
+    }
+    for path in record.files.keys() {
+        plan.no_longer(&node, path)?;
+    }
+    let mut folders = Plan::default();
+    for path in record.folders.iter().rev() {
+        folders.actions.push(Action::RemoveFolder(path.clone()));
+    }
+    apply::show(&plan);
+    println!("remove  {}", record::PATH);
+    apply::show(&folders);
+    if arguments.dry_run {
+        println!("nothing was changed: --dry-run");
+        return Ok(ExitCode::SUCCESS);
+    }
+    apply::run(plan, &root, &mut record)?;
+    let path = root.at(Path::new(record::PATH))?;
+    fs::remove_file(&path).map_err(|e| format!("remove {}: {e}", path.display()))?;
+    apply::run(folders, &root, &mut record)?;
+    println!("uninstalled");
+    if touches_containerd {
+        println!(
+            "containerd forgets its handlers with a restart, which containers survive: systemctl restart containerd"
+        );
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn still_run(sandboxes: &[PathBuf]) -> String {
+    let first: Vec<_> = sandboxes
+        .iter()
+        .take(3)
+        .map(|one| one.display().to_string())
+        .collect();
+    format!(
+        "nothing was changed: {} ({}{}): end what runs first, or give --force, whose price --help names",
+        running::count(sandboxes),
+        first.join(", "),
+        if sandboxes.len() > first.len() {
+            ", …"
+        } else {
+            ""
+        }
+    )
+}
+
+/// Plans containerd's file as it was. What was made here and not touched since goes as a whole.
+fn unedit(plan: &mut Plan, node: &Node<'_>, path: &Path, ours: &Edit) -> Result<(), Failure> {
+    let here = node.root.at(path)?;
+    let Ok(before) = fs::read_to_string(&here) else {
+        plan.actions.push(Action::Forget(path.to_owned()));
+        return Ok(());
+    };
+    if ours.created.as_deref() == Some(&sum_of(before.as_bytes())) {
+        plan.actions.push(Action::Remove {
+            path: path.to_owned(),
+            why: "as it was installed",
+        });
+        return Ok(());
+    }
+    let edited = edit::remove(&before, &[CRI_2, CRI_3], ours).map_err(|problem| {
+        format!(
+            "{}: {problem}: take the handlers out by hand",
+            path.display()
+        )
+    })?;
+    for name in edited.left {
+        plan.notes.push(format!(
+            "{}: handler {name} was changed since it was installed: it stays, and makes no container without the shim",
+            path.display()
+        ));
+    }
+    if edited.text == before {
+        plan.actions.push(Action::Forget(path.to_owned()));
+        return Ok(());
+    }
+    plan.actions.push(Action::Edit {
+        path: path.to_owned(),
+        text: edited.text,
+        before: Some(before),
+        edit: edited.edit,
+    });
+    Ok(())
+}
