@@ -19,20 +19,25 @@ tools: packages ## containerd, runsc and CNI plugins, pinned, in target/tools/bi
 images: packages ## OCI archives from Debian packages, in target/images
 	@$(SCRIPTS)/images.sh
 
-testbed: build tools images ## a private containerd to try things on; prints how
+testbed: build tools ## a private containerd to try things on; prints how
+	@$(SCRIPTS)/images.sh busybox python
 	@$(SCRIPTS)/up.sh
 
 testbed-down: ## ends it and leaves nothing
 	@$(SCRIPTS)/down.sh
 
-demo: build tools images ## one attack: as a plain process, on runc, on Bulkhead
+demo: build tools ## one attack: as a plain process, on runc, on Bulkhead
+	@$(SCRIPTS)/images.sh busybox python
 	@integration/demo/run.sh
 
 test: build tools images ## all tests, on real containerd and runsc
 	@$(SCRIPTS)/packages.sh test
+	@$(SCRIPTS)/tools.sh older
 	@$(SCRIPTS)/rust.sh test
+	@$(SCRIPTS)/leaves.sh
 
 test-versions: build tools images ## the core of the tests on containerd 1.7, an old runsc, and by commands
+	@$(SCRIPTS)/tools.sh older
 	@$(SCRIPTS)/versions.sh
 
 test-v2: build tools images ## the core of the tests on a host with cgroup v2 alone, in QEMU

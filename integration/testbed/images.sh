@@ -81,6 +81,7 @@ workbench() {
   for library in blas lapack; do
     ln -sf "$library/lib$library.so.3" "$tree/usr/lib/$(uname -m)-linux-gnu/lib$library.so.3"
   done
+  need_go static-go
   CGO_ENABLED=0 go build -o "$tree/opt/static-go" "$here/../benign/static.go"
   rustc --edition 2024 -C opt-level=s -C strip=symbols -C target-feature=+crt-static \
     -o "$tree/opt/static-rust" "$here/../benign/static.rs"
@@ -111,7 +112,13 @@ refresh() { # NAME COMMAND...
   step "making the image bulkhead.test/$1 from Debian $suite" image "$@"
 }
 
-refresh busybox sh
-refresh python python3
-refresh pause sleep 2147483647
-refresh workbench sh
+# images.sh [NAME...]: these, or all.
+[ $# -gt 0 ] || set -- busybox python pause workbench
+for name in "$@"; do
+  case $name in
+    busybox | workbench) refresh "$name" sh ;;
+    python) refresh python python3 ;;
+    pause) refresh pause sleep 2147483647 ;;
+    *) die "there is no image $name" ;;
+  esac
+done

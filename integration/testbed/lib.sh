@@ -58,6 +58,28 @@ at_least() {
   [ "$(printf '%s\n%s\n' "$2" "$1" | sort -V | head -n 1)" = "$2" ]
 }
 
+go_needed=1.26.6 # the newest that the go.mod files of the tools ask for
+
+# Makes `go` one that can build: PATH's if it is new enough, else Debian's, unpacked in target/tools
+# and installed nowhere. From 1.21 on, Go fetches the toolchain that a module asks for as a module,
+# checked like any other.
+need_go() {
+  local have=0 unpacked=$target/tools/go
+  if command -v go >/dev/null; then
+    have=$(GOTOOLCHAIN=local go env GOVERSION)
+    have=${have#go}
+  fi
+  at_least "$have" $go_needed && return
+  export GOTOOLCHAIN=auto
+  at_least "$have" 1.21 && return
+  if [ ! -x "$unpacked/usr/lib/go-1.24/bin/go" ]; then
+    rm -rf "$unpacked"
+    step "unpacking Debian's Go 1.24 (for $1; PATH has none that is new enough)" \
+      mmdebstrap --variant=extract --include=golang-1.24-go trixie "$unpacked"
+  fi
+  PATH=$unpacked/usr/lib/go-1.24/bin:$PATH
+}
+
 # The first process of the running testbed, as the machine numbers it; fails when there is none.
 # The start time tells it from a later process of the same number.
 testbed_init() {

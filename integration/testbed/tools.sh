@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Puts containerd, runsc and the CNI plugins into target/tools/bin: linked from PATH where PATH has
 # a good enough one, else built at the pinned version by Go, each by its own module graph and
-# checked against Go's checksum database.
+# checked against Go's checksum database. tools.sh older | kubernetes | bench: with what those targets need beside.
 . "$(dirname "$0")/lib.sh"
 
 containerd_version=2.4.2
@@ -11,7 +11,6 @@ runsc_commit=v0.0.0-20260905035102-160fafc42237
 runsc_module=gvisor.dev/gvisor
 cni_version=1.9.1
 cni_module=github.com/containernetworking/plugins
-go_needed=1.26.6 # the newest that their go.mod files ask for
 
 # version NAME PATH: the dotted number that a tool says of itself, empty if it says none.
 version() {
@@ -46,26 +45,6 @@ from_path() {
     good "$1" "$candidate" && printf '%s\n' "$candidate" && return 0
   done < <(type -aP "$1")
   return 1
-}
-
-# Makes `go` one that can build: PATH's if it is new enough, else Debian's, unpacked in target/tools
-# and installed nowhere. From 1.21 on, Go fetches the toolchain that a module asks for as a module,
-# checked like any other.
-need_go() {
-  local have=0 unpacked=$target/tools/go
-  if command -v go >/dev/null; then
-    have=$(GOTOOLCHAIN=local go env GOVERSION)
-    have=${have#go}
-  fi
-  at_least "$have" $go_needed && return
-  export GOTOOLCHAIN=auto
-  at_least "$have" 1.21 && return
-  if [ ! -x "$unpacked/usr/lib/go-1.24/bin/go" ]; then
-    rm -rf "$unpacked"
-    step "unpacking Debian's Go 1.24 (for $1; PATH has none that is new enough)" \
-      mmdebstrap --variant=extract --include=golang-1.24-go trixie "$unpacked"
-  fi
-  PATH=$unpacked/usr/lib/go-1.24/bin:$PATH
 }
 
 # A caller's settings could switch the checksum database off; nothing here needs any.
@@ -105,22 +84,24 @@ for plugin in main/bridge main/loopback ipam/host-local; do
 done
 
 # What older nodes have, from Debian's packages, unpacked and installed nowhere.
-if [ ! -x "$target/tools/runsc-20240729/runsc" ] || [ ! -x "$target/tools/containerd-1.7/containerd" ]; then
-  unpacked=$target/tools/debian
-  rm -rf "$unpacked"
-  step "unpacking Debian's containerd 1.7 and runsc 20240729" \
-    mmdebstrap --variant=extract --include=containerd,runsc trixie "$unpacked"
-  mkdir -p "$target/tools/containerd-1.7" "$target/tools/runsc-20240729"
-  cp "$unpacked"/usr/bin/{containerd,ctr,containerd-shim-runc-v2} "$target/tools/containerd-1.7/"
-  cp "$unpacked/usr/bin/runsc" "$target/tools/runsc-20240729/"
-  rm -rf "$unpacked"
-  case $("$target/tools/containerd-1.7/containerd" --version) in
-    *" 1.7."*) ;;
-    *) die "Debian's containerd is no 1.7 any more: its tests need another source" ;;
-  esac
-fi
-# By a name of its own, for what is tested beside the current one.
-ln -sf ../runsc-20240729/runsc "$tools/old-runsc"
+older() {
+  local unpacked=$target/tools/debian
+  if [ ! -x "$target/tools/runsc-20240729/runsc" ] || [ ! -x "$target/tools/containerd-1.7/containerd" ]; then
+    rm -rf "$unpacked"
+    step "unpacking Debian's containerd 1.7 and runsc 20240729" \
+      mmdebstrap --variant=extract --include=containerd,runsc trixie "$unpacked"
+    mkdir -p "$target/tools/containerd-1.7" "$target/tools/runsc-20240729"
+    cp "$unpacked"/usr/bin/{containerd,ctr,containerd-shim-runc-v2} "$target/tools/containerd-1.7/"
+    cp "$unpacked/usr/bin/runsc" "$target/tools/runsc-20240729/"
+    rm -rf "$unpacked"
+    case $("$target/tools/containerd-1.7/containerd" --version) in
+      *" 1.7."*) ;;
+      *) die "Debian's containerd is no 1.7 any more: its tests need another source" ;;
+    esac
+  fi
+  # By a name of its own, for what is tested beside the current one.
+  ln -sf ../runsc-20240729/runsc "$tools/old-runsc"
+}
 
 # What a Kubernetes node is made of. The build takes a quarter of an hour on two cores, so what was
 # built from the same sources by the same Go is kept for other checkouts, in the user's cache.
@@ -169,15 +150,22 @@ etcd() {
   rm -rf "$unpacked"
 }
 
-if [ "${1:-}" = kubernetes ]; then
-  kubernetes
-  etcd
-fi
-
 # gVisor's own shim is only measured beside Bulkhead. Its package is called shim, so it is renamed.
-if [ "${1:-}" = bench ] && [ ! -x "$tools/containerd-shim-runsc-v1" ]; then
+stock() {
+  [ -x "$tools/containerd-shim-runsc-v1" ] && return
   need_go containerd-shim-runsc-v1
   step "building containerd-shim-runsc-v1 ($runsc_commit)" env "${go_env[@]}" \
     GOBIN="$target/tools/stock" go install -trimpath -ldflags "-s -w" "$runsc_module/shim@$runsc_commit"
   mv "$target/tools/stock/shim" "$tools/containerd-shim-runsc-v1"
-fi
+}
+
+# What only some targets need.
+case ${1:-} in
+  older) older ;;
+  kubernetes)
+    older
+    kubernetes
+    etcd
+    ;;
+  bench) stock ;;
+esac

@@ -61,15 +61,23 @@ pub fn containerd_handlers(runtime: &str) -> String {
     text
 }
 
-/// A RuntimeClass for each handler, and for one that containerd has never heard of.
+/// The RuntimeClasses of the documentation, one for each further handler, and one for a handler that containerd has never
+/// heard of.
 pub(super) fn runtime_classes() -> String {
+    let documented =
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/kubernetes/runtimeclass.yaml");
+    let documented = fs::read_to_string(documented).expect("read the RuntimeClasses");
     let names = HANDLERS.iter().map(|(name, _)| *name);
-    let classes = names.chain(["no-binary", "no-handler"]).map(|name| {
+    let further = names
+        .chain(["no-binary", "no-handler"])
+        .filter(|name| !documented.contains(&format!("handler: {name}\n")));
+    let classes = further.map(|name| {
         format!(
             "apiVersion: node.k8s.io/v1\nkind: RuntimeClass\nmetadata: {{ name: {name} }}\nhandler: {name}\n"
         )
     });
-    classes.collect::<Vec<_>>().join("---\n")
+    let classes: Vec<String> = std::iter::once(documented.clone()).chain(classes).collect();
+    classes.join("---\n")
 }
 
 /// Gives the machine an address, which a kubelet asks for.
