@@ -176,6 +176,21 @@ impl Cluster {
     }
 }
 
+/// Adds to a file of the folder that `BULKHEAD_KUBERNETES_OUTPUT` names, for the documentation to quote.
+///
+/// # Panics
+/// When it cannot be written.
+pub fn note(file: &str, text: &str) {
+    use std::io::Write as _;
+    let Some(folder) = std::env::var_os("BULKHEAD_KUBERNETES_OUTPUT") else {
+        return;
+    };
+    let path = Path::new(&folder).join(file);
+    let opened = fs::File::options().create(true).append(true).open(path);
+    let mut file = opened.expect("open a file of output");
+    file.write_all(text.as_bytes()).expect("write output");
+}
+
 /// A program of Kubernetes.
 pub(crate) fn program(name: &str) -> PathBuf {
     let built = Path::new(env!("CARGO_MANIFEST_DIR"))

@@ -188,7 +188,9 @@ impl<'a> Pod<'a> {
             })
             .await;
         let line = answer.stdout.lines().find(|line| line.contains(text));
-        line.unwrap_or_default().to_owned()
+        let line = line.unwrap_or_default().to_owned();
+        super::note("events.txt", &format!("{line}\n"));
+        line
     }
 
     /// Deletes it and waits until nothing of it is left.

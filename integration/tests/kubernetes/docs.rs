@@ -7,7 +7,7 @@ use std::time::Duration;
 use integration::bed::{Bed, IMAGE_NAME};
 use integration::cases;
 use integration::cri::NAMESPACE;
-use integration::kubernetes::NODE;
+use integration::kubernetes::{NODE, note};
 use integration::runtime::Needs;
 
 use crate::cluster;
@@ -93,9 +93,7 @@ async fn the_pod_of_the_readme_is_applied_logs_and_answers(bed: &Bed) {
         .await
         .text();
     assert!(describe.contains("Started"), "{describe}");
-    if let Ok(place) = std::env::var("BULKHEAD_DOCS_OUTPUT") {
-        show(&place).await;
-    }
+    show().await;
     cluster()
         .kubectl(&["delete", "pod", "agent", "--timeout=60s"])
         .await
@@ -103,22 +101,21 @@ async fn the_pod_of_the_readme_is_applied_logs_and_answers(bed: &Bed) {
     cluster().collect().await;
 }
 
-/// Writes down what a person would see, for the documentation to quote.
-async fn show(place: &str) {
-    let mut text = String::new();
+/// Writes down what a person would see.
+async fn show() {
     for line in [
-        "get runtimeclass bulkhead",
+        "get runtimeclass",
         "get pod agent",
         "logs agent",
         "exec agent -- id",
-        "exec agent -- sh -c dmesg",
+        "exec agent -- uname -a",
+        "exec agent -- cat /proc/net/dev",
         "exec agent -- mount",
         "describe pod agent",
-        "get --raw /api/v1/nodes/node/proxy/stats/summary",
     ] {
         let args: Vec<&str> = line.split(' ').collect();
         let answer = cluster().kubectl(&args).await;
-        text += &format!("$ kubectl {line}\n{}{}\n", answer.stdout, answer.stderr);
+        let text = format!("$ kubectl {line}\n{}{}", answer.stdout, answer.stderr);
+        note("agent.txt", &text);
     }
-    fs::write(place, text).expect("write the output");
 }

@@ -12,6 +12,7 @@ cases! {
     Needs::Bulkhead => [
         the_hosts_network_is_refused,
         the_hosts_processes_are_refused,
+        a_shared_process_namespace_is_refused,
         a_privileged_container_is_refused,
         a_folder_of_the_host_is_refused,
         a_part_of_a_folder_of_the_host_is_refused,
@@ -43,6 +44,11 @@ async fn the_hosts_network_is_refused(bed: &Bed) {
 async fn the_hosts_processes_are_refused(bed: &Bed) {
     let pod = asking(bed, "/hostPID", json!(true));
     is_refused(pod, &["FailedCreatePodSandBox", "hostPID"]).await;
+}
+
+async fn a_shared_process_namespace_is_refused(bed: &Bed) {
+    let pod = asking(bed, "/shareProcessNamespace", json!(true));
+    is_refused(pod, &["Failed", "shareProcessNamespace"]).await;
 }
 
 async fn a_privileged_container_is_refused(bed: &Bed) {
