@@ -58,6 +58,30 @@ def _():
             return "packet"
 
 
+@probe("ARP that claims the gateway's address")
+def _():
+    for name in sorted(set(os.listdir("/sys/class/net")) - {"lo"}):
+        with socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(0x0806)) as out:
+            out.bind((name, 0))
+            own, gateway = out.getsockname()[4], socket.inet_aton(FACTS["host4"])
+            # RFC 826: a reply nobody asked for, and the token after it.
+            reply = struct.pack(">HHBBH", 1, 0x0800, 6, 4, 2) + own + gateway + own + gateway
+            frame = b"\xff" * 6 + own + struct.pack(">H", 0x0806) + reply
+            out.send(frame + f"{TOKEN}:arp;".encode())
+            return "arp"
+
+
+@probe("DNS query that carries data")
+def _():
+    label = f"{TOKEN}:dns;".encode()
+    # RFC 1035, section 4.1: a header with one question, whose name is the token; type A, class IN.
+    query = struct.pack(">6H", 7, 0x0100, 1, 0, 0, 0) + bytes([len(label)]) + label + struct.pack(">BHH", 0, 1, 1)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as out:
+        out.settimeout(3)
+        out.sendto(query, (FACTS["host4"], 53))
+    return "dns"
+
+
 @probe("an interface taken down", "NET_ADMIN is not among the usual capabilities")
 def _():
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:

@@ -11,7 +11,7 @@ const LENGTH_MAX: usize = 1024;
 /// `PREFIX-NAME.scope` in that slice (runc's `docs/systemd.md`); a slice `a-b.slice` lies in `a.slice` (systemd.slice(5)).
 ///
 /// # Errors
-/// `InvalidArgument` for a path that leads out of the hierarchy or is no path.
+/// `InvalidArgument` for a path that leads out of the hierarchy, is its root, or is no path.
 pub(crate) fn place(path: &str) -> Result<String, Refusal> {
     let invalid = |problem: String| Refusal::invalid("linux.cgroupsPath", problem);
     if path.len() > LENGTH_MAX || path.contains(['\0', '\n']) {
@@ -23,7 +23,14 @@ pub(crate) fn place(path: &str) -> Result<String, Refusal> {
     let parts: Vec<&str> = path.split(':').collect();
     let &[slice, prefix, name] = parts.as_slice() else {
         // A relative path has no meaning that a client could know: it is taken from the root, as containerd writes it.
-        return Ok(format!("/{}", path.trim_start_matches('/')));
+        let path = path.strip_prefix('/').unwrap_or(path);
+        // By another spelling a cgroup would be told from itself, and the root is everybody's.
+        if path.split('/').any(|part| matches!(part, "" | ".")) {
+            return Err(invalid(format!(
+                "{path:?} must name a cgroup below the root, without \".\" and empty parts"
+            )));
+        }
+        return Ok(format!("/{path}"));
     };
     if name.is_empty() || path.contains('/') {
         return Err(invalid(format!(
@@ -92,6 +99,15 @@ mod tests {
         assert_eq!((parent("/abc"), parent("abc")), (None, None));
         let long = "x".repeat(LENGTH_MAX + 1);
         for path in [
+            "/",
+            "//",
+            ".",
+            "/.",
+            "/./a",
+            "/a/.",
+            "/a//b",
+            "//a",
+            "/a/",
             "/a/../b",
             "a:..:b",
             "x:y:",

@@ -18,6 +18,8 @@ mod json;
 mod limits;
 mod linux;
 mod mounts;
+mod never;
+mod origins;
 mod pod;
 mod policy;
 mod process;
@@ -30,6 +32,7 @@ pub use exec::{Capabilities, ExecCeiling, HardenedProcess, harden_exec};
 pub use features::{Features, FeaturesError};
 pub use flags::RunscFlags;
 pub use limits::{CpuTime, Declared, SandboxLimits};
+pub use origins::Origin;
 pub use pod::{Role, Shared, Volume, sandbox_of};
 pub use policy::{
     Backend, Binds, Granted, Hooks, Kubernetes, Limits, Log, LogLevel, Network, Platform, Policy,

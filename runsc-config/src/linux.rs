@@ -1,10 +1,12 @@
 //! The Linux section: namespaces, devices, limits, sysctls, and what gVisor does not have.
 
+use std::path::Path;
+
 use serde_json::{Map, Value, json};
 
 use crate::json::{is_empty, retain};
 use crate::report::{Refusal, Report};
-use crate::spec::{Caller, ContainerKind};
+use crate::spec::{Caller, ContainerKind, Context};
 
 /// What is kept of the section; the rules below have looked at each.
 const KEPT: [&str; 7] = [
@@ -43,10 +45,10 @@ const HONOURED_SYSCTLS: [&str; 3] = [
 pub(crate) fn harden(
     linux: &mut Map<String, Value>,
     caller: Caller,
-    kind: ContainerKind<'_>,
+    context: &Context<'_>,
     report: &mut Report,
 ) -> Result<(), Refusal> {
-    namespaces(linux, caller, kind, report)?;
+    namespaces(linux, caller, context, report)?;
     devices(linux)?;
     sysctls(linux, report)?;
     for (key, control) in [
@@ -102,33 +104,30 @@ pub(crate) fn harden(
 fn namespaces(
     linux: &mut Map<String, Value>,
     caller: Caller,
-    container: ContainerKind<'_>,
+    context: &Context<'_>,
     report: &mut Report,
 ) -> Result<(), Refusal> {
-    let mut list = match linux.get("namespaces") {
+    let list = match linux.get("namespaces") {
         None | Some(Value::Null) => Vec::new(),
         Some(list) => list
             .as_array()
             .cloned()
             .ok_or_else(|| Refusal::invalid("linux.namespaces", "must be a list"))?,
     };
-    let kind = |namespace: &Value| {
-        namespace
-            .get("type")
-            .and_then(Value::as_str)
-            .unwrap_or_default()
-            .to_owned()
-    };
+    let mut given: Vec<(&str, &str)> = Vec::with_capacity(list.len());
     for namespace in &list {
-        let (kind, path) = (
-            kind(namespace),
-            namespace
-                .get("path")
-                .and_then(Value::as_str)
-                .unwrap_or_default(),
-        );
+        let text = |key: &str| {
+            let value = namespace.get(key).and_then(Value::as_str);
+            value.unwrap_or_default()
+        };
+        let (kind, path) = (text("type"), text("path"));
         let asked = format!("linux.namespaces: {kind} {path:?}");
-        match kind.as_str() {
+        if given.iter().any(|(other, _)| *other == kind) {
+            // One of them would be judged and the other one joined.
+            let problem = format!("has more than one of type {kind:?}");
+            return Err(Refusal::invalid("linux.namespaces", problem));
+        }
+        match kind {
             "user" => {
                 return Err(Refusal::denied(
                     "user_namespace",
@@ -157,7 +156,7 @@ fn namespaces(
             "pid" | "ipc" | "uts"
                 if !path.is_empty()
                     && caller == Caller::Node
-                    && !matches!(container, ContainerKind::PodContainer(_)) =>
+                    && !matches!(context.kind, ContainerKind::PodContainer(_)) =>
             {
                 return Err(Refusal::denied(
                     "namespaces",
@@ -165,6 +164,9 @@ fn namespaces(
                     "joining another container is not supported",
                     None,
                 ));
+            }
+            "network" if !path.is_empty() && (context.host.is_hosts_network)(Path::new(path)) => {
+                return Err(hosts("network", asked, caller));
             }
             "pid" | "ipc" | "uts" | "mount" | "network" | "cgroup" => {}
             _ => {
@@ -174,46 +176,46 @@ fn namespaces(
                 ));
             }
         }
+        given.push((kind, path));
     }
     for needed in ["network", "pid", "ipc"] {
-        if !list.iter().any(|namespace| kind(namespace) == needed) {
-            let by_pod = match (caller, needed) {
-                (Caller::Kubernetes, "network") => ", as of hostNetwork",
-                (Caller::Kubernetes, "pid") => ", as of hostPID",
-                (Caller::Kubernetes, _) => ", as of hostIPC",
-                _ => "",
-            };
-            let asked =
-                format!("the host's {needed} namespace (linux.namespaces has no {needed}{by_pod})");
-            return Err(Refusal::denied(
-                "namespaces",
-                asked,
-                "a sandbox shares no namespace with the host",
-                None,
-            ));
+        if !given.iter().any(|(kind, _)| *kind == needed) {
+            let asked = format!("the host's {needed} namespace (linux.namespaces has no {needed})");
+            return Err(hosts(needed, asked, caller));
         }
     }
     for private in ["uts", "mount"] {
-        if !list.iter().any(|namespace| kind(namespace) == private) {
+        if !given.iter().any(|(kind, _)| *kind == private) {
             report.note(
                 "namespaces",
                 format!("the host's {private} namespace"),
                 "one of its own",
                 "",
             );
-            list.push(json!({ "type": private }));
+            given.push((private, ""));
         }
     }
-    // What the containers of a pod share is the sandbox; only its network is a namespace of the host to be joined.
-    for namespace in &mut list {
-        if kind(namespace) != "network"
-            && let Some(namespace) = namespace.as_object_mut()
-        {
-            namespace.remove("path");
-        }
-    }
-    linux.insert("namespaces".to_owned(), Value::Array(list));
+    // Written anew: runsc takes a key in any case, and what is not known here was not judged. What the containers of a pod
+    // share is the sandbox; only its network is a namespace of the host to be joined.
+    let given = given.into_iter().map(|(kind, path)| match kind {
+        "network" if !path.is_empty() => json!({ "type": kind, "path": path }),
+        _ => json!({ "type": kind }),
+    });
+    let given = given.collect();
+    linux.insert("namespaces".to_owned(), Value::Array(given));
     Ok(())
+}
+
+/// Refuses a namespace of the host, in a pod by the name its author knows it by.
+fn hosts(kind: &str, asked: String, caller: Caller) -> Refusal {
+    let of_a_pod = match (caller, kind) {
+        (Caller::Kubernetes, "network") => "hostNetwork: true is not supported: ",
+        (Caller::Kubernetes, "pid") => "hostPID: true is not supported: ",
+        (Caller::Kubernetes, _) => "hostIPC: true is not supported: ",
+        (Caller::Node, _) => "",
+    };
+    let rule = format!("{of_a_pod}a sandbox shares no namespace with the host");
+    Refusal::denied("namespaces", asked, rule, None)
 }
 
 fn devices(linux: &mut Map<String, Value>) -> Result<(), Refusal> {
@@ -278,6 +280,7 @@ fn sysctls(linux: &mut Map<String, Value>, report: &mut Report) -> Result<(), Re
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::spec::tests::context;
 
     fn base() -> Map<String, Value> {
         let kinds = ["pid", "ipc", "uts", "mount", "network"].map(|kind| json!({ "type": kind }));
@@ -289,7 +292,7 @@ mod tests {
     ) -> Result<(Map<String, Value>, Report), Refusal> {
         let (mut linux, mut report) = (base(), Report::default());
         change(&mut linux);
-        harden(&mut linux, Caller::Node, ContainerKind::Plain, &mut report)?;
+        harden(&mut linux, Caller::Node, &context(), &mut report)?;
         Ok((linux, report))
     }
 
@@ -300,7 +303,7 @@ mod tests {
             let list = linux["namespaces"].as_array_mut().expect("list");
             list.retain(|one| one["type"] != namespace["type"]);
             list.push(namespace);
-            harden(&mut linux, caller, ContainerKind::Plain, &mut report)
+            harden(&mut linux, caller, &context(), &mut report)
         };
         for caller in [Caller::Node, Caller::Kubernetes] {
             let refusal = with(json!({ "type": "user" }), caller).expect_err("refused");
@@ -336,6 +339,69 @@ mod tests {
         for kind in ["user", "time"] {
             let namespaces = json!([{ "type": kind }]);
             assert!(hardened(|linux| drop(linux.insert("namespaces".into(), namespaces))).is_err());
+        }
+    }
+
+    #[test]
+    fn the_hosts_network_is_refused_by_path_as_well() {
+        let mut context = context();
+        context.host.is_hosts_network = |path| path == Path::new("/proc/1/ns/net");
+        for (path, refused) in [("/proc/1/ns/net", true), ("/run/netns/x", false)] {
+            for caller in [Caller::Node, Caller::Kubernetes] {
+                let (mut linux, mut report) = (base(), Report::default());
+                let namespaces = json!([
+                    { "type": "pid" }, { "type": "ipc" }, { "type": "network", "path": path },
+                ]);
+                linux.insert("namespaces".into(), namespaces);
+                let result = harden(&mut linux, caller, &context, &mut report);
+                assert_eq!(result.is_err(), refused, "{path}");
+                if let Err(refusal) = result {
+                    let named = refusal.to_string().contains("hostNetwork");
+                    assert_eq!(named, caller == Caller::Kubernetes, "{refusal}");
+                } else {
+                    let network = json!({ "type": "network", "path": path });
+                    assert!(
+                        linux["namespaces"]
+                            .as_array()
+                            .expect("list")
+                            .contains(&network)
+                    );
+                }
+            }
+        }
+        let twice = json!([
+            { "type": "pid" }, { "type": "ipc" }, { "type": "network" },
+            { "type": "network", "path": "/run/netns/x" },
+        ]);
+        let refusal = hardened(|linux| drop(linux.insert("namespaces".into(), twice)));
+        let refusal = refusal.map(|_| ()).expect_err("refused").to_string();
+        assert!(refusal.contains("more than one"), "{refusal}");
+    }
+
+    #[test]
+    fn a_namespace_is_what_was_judged_and_no_key_more() {
+        let namespaces = json!([
+            { "type": "pid", "Path": "/proc/1/ns/pid" }, { "type": "ipc", "path": "" },
+            { "type": "uts", "Type": "user" }, { "type": "network", "patH": "/proc/1/ns/net", "x": {} },
+        ]);
+        let (linux, _) =
+            hardened(|linux| drop(linux.insert("namespaces".into(), namespaces))).expect("given");
+        let given = ["pid", "ipc", "uts", "network", "mount"].map(|kind| json!({ "type": kind }));
+        assert_eq!(linux["namespaces"], json!(given));
+        for kind in ["pid", "ipc", "uts"] {
+            let joined = json!([
+                { "type": "pid" }, { "type": "ipc" }, { "type": "network" }, { "type": "uts" },
+            ]);
+            let result = hardened(|linux| {
+                linux.insert("namespaces".into(), joined);
+                for namespace in linux["namespaces"].as_array_mut().expect("list") {
+                    if namespace["type"] == kind {
+                        namespace["path"] = json!("/proc/7/ns/x");
+                    }
+                }
+            });
+            let refusal = result.map(|_| ()).expect_err(kind).to_string();
+            assert!(refusal.contains("joining another container"), "{refusal}");
         }
     }
 

@@ -17,61 +17,98 @@ const MEMORY_LEFT_MIB: u64 = 48;
 /// The least a place to write gets, in bytes.
 const SIZE_MIN: u64 = 64 * 1024;
 
-/// What became of a container's mounts.
+/// What a container may write in memory: its usual places, and whatever else it mounts.
 pub(crate) struct Scratch {
     tmp: u64,
     run: u64,
     shm: u64,
+    /// What each place asks for.
+    parts: Vec<u64>,
+    /// What there is; all shrinks in proportion where it does not fit.
+    room: u64,
 }
 
 impl Scratch {
-    /// Sizes in bytes, shrunk in proportion so that they leave room in the memory they are taken from. In a pod that room
-    /// is what earlier containers have left, and /dev/shm is one for all.
-    fn new(policy: &Policy, kind: ContainerKind<'_>, memory: u64) -> Self {
+    /// Sizes in bytes, that leave room in the memory they are taken from. In a pod that room is what earlier containers have
+    /// left, and /dev/shm is one for all. `mounts` are what the request asks for.
+    fn new(policy: &Policy, kind: ContainerKind<'_>, memory: u64, mounts: &[Mount]) -> Self {
+        let [tmp, run, shm] = [
+            policy.scratch.tmp_mib,
+            policy.scratch.run_mib,
+            policy.scratch.shm_mib,
+        ]
+        .map(|mib| mib.saturating_mul(MIB));
         let (taken, shm) = match kind {
-            ContainerKind::Plain => (0, policy.scratch.shm_mib),
+            ContainerKind::Plain => (0, shm),
             ContainerKind::PodSandbox => {
                 // A pod's first container only holds its sandbox: it has nothing to write.
                 let room = memory.saturating_sub(MEMORY_LEFT_MIB * MIB) / 4;
-                let shm = policy
-                    .scratch
-                    .shm_mib
-                    .saturating_mul(MIB)
-                    .min(room.max(MIB));
-                let least = SIZE_MIN;
                 return Self {
-                    tmp: least,
-                    run: least,
-                    shm,
+                    tmp: SIZE_MIN,
+                    run: SIZE_MIN,
+                    shm: shm.min(room.max(MIB)),
+                    parts: vec![SIZE_MIN; 2],
+                    room: u64::MAX,
                 };
             }
             ContainerKind::PodContainer(shared) => (shared.scratch, 0),
         };
-        let asked = [policy.scratch.tmp_mib, policy.scratch.run_mib, shm];
-        let sum = asked.iter().sum::<u64>().max(1).saturating_mul(MIB);
         let room = memory
             .saturating_sub(MEMORY_LEFT_MIB * MIB)
             .saturating_sub(taken)
             .max(MIB);
-        let sized = |mib: u64| {
-            let bytes = mib.saturating_mul(MIB);
-            if sum <= room {
-                bytes
-            } else {
-                scale(bytes, room, sum).max(SIZE_MIN)
-            }
+        let mut all = Self {
+            tmp,
+            run,
+            shm,
+            parts: Vec::new(),
+            room,
         };
-        let [tmp, run, shm] = asked.map(sized);
-        Self { tmp, run, shm }
+        all.parts = [tmp, run, shm]
+            .into_iter()
+            .chain(all.others(mounts))
+            .collect();
+        all
     }
 
-    /// The place's own size, or the largest for any other.
-    fn limit(&self, destination: &Path) -> u64 {
+    /// What the places ask for that are not the usual ones.
+    fn others(&self, mounts: &[Mount]) -> impl Iterator<Item = u64> {
+        let mut usual = vec!["/tmp", "/run", "/dev/shm"];
+        mounts
+            .iter()
+            .filter(|mount| mount.is_scratch())
+            .filter(move |mount| {
+                let known = usual
+                    .iter()
+                    .position(|place| mount.destination == Path::new(place));
+                // A second one at the same place is another one.
+                known.map(|number| usual.swap_remove(number)).is_none()
+            })
+            .map(|mount| self.most(&mount.destination).0.min(mount.size()))
+    }
+
+    /// The most that a place may have, before all shrink, and the key that says so.
+    fn most(&self, destination: &Path) -> (u64, &'static str) {
         match destination.to_str() {
-            Some("/run" | "/var/run") => self.run,
-            Some("/dev/shm") => self.shm,
-            _ => self.tmp,
+            Some("/run" | "/var/run") => (self.run, "scratch.run_mib"),
+            Some("/dev/shm") => (self.shm, "scratch.shm_mib"),
+            _ => (self.tmp, "scratch.tmp_mib"),
         }
+    }
+
+    fn sized(&self, bytes: u64) -> u64 {
+        let asked = self.parts.iter().copied().fold(0, u64::saturating_add);
+        if asked <= self.room {
+            bytes
+        } else {
+            scale(bytes, self.room, asked).max(SIZE_MIN)
+        }
+    }
+
+    /// The most that all of it may hold, in bytes.
+    fn sum(&self) -> u64 {
+        let sizes = self.parts.iter().map(|part| self.sized(*part));
+        sizes.fold(0, u64::saturating_add)
     }
 }
 
@@ -96,8 +133,12 @@ pub(crate) fn harden(
             .cloned()
             .ok_or_else(|| Refusal::invalid("mounts", "must be a list"))?,
     };
+    let asked = asked.iter().enumerate();
+    let asked = asked
+        .map(|(number, mount)| Mount::read(number, mount))
+        .collect::<Result<Vec<_>, _>>()?;
     let binds = Binds::new(spec, policy, context);
-    let scratch = Scratch::new(policy, context.kind, shared.memory);
+    let scratch = Scratch::new(policy, context.kind, shared.memory, &asked);
     if context.kind == ContainerKind::PodSandbox {
         shared.volumes.push(Volume {
             source: PathBuf::from(pod::SHM),
@@ -107,8 +148,7 @@ pub(crate) fn harden(
     }
     let in_pod = context.kind != ContainerKind::Plain;
     let mut given = Vec::with_capacity(asked.len() + 3);
-    for (number, mount) in asked.iter().enumerate() {
-        let mount = Mount::read(number, mount)?;
+    for mount in asked {
         if in_pod && mount.destination == Path::new(pod::SHM) {
             continue;
         }
@@ -121,10 +161,7 @@ pub(crate) fn harden(
         add_scratch(&mut given, policy, &scratch);
     }
     spec.insert("mounts".to_owned(), Value::Array(given));
-    Ok(scratch
-        .tmp
-        .saturating_add(scratch.run)
-        .saturating_add(scratch.shm))
+    Ok(scratch.sum())
 }
 
 /// A container's mount of the /dev/shm that its pod shares.
@@ -166,15 +203,23 @@ impl Mount {
             .and_then(Value::as_array)
             .into_iter()
             .flatten();
+        let options: Vec<String> = options
+            .filter_map(Value::as_str)
+            .map(str::to_owned)
+            .collect();
+        let is_bind = options
+            .iter()
+            .any(|option| option == "bind" || option == "rbind");
         Ok(Self {
             field,
             destination,
-            kind: text("type"),
+            kind: if is_bind {
+                "bind".to_owned()
+            } else {
+                text("type")
+            },
             source: text("source"),
-            options: options
-                .filter_map(Value::as_str)
-                .map(str::to_owned)
-                .collect(),
+            options,
             mapped: ["uidMappings", "gidMappings"]
                 .iter()
                 .any(|key| !mount.get(*key).is_none_or(crate::json::is_empty)),
@@ -185,7 +230,7 @@ impl Mount {
         mut self,
         policy: &Policy,
         context: &Context<'_>,
-        binds: &Binds<'_>,
+        binds: &Binds,
         scratch: &Scratch,
         shared: &Shared,
         report: &mut Report,
@@ -202,13 +247,6 @@ impl Mount {
                 "id-mapped mounts are not supported",
                 None,
             ));
-        }
-        if self
-            .options
-            .iter()
-            .any(|option| option == "bind" || option == "rbind")
-        {
-            self.kind = "bind".to_owned();
         }
         self.make_private(report);
         match self.kind.as_str() {
@@ -244,7 +282,7 @@ impl Mount {
 
     fn bind(
         &mut self,
-        binds: &Binds<'_>,
+        binds: &Binds,
         context: &Context<'_>,
         shared: &Shared,
         report: &mut Report,
@@ -259,16 +297,7 @@ impl Mount {
             .ok_or_else(|| Refusal::invalid(format!("{}.source", self.field), "must be a path"))?;
         // Both names count: the one asked for, and the one that links lead to.
         let real = (context.host.resolve)(&source);
-        let access = binds.judge(&source, real.as_deref(), &asked)?;
-        // Content of a shared volume is inside the sandbox: the host's folder, which a part of it is bound from, has none.
-        let part_of = std::iter::once(&source).chain(&real);
-        if let Some(volume) = part_of.clone().find_map(|path| shared.sub_path_of(path)) {
-            let rule = format!(
-                "subPath of the empty-dir volume {} is not supported: mount the volume whole",
-                volume.source.display()
-            );
-            return Err(Refusal::denied("binds", asked, rule, None));
-        }
+        let access = binds.judge(&source, real.as_deref(), shared, &asked)?;
         // What was judged is what is mounted: no relative path and no link is left to be followed again.
         let source = real.unwrap_or(source);
         self.source = source.to_string_lossy().into_owned();
@@ -308,18 +337,31 @@ impl Mount {
         });
     }
 
+    /// Whether it is a place to write in memory; what is in /dev itself cannot be written.
+    fn is_scratch(&self) -> bool {
+        self.kind == "tmpfs" && self.destination != Path::new("/dev")
+    }
+
+    /// The size that it asks for, in bytes; the largest where it asks for none.
+    fn size(&self) -> u64 {
+        let mut sizes = self.options.iter().rev();
+        let asked = sizes.find_map(|option| size(option.strip_prefix("size=")?));
+        asked.unwrap_or(u64::MAX)
+    }
+
     fn tmpfs(&mut self, policy: &Policy, scratch: &Scratch, report: &mut Report) {
-        let most = scratch.limit(&self.destination);
-        let asked = self
-            .options
-            .iter()
-            .rev()
-            .find_map(|option| size(option.strip_prefix("size=")?));
-        let given = asked.unwrap_or(u64::MAX).min(most);
-        if asked.is_none_or(|asked| asked > most) {
-            let asked = asked.map_or("no limit".to_owned(), |asked| format!("{asked} bytes"));
-            let what = format!("{} at {}", asked, self.destination.display());
-            report.note("scratch", what, format!("{given} bytes"), "scratch");
+        let (most, key) = scratch.most(&self.destination);
+        let asked = self.size();
+        let given = scratch.sized(asked.min(most));
+        if given < asked {
+            let amount = match asked {
+                u64::MAX => "no limit".to_owned(),
+                asked => format!("{asked} bytes"),
+            };
+            let what = format!("{amount} at {}", self.destination.display());
+            // Where the policy would allow it, it is the memory that does not.
+            let key = if most < asked { key } else { "" };
+            report.note("scratch", what, format!("{given} bytes"), key);
         }
         self.options
             .retain(|option| !option.starts_with("size=") && !option.starts_with("nr_"));
@@ -362,7 +404,10 @@ fn add_scratch(mounts: &mut Vec<Value>, policy: &Policy, scratch: &Scratch) {
         if !policy.scratch.exec {
             options.push("noexec".to_owned());
         }
-        options.extend([format!("mode={mode}"), format!("size={size}")]);
+        options.extend([
+            format!("mode={mode}"),
+            format!("size={}", scratch.sized(size)),
+        ]);
         let mount =
             json!({ "destination": place, "type": "tmpfs", "source": "tmpfs", "options": options });
         if place.starts_with("/dev/") {
@@ -384,7 +429,7 @@ fn insert_below_dev(mounts: &mut Vec<Value>, mount: Value) {
 }
 
 /// An absolute path without `.` and `..`.
-fn normal(path: &Path) -> Option<PathBuf> {
+pub(crate) fn normal(path: &Path) -> Option<PathBuf> {
     let mut normal = PathBuf::new();
     for part in path.components() {
         match part {
@@ -594,11 +639,66 @@ mod tests {
         assert!(hardened(json!([{ "destination": "/x", "type": "bind", "source": "/h", "options": ["idmap"] }])).is_err());
     }
 
+    /// The sizes of all that can be written, by their places.
+    fn sizes(mounts: &[Value]) -> Vec<(String, u64)> {
+        let of_memory = mounts
+            .iter()
+            .filter(|mount| mount["type"] == "tmpfs" && mount["destination"] != "/dev");
+        let sizes = of_memory.filter_map(|mount| {
+            let options = mount["options"].as_array()?.iter();
+            let mut texts = options.filter_map(Value::as_str);
+            let size = texts.find_map(|option| option.strip_prefix("size="))?;
+            Some((
+                mount["destination"].as_str()?.to_owned(),
+                size.parse().ok()?,
+            ))
+        });
+        sizes.collect()
+    }
+
     #[test]
     fn scratch_shrinks_with_the_memory_it_is_made_of() {
-        let scratch = Scratch::new(&Policy::strict(), ContainerKind::Plain, 92 * MIB);
-        assert!(scratch.tmp + scratch.run + scratch.shm <= 44 * MIB);
-        assert!(scratch.tmp > scratch.shm && scratch.shm > scratch.run);
+        let mut spec = Map::new();
+        let mut shared = Shared {
+            memory: 92 * MIB,
+            ..Shared::default()
+        };
+        let (policy, mut report) = (Policy::strict(), Report::default());
+        let given = harden(&mut spec, &mut shared, &policy, &context(), &mut report).expect("ok");
+        let sizes = sizes(spec["mounts"].as_array().expect("list"));
+        assert!(given <= 44 * MIB && sizes.iter().map(|(_, size)| size).sum::<u64>() <= given);
+        let at = |place: &str| sizes.iter().find(|(at, _)| at == place).expect(place).1;
+        assert!(at("/tmp") > at("/dev/shm") && at("/dev/shm") > at("/run"));
+    }
+
+    #[test]
+    fn every_place_in_memory_counts_whatever_its_number() {
+        let shared = pod();
+        let in_a_pod = Context {
+            kind: ContainerKind::PodContainer(&shared),
+            ..context()
+        };
+        for context in [context(), in_a_pod] {
+            let asked: Vec<Value> = (0..100)
+                .map(|number| format!("/data/{number}"))
+                .chain(["/tmp".to_owned(), "/tmp".to_owned(), "/var/run".to_owned()])
+                .map(|place| json!({ "destination": place, "type": "tmpfs", "options": ["size=32m"] }))
+                .collect();
+            let (mounts, report) = hardened_in(json!(asked), &context).expect("ok");
+            let sizes = sizes(&mounts);
+            let expected = if context.kind == ContainerKind::Plain {
+                105
+            } else {
+                104
+            };
+            assert_eq!(sizes.len(), expected, "{:?}", context.kind);
+            let sum: u64 = sizes.iter().map(|(_, size)| size).sum();
+            assert!(sum <= (512 - MEMORY_LEFT_MIB) * MIB, "{sum}");
+            // It is the memory that is too small, and not a key.
+            let changes = report.changes.iter();
+            let of_data = changes.filter(|change| change.asked.contains("/data/"));
+            assert!(of_data.clone().count() == 100 && of_data.clone().all(|c| c.key.is_empty()));
+        }
     }
 
     /// A pod with an empty dir in memory, and one on disk.
@@ -652,37 +752,27 @@ mod tests {
     }
 
     #[test]
-    fn a_part_of_a_shared_volume_is_refused_by_its_name() {
-        let shared = pod();
-        let context = Context {
-            kind: ContainerKind::PodContainer(&shared),
-            ..context()
-        };
-        let part = json!([{
-            "destination": "/x", "type": "bind", "source": "/var/lib/kubelet/pods/u/volume-subpaths/work/c/0",
-        }]);
-        let refusal = hardened_in(part, &context)
-            .expect_err("refused")
-            .to_string();
-        assert!(
-            refusal.contains("subPath") && refusal.contains("work"),
-            "{refusal}"
-        );
-    }
-
-    #[test]
     fn the_containers_of_a_pod_share_its_room_for_scratch() {
         let mut shared = pod();
-        let mut sum = 0;
         for _ in 0..40 {
-            let scratch = Scratch::new(
-                &Policy::strict(),
-                ContainerKind::PodContainer(&shared),
-                shared.memory,
-            );
-            shared.scratch += scratch.tmp + scratch.run + scratch.shm;
-            sum = shared.scratch;
+            let so_far = shared.clone();
+            let context = Context {
+                kind: ContainerKind::PodContainer(&so_far),
+                ..context()
+            };
+            let mut spec = Map::from_iter([(
+                "mounts".to_owned(),
+                json!([{ "destination": "/data", "type": "tmpfs" }]),
+            )]);
+            let (policy, mut report) = (Policy::strict(), Report::default());
+            let mut own = so_far.clone();
+            let given = harden(&mut spec, &mut own, &policy, &context, &mut report).expect("ok");
+            // The pod's own /dev/shm has its size from the sandbox.
+            let sizes = sizes(spec["mounts"].as_array().expect("list"));
+            assert!(sizes.iter().map(|(_, size)| size).sum::<u64>() <= given);
+            shared.scratch += given;
         }
+        let sum = shared.scratch;
         assert!(sum <= (512 - MEMORY_LEFT_MIB + 40) * MIB, "{sum}");
     }
 }

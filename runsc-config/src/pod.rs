@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use serde_json::{Map, Value, json};
 
 use crate::json::object;
+use crate::origins::Origin;
 use crate::policy::Policy;
 use crate::report::Refusal;
 
@@ -79,8 +80,8 @@ pub fn sandbox_of(spec: &Value) -> Option<&str> {
 fn annotation<'a>(spec: &'a Value, keys: &[&str]) -> Option<&'a str> {
     let annotations = spec.get("annotations")?;
     keys.iter()
-        .find_map(|key| annotations.get(*key)?.as_str())
-        .filter(|text| !text.is_empty())
+        .filter_map(|key| annotations.get(*key)?.as_str())
+        .find(|text| !text.is_empty())
 }
 
 /// A volume that the containers of a pod share inside the sandbox.
@@ -113,15 +114,19 @@ impl Shared {
         self.volumes.iter().find(|volume| volume.source == source)
     }
 
-    /// The name of the shared volume of which `source` is a part that the kubelet has bound elsewhere
-    /// (`volume-subpaths/VOLUME/CONTAINER/N` in the pod's folder).
-    pub(crate) fn sub_path_of(&self, source: &Path) -> Option<&Volume> {
-        let mut parts = source.iter();
-        parts.find(|part| *part == "volume-subpaths")?;
-        let name = parts.next()?;
-        self.volumes
+    /// The shared volume that what lies at `origin` is a part of.
+    pub(crate) fn volume_around(
+        &self,
+        origin: &Origin,
+        of: fn(&Path) -> Option<Origin>,
+    ) -> Option<&Volume> {
+        let of_the_host = self
+            .volumes
             .iter()
-            .find(|volume| volume.source.file_name() == Some(name))
+            .filter(|volume| volume.source != Path::new(SHM));
+        let mut around = of_the_host
+            .filter(|volume| of(&volume.source).is_some_and(|folder| origin.is_in(&folder)));
+        around.next()
     }
 }
 
@@ -144,13 +149,23 @@ pub(crate) fn annotate(
     sandbox: &str,
 ) -> Result<(), Refusal> {
     let annotations = object(spec, "annotations")?;
-    annotations
-        .retain(|key, _| !TYPE.contains(&key.as_str()) && !SANDBOX_ID.contains(&key.as_str()));
+    annotations.retain(|key, _| !is_of_pods(key));
     let [kind_key, _] = TYPE;
     let [sandbox_key, _] = SANDBOX_ID;
     annotations.insert(kind_key.to_owned(), json!(kind));
     annotations.insert(sandbox_key.to_owned(), json!(sandbox));
     Ok(())
+}
+
+/// Tells runsc nothing of pods: an annotation that is empty, or of no meaning together with the others, has one for runsc.
+pub(crate) fn annotate_nothing(spec: &mut Map<String, Value>) {
+    if let Some(annotations) = spec.get_mut("annotations").and_then(Value::as_object_mut) {
+        annotations.retain(|key, _| !is_of_pods(key));
+    }
+}
+
+fn is_of_pods(key: &str) -> bool {
+    TYPE.contains(&key) || SANDBOX_ID.contains(&key)
 }
 
 /// Tells runsc which volumes to share; it reads this from the sandbox's own spec only.
@@ -199,6 +214,19 @@ mod tests {
     }
 
     #[test]
+    fn an_empty_annotation_hides_no_other() {
+        let member =
+            json!({ TYPE[0]: "", TYPE[1]: "container", SANDBOX_ID[0]: "", SANDBOX_ID[1]: "pod" });
+        let sandbox = "pod".into();
+        assert_eq!(role(member), Ok(Role::PodContainer { sandbox }));
+        let plain = json!({ TYPE[0]: "", SANDBOX_ID[0]: "", "mine": "x" });
+        assert_eq!(role(plain.clone()), Ok(Role::Plain));
+        let mut spec = Map::from_iter([("annotations".to_owned(), plain)]);
+        annotate_nothing(&mut spec);
+        assert_eq!(spec["annotations"], json!({ "mine": "x" }));
+    }
+
+    #[test]
     fn contradictions_are_refused() {
         for annotations in [
             json!({ TYPE[0]: "sandbox", SANDBOX_ID[0]: "other" }),
@@ -215,34 +243,6 @@ mod tests {
         let spec = json!({ "annotations": { SANDBOX_ID[1]: "b", SANDBOX_ID[0]: "a" } });
         assert_eq!(sandbox_of(&spec), Some("a"));
         assert_eq!(sandbox_of(&json!({ "annotations": null })), None);
-    }
-
-    #[test]
-    fn a_part_of_a_shared_volume_is_known_by_the_kubelets_folder_for_it() {
-        let root = Path::new("/var/lib/kubelet/pods/u");
-        let shared = Shared {
-            volumes: vec![Volume {
-                source: root.join("volumes/kubernetes.io~empty-dir/work"),
-                in_memory: false,
-                size: None,
-            }],
-            ..Shared::default()
-        };
-        assert!(
-            shared
-                .sub_path_of(&root.join("volume-subpaths/work/c/0"))
-                .is_some()
-        );
-        assert!(
-            shared
-                .sub_path_of(&root.join("volume-subpaths/other/c/0"))
-                .is_none()
-        );
-        assert!(
-            shared
-                .sub_path_of(&root.join("volumes/kubernetes.io~empty-dir/work"))
-                .is_none()
-        );
     }
 
     #[test]

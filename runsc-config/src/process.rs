@@ -26,6 +26,13 @@ pub(crate) const SETS: [&str; 5] = [
     "permitted",
     "ambient",
 ];
+/// What is kept of a process's user and of its terminal's size: runsc takes a key in any case, so one that is not known may be
+/// another value for one that is.
+const USER: [&str; 5] = ["uid", "gid", "umask", "additionalGids", "username"];
+const CONSOLE_SIZE: [&str; 2] = ["height", "width"];
+/// The least `oomScoreAdj`: one that the kernel kills late, before what holds the node together. The kubelet gives no less than
+/// -997 (`pkg/kubelet/qos` in Kubernetes), and -1000 is never killed.
+const OOM_SCORE_MIN: i64 = -998;
 /// Bytes that arguments and environment may have together: Linux itself takes no more than 2 MiB by default.
 const TEXT_MAX: usize = 2 * 1024 * 1024;
 
@@ -91,6 +98,16 @@ pub(crate) fn harden(
     report: &mut Report,
 ) -> Result<(), Refusal> {
     check(process, field)?;
+    for (section, known) in [("user", &USER[..]), ("consoleSize", &CONSOLE_SIZE[..])] {
+        let Some(map) = process.get_mut(section).and_then(Value::as_object_mut) else {
+            continue;
+        };
+        for dropped in retain(map, known) {
+            let asked = format!("{field}.{section}.{dropped}");
+            report.note("process", asked, "dropped: there is no such key", "");
+        }
+    }
+    clamp_oom_score(process, report);
     let asked_uid = process
         .get("user")
         .and_then(|user| user.get("uid"))
@@ -119,6 +136,15 @@ pub(crate) fn harden(
     }
     process.insert("noNewPrivileges".to_owned(), Value::Bool(true));
     Ok(())
+}
+
+/// Under want of memory a sandbox is killed before what the node needs.
+fn clamp_oom_score(process: &mut Map<String, Value>, report: &mut Report) {
+    let asked = process.get("oomScoreAdj").and_then(Value::as_i64);
+    if let Some(asked) = asked.filter(|asked| *asked < OOM_SCORE_MIN) {
+        report.note("oom_score", asked, OOM_SCORE_MIN, "");
+        process.insert("oomScoreAdj".to_owned(), json!(OOM_SCORE_MIN));
+    }
 }
 
 /// What no process can do without, and what makes no sense.
@@ -229,10 +255,11 @@ pub(crate) fn set_rlimits(
             _ => Some("the sandbox's own".to_owned()),
         };
         if let Some(given) = given {
-            let key = if kind == "RLIMIT_NOFILE" {
-                "limits.open_files"
-            } else {
-                "limits.pids"
+            let key = match kind {
+                "RLIMIT_NOFILE" => "limits.open_files",
+                // A request, or a cgroup above, may have lowered it further.
+                "RLIMIT_NPROC" if pids == policy.limits.pids => "limits.pids",
+                _ => "",
             };
             report.note("rlimits", format!("{kind} {hard}"), given, key);
         }
@@ -271,6 +298,65 @@ mod tests {
             assert!(refusal.to_string().contains("run_as_non_root"), "{refusal}");
         }
         assert_eq!(run(json!({ "uid": 7, "gid": 0 })), Ok(()));
+    }
+
+    fn given(process: Value) -> (Map<String, Value>, Report) {
+        let (mut process, mut report) = (process, Report::default());
+        let map = process.as_object_mut().expect("object");
+        harden(map, "process", &Policy::strict(), &mut report).expect("hardened");
+        (map.clone(), report)
+    }
+
+    #[test]
+    fn a_key_in_another_case_is_not_passed_on() {
+        let (process, report) = given(json!({
+            "args": ["a"], "cwd": "/", "Args": ["b"], "uſer": { "uid": 0 },
+            "user": { "uid": 7, "gid": 8, "Uid": 0, "additionalGids": [9], "additionalGidſ": [0], "umask": 18 },
+            "consoleSize": { "height": 1, "width": 2, "Height": 3 },
+        }));
+        assert_eq!(
+            process["user"],
+            json!({ "uid": 7, "gid": 8, "additionalGids": [9], "umask": 18 })
+        );
+        assert_eq!(process["consoleSize"], json!({ "height": 1, "width": 2 }));
+        assert!(process.get("Args").is_none() && process.get("uſer").is_none());
+        let reported = report.changes.iter();
+        assert!(reported.into_iter().any(|c| c.asked == "process.user.Uid"));
+    }
+
+    #[test]
+    fn no_sandbox_is_killed_after_what_the_node_needs() {
+        for (asked, least) in [
+            (-1000, -998),
+            (i64::MIN, -998),
+            (-998, -998),
+            (-997, -997),
+            (1000, 1000),
+        ] {
+            let (process, report) =
+                given(json!({ "args": ["a"], "cwd": "/", "oomScoreAdj": asked }));
+            assert_eq!(process["oomScoreAdj"], json!(least));
+            let is_reported = report.changes.iter().any(|c| c.control == "oom_score");
+            assert_eq!(is_reported, asked != least, "{asked}");
+        }
+        let (process, _) = given(json!({ "args": ["a"], "cwd": "/" }));
+        assert!(process.get("oomScoreAdj").is_none());
+    }
+
+    #[test]
+    fn a_change_names_the_key_that_decides_it() {
+        let asked = json!({ "rlimits": [
+            { "type": "RLIMIT_NOFILE", "hard": 9, "soft": 9 }, { "type": "RLIMIT_NPROC", "hard": 9, "soft": 9 },
+            { "type": "RLIMIT_CORE", "hard": 9, "soft": 9 }, { "type": "RLIMIT_STACK", "hard": 9, "soft": 9 },
+        ]});
+        let policy = Policy::strict();
+        for (tasks, of_tasks) in [(policy.limits.pids, "limits.pids"), (20, "")] {
+            let (mut process, mut report) = (asked.clone(), Report::default());
+            let map = process.as_object_mut().expect("object");
+            set_rlimits(map, tasks, &policy, &mut report);
+            let keys: Vec<&str> = report.changes.iter().map(|c| c.key.as_ref()).collect();
+            assert_eq!(keys, ["limits.open_files", of_tasks, "", ""]);
+        }
     }
 
     #[test]

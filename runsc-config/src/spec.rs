@@ -11,6 +11,8 @@ use crate::features::Features;
 use crate::flags::RunscFlags;
 use crate::json::{is_empty, object, retain};
 use crate::limits::{self, Declared, SandboxLimits};
+use crate::never::Never;
+use crate::origins::Origin;
 use crate::pod::{self, Shared, Volume};
 use crate::policy::{Hooks, Network, Policy};
 use crate::report::{Change, Refusal, Report};
@@ -26,6 +28,15 @@ const KEPT: [&str; 8] = [
     "mounts",
     "hooks",
     "linux",
+];
+/// When hooks are run (`Hooks` of the specification).
+const STAGES: [&str; 6] = [
+    "prestart",
+    "createRuntime",
+    "createContainer",
+    "startContainer",
+    "poststart",
+    "poststop",
 ];
 /// Annotations that configure runsc itself; a client could widen its own sandbox by them.
 const RUNSC_ANNOTATIONS: &str = "dev.gvisor.";
@@ -67,6 +78,12 @@ pub struct HostFacts {
     pub empty_dirs: fn(&Path) -> Vec<Volume>,
     /// Sockets that control the node: containerd's own, wherever this one has it.
     pub sockets: Vec<PathBuf>,
+    /// Whether a network namespace, by its path, is one that the host's own processes are in.
+    pub is_hosts_network: fn(&Path) -> bool,
+    /// Where a file or folder, named without links, lies in its filesystem.
+    pub origin: fn(&Path) -> Option<Origin>,
+    /// The same of everything that is mounted at or below a folder.
+    pub mounted_below: fn(&Path) -> Vec<Origin>,
 }
 
 impl Default for HostFacts {
@@ -79,6 +96,9 @@ impl Default for HostFacts {
             tasks_max: |_| None,
             empty_dirs: |_| Vec::new(),
             sockets: Vec::new(),
+            is_hosts_network: |_| false,
+            origin: |_| None,
+            mounted_below: |_| Vec::new(),
         }
     }
 }
@@ -320,14 +340,9 @@ pub fn harden(asked: Value, policy: &Policy, context: &Context<'_>) -> Result<Ha
     // Read before the annotations that say it are taken away.
     let volumes = volumes(&spec, policy, context);
     annotations(&mut spec, &mut report);
-    hooks(&mut spec, policy)?;
+    hooks(&mut spec, policy, &mut report)?;
     root(&mut spec, policy, context, &mut report)?;
-    linux::harden(
-        object(&mut spec, "linux")?,
-        caller,
-        context.kind,
-        &mut report,
-    )?;
+    linux::harden(object(&mut spec, "linux")?, caller, context, &mut report)?;
     let (declared, limits, tasks_limit) =
         resources(&mut spec, &cgroup, policy, context, &mut report)?;
     let process = process::of_spec(&mut spec)?;
@@ -343,10 +358,9 @@ pub fn harden(asked: Value, policy: &Policy, context: &Context<'_>) -> Result<Ha
     }
     process::harden(process, "process", policy, &mut report)?;
     process::set_rlimits(process, tasks_limit, policy, &mut report);
-    let user = process
-        .get("user")
-        .cloned()
-        .filter(|_| caller == Caller::Kubernetes);
+    let user = process.get("user").filter(|user| !user.is_null()).cloned();
+    let user = user.unwrap_or_else(|| serde_json::json!({ "uid": 0, "gid": 0 }));
+    let user = (caller == Caller::Kubernetes).then_some(user);
     let mut shared = Shared {
         tasks_limit,
         memory: limits.memory,
@@ -355,7 +369,7 @@ pub fn harden(asked: Value, policy: &Policy, context: &Context<'_>) -> Result<Ha
     };
     shared.scratch = mounts::harden(&mut spec, &mut shared, policy, context, &mut report)?;
     match context.kind {
-        ContainerKind::Plain => {}
+        ContainerKind::Plain => pod::annotate_nothing(&mut spec),
         ContainerKind::PodSandbox => {
             pod::annotate(&mut spec, "sandbox", context.id)?;
             pod::hint(&mut spec, &shared.volumes)?;
@@ -517,7 +531,11 @@ fn annotations(spec: &mut Map<String, Value>, report: &mut Report) {
     }
 }
 
-fn hooks(spec: &mut Map<String, Value>, policy: &Policy) -> Result<(), Refusal> {
+fn hooks(
+    spec: &mut Map<String, Value>,
+    policy: &Policy,
+    report: &mut Report,
+) -> Result<(), Refusal> {
     if spec.get("hooks").is_none_or(is_empty) {
         spec.remove("hooks");
         return Ok(());
@@ -530,13 +548,20 @@ fn hooks(spec: &mut Map<String, Value>, policy: &Policy) -> Result<(), Refusal> 
             Some("hooks = \"allow\""),
         ));
     }
-    let lists = spec
-        .get("hooks")
-        .and_then(Value::as_object)
-        .into_iter()
-        .flat_map(Map::iter);
-    for (stage, list) in lists {
-        for hook in list.as_array().into_iter().flatten() {
+    let stages = object(spec, "hooks")?;
+    for dropped in retain(stages, &STAGES) {
+        report.note(
+            "hooks",
+            format!("hooks.{dropped}"),
+            "dropped: no such stage",
+            "",
+        );
+    }
+    for (stage, list) in stages.iter_mut() {
+        let hooks = list.as_array_mut().into_iter().flatten();
+        for hook in hooks.filter_map(Value::as_object_mut) {
+            // runsc takes a key in any case: what is run is what is looked at here.
+            retain(hook, &["path", "args", "env", "timeout"]);
             let path = hook.get("path").and_then(Value::as_str).unwrap_or_default();
             if !path.starts_with('/') {
                 return Err(Refusal::invalid(
@@ -555,7 +580,7 @@ fn root(
     context: &Context<'_>,
     report: &mut Report,
 ) -> Result<(), Refusal> {
-    let root = match spec.get_mut("root") {
+    let root = match spec.get("root") {
         Some(Value::Object(root)) => root,
         _ => return Err(Refusal::invalid("root", "is missing")),
     };
@@ -563,19 +588,17 @@ fn root(
     if path.is_empty() {
         return Err(Refusal::invalid("root.path", "is missing"));
     }
-    let path = context.bundle.join(path);
-    if path == Path::new("/") {
-        return Err(Refusal::denied(
-            "rootfs",
-            "root.path: /",
-            "the host's root is never given to a sandbox",
-            None,
-        ));
+    // By both names, as a bind is judged, and with no link left to follow.
+    let asked = format!("root.path: {path}");
+    let path = mounts::normal(&context.bundle.join(path))
+        .ok_or_else(|| Refusal::invalid("root.path", "must be a path"))?;
+    let real = (context.host.resolve)(&path);
+    let never = Never::new(policy, &context.host);
+    let mut names = std::iter::once(&path).chain(&real);
+    if let Some(rule) = names.find_map(|path| never.rule(path)) {
+        return Err(Refusal::denied("rootfs", asked, rule, None));
     }
-    root.insert(
-        "path".to_owned(),
-        Value::String(path.to_string_lossy().into_owned()),
-    );
+    let path = real.unwrap_or(path).to_string_lossy().into_owned();
     let asked_read_only = root
         .get("readonly")
         .and_then(Value::as_bool)
@@ -584,7 +607,9 @@ fn root(
     if read_only != asked_read_only {
         report.note("rootfs", "writable", "read-only", "rootfs.writable");
     }
-    root.insert("readonly".to_owned(), Value::Bool(read_only));
+    // Written anew: runsc takes a key in any case.
+    let root = serde_json::json!({ "path": path, "readonly": read_only });
+    spec.insert("root".to_owned(), root);
     Ok(())
 }
 
@@ -740,7 +765,45 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn the_hosts_root_is_no_root_filesystem() {
-        assert!(changed(|spec| spec["root"]["path"] = json!("/")).is_err());
+    fn the_hosts_own_is_no_root_filesystem_by_any_name() {
+        let mut context = context();
+        context.host.resolve = |path| match path.to_str()? {
+            "/bundle/link" => Some("/".into()),
+            "/srv/kernel" => Some("/proc".into()),
+            "/srv/image" => Some("/data/image".into()),
+            _ => None,
+        };
+        let given = |path: &str| {
+            let mut spec = ordinary();
+            spec["root"]["path"] = json!(path);
+            let hardened = harden(spec, &Policy::strict(), &context)?;
+            Ok::<_, Refusal>(hardened.spec.as_map()["root"]["path"].clone())
+        };
+        for path in [
+            "/",
+            "/..",
+            "/x/..",
+            "..",
+            "../run",
+            "/proc/1/root",
+            "/dev",
+            "/run/bulkhead",
+            "/run/containerd",
+            "link",
+            "/srv/kernel",
+        ] {
+            let refusal = given(path).expect_err(path).to_string();
+            assert!(
+                refusal.starts_with("root.path") && refusal.contains("never given"),
+                "{path}: {refusal}"
+            );
+        }
+        for (path, real) in [
+            ("rootfs", "/bundle/rootfs"),
+            ("./x/../rootfs", "/bundle/rootfs"),
+            ("/srv/image", "/data/image"),
+        ] {
+            assert_eq!(given(path), Ok(json!(real)));
+        }
     }
 }

@@ -102,6 +102,26 @@ impl Cgroups {
         Ok(Self { mode, folders })
     }
 
+    /// Sees to it that none of them is there: in one that it finds runsc sets no limits, and what is in a sandbox's cgroups
+    /// ends with it. Empty ones, as a sandbox that died leaves them, are removed; if one is in use, none is.
+    ///
+    /// # Errors
+    /// Names the one that is in use.
+    pub(crate) fn clear(&self) -> Result<(), (&Path, io::Error)> {
+        for folder in self.folders.values() {
+            check_unused(folder).map_err(|error| (folder.as_path(), error))?;
+        }
+        for folder in self.folders.values() {
+            match fs::remove_dir(folder) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    return Err((folder, error));
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
     /// The folder of a controller; on v2 all share one.
     pub(crate) fn folder(&self, controller: &str) -> Option<&Path> {
         let key = if self.mode == Mode::V2 {
@@ -243,6 +263,23 @@ impl Cgroups {
     }
 }
 
+/// Whether a cgroup is not there, or has neither processes nor cgroups of its own.
+fn check_unused(folder: &Path) -> io::Result<()> {
+    let entries = match fs::read_dir(folder) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        entries => entries?,
+    };
+    for entry in entries {
+        if entry?.file_type()?.is_dir() {
+            return Err(io::Error::other("it has cgroups below it"));
+        }
+    }
+    if !fs::read_to_string(folder.join("cgroup.procs"))?.is_empty() {
+        return Err(io::Error::other("it has processes"));
+    }
+    Ok(())
+}
+
 /// What a cgroup counts; none where the kernel does not say.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Figures {
@@ -341,6 +378,30 @@ mod tests {
         assert!(
             found.contains_key("systemd") && !found.contains_key("pids") && !found.contains_key("")
         );
+    }
+
+    #[test]
+    fn what_somebody_uses_is_not_cleared_away() {
+        let base = tempfile::tempdir().expect("tempdir");
+        let folder = |name: &str| base.path().join(name);
+        let cgroups = |names: &[&str]| Cgroups {
+            mode: Mode::V1,
+            folders: names
+                .iter()
+                .map(|name| ((*name).to_owned(), folder(name)))
+                .collect(),
+        };
+        for name in ["free", "busy", "above/below"] {
+            fs::create_dir_all(folder(name)).expect("mkdir");
+        }
+        fs::write(folder("busy/cgroup.procs"), "7\n").expect("write");
+        for used in ["busy", "above"] {
+            let cgroups = cgroups(&["free", used]);
+            let (named, _) = cgroups.clear().expect_err("in use");
+            assert_eq!(named, folder(used));
+            assert!(folder("free").exists() && folder(used).exists());
+        }
+        cgroups(&["none"]).clear().expect("nothing is there");
     }
 
     #[test]

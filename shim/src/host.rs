@@ -7,7 +7,7 @@ use nix::sys::statfs::{TMPFS_MAGIC, statfs};
 use runsc_config::{HostFacts, Volume};
 
 use crate::cgroup::Mode;
-use crate::limits;
+use crate::{limits, mountinfo};
 
 /// A pod has no more volumes.
 const VOLUMES_MAX: usize = 256;
@@ -30,7 +30,21 @@ pub(crate) fn facts(containerd: &str) -> HostFacts {
             .filter(|socket| socket.starts_with('/'))
             .map(PathBuf::from)
             .collect(),
+        is_hosts_network,
+        origin: mountinfo::origin,
+        mounted_below: mountinfo::below,
     }
+}
+
+/// Whether a path leads to the network namespace that the shim and containerd are in, or to init's.
+fn is_hosts_network(path: &Path) -> bool {
+    let identity = |path: &Path| std::fs::metadata(path).map(|file| (file.dev(), file.ino()));
+    let Ok(asked) = identity(path) else {
+        return false;
+    };
+    ["/proc/self/ns/net", "/proc/1/ns/net"]
+        .iter()
+        .any(|own| identity(Path::new(own)).is_ok_and(|own| own == asked))
 }
 
 /// Whether swap can be limited: the files are missing where the kernel does not account for it, and runsc would fail on
@@ -74,4 +88,20 @@ fn empty_dirs(folder: &Path) -> Vec<Volume> {
             }
         })
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_hosts_network_is_known_by_any_name() {
+        let folder = tempfile::tempdir().expect("tempdir");
+        let link = folder.path().join("link");
+        std::os::unix::fs::symlink("/proc/self/ns/net", &link).expect("link");
+        assert!(is_hosts_network(&link));
+        assert!(is_hosts_network(Path::new("/proc/1/ns/net")));
+        assert!(!is_hosts_network(Path::new("/proc/self/ns/uts")));
+        assert!(!is_hosts_network(&folder.path().join("none")));
+    }
 }

@@ -13,9 +13,12 @@ use crate::error::{Error, Result};
 
 /// The limits of the cgroup at `place`, below the root of each hierarchy.
 pub(crate) fn of_cgroup(place: &str) -> Declared {
-    let Ok(cgroups) = Cgroups::expected(place) else {
-        return Declared::default();
-    };
+    Cgroups::expected(place)
+        .map(|cgroups| read(&cgroups))
+        .unwrap_or_default()
+}
+
+fn read(cgroups: &Cgroups) -> Declared {
     let period = |period: Option<u64>| period.filter(|period| *period > 0).unwrap_or(100_000);
     match cgroups.mode {
         Mode::V1 => Declared {
@@ -49,6 +52,41 @@ pub(crate) fn of_cgroup(place: &str) -> Declared {
             }
         }
     }
+}
+
+/// Checks that a sandbox's cgroups hold it to its limits, once they have been made: a runsc that finds a cgroup, or has none
+/// to put a sandbox in, sets none and says nothing.
+///
+/// # Errors
+/// `FailedPrecondition`, naming the limit that does not hold.
+pub(crate) fn check(cgroups: &Cgroups, limits: &SandboxLimits) -> Result<()> {
+    // systemd counts CPU time in hundredths of a CPU and rounds up (`runsc/cgroup/systemd.go`).
+    const ROUNDED_BY: f64 = 0.01;
+    #[expect(
+        clippy::cast_precision_loss,
+        reason = "microseconds of a period are far below 2^52"
+    )]
+    let share = |cpu: CpuTime| cpu.quota as f64 / cpu.period.max(1) as f64;
+    let failed = |limit: &str, asked: String, found: Option<String>| {
+        let found = found.unwrap_or_else(|| "no limit".to_owned());
+        Err(Error::precondition(format!(
+            "linux.resources: the sandbox's cgroup has {found} of {limit} where {asked} was set"
+        )))
+    };
+    let found = read(cgroups);
+    if found.memory.is_none_or(|memory| memory > limits.memory) {
+        let asked = format!("{} bytes", limits.memory);
+        let found = found.memory.map(|bytes| format!("{bytes} bytes"));
+        return failed("memory", asked, found);
+    }
+    if found
+        .cpu
+        .is_none_or(|cpu| share(cpu) > share(limits.cpu) + ROUNDED_BY)
+    {
+        let text = |cpu: CpuTime| format!("{} of {} us", cpu.quota, cpu.period);
+        return failed("CPU time", text(limits.cpu), found.cpu.map(text));
+    }
+    Ok(())
 }
 
 /// The lowest `pids.max` of the cgroups above the one at `place`, as far as they are made. The host's root has none, the

@@ -23,6 +23,7 @@ mod logging;
 mod memory;
 mod metrics;
 mod mount;
+mod mountinfo;
 mod names;
 mod network;
 mod oom;

@@ -14,6 +14,7 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
 
 use crate::error::{Code, Error, Result};
+use crate::mountinfo;
 
 /// The kernel copies mount data from one page (`copy_mount_options`).
 const DATA_MAX: usize = 4096 - 1;
@@ -220,33 +221,8 @@ pub(crate) fn unmount_all(target: &Path) -> io::Result<()> {
 }
 
 fn mounts_below(target: &Path) -> io::Result<Vec<PathBuf>> {
-    let table = std::fs::read_to_string("/proc/self/mountinfo")?;
-    Ok(mount_points(&table)
-        .filter(|point| point.starts_with(target))
-        .collect())
-}
-
-/// The mount points of a mountinfo table, in mount order (proc_pid_mountinfo(5), field 5).
-fn mount_points(table: &str) -> impl Iterator<Item = PathBuf> {
-    table
-        .lines()
-        .filter_map(|line| line.split(' ').nth(4))
-        .map(|field| PathBuf::from(unescape(field)))
-}
-
-/// Undoes the octal escapes of mountinfo.
-fn unescape(field: &str) -> String {
-    let escapes = [
-        ("\\040", " "),
-        ("\\011", "\t"),
-        ("\\012", "\n"),
-        ("\\134", "\\"),
-    ];
-    escapes
-        .iter()
-        .fold(field.to_owned(), |text, (escape, plain)| {
-            text.replace(escape, plain)
-        })
+    let points = mountinfo::entries()?.into_iter().map(|entry| entry.point);
+    Ok(points.filter(|point| point.starts_with(target)).collect())
 }
 
 #[cfg(test)]
@@ -308,14 +284,5 @@ mod tests {
             MsFlags::MS_RDONLY | MsFlags::MS_NOSUID | MsFlags::MS_BIND | MsFlags::MS_REC
         ));
         assert_eq!(plan.data, "size=1m");
-    }
-
-    #[test]
-    fn mount_points_with_spaces_are_read() {
-        let table = "36 35 98:0 / /mnt\\040a rw,noatime master:1 - ext3 /dev/root rw\n";
-        assert_eq!(
-            mount_points(table).collect::<Vec<_>>(),
-            [PathBuf::from("/mnt a")]
-        );
     }
 }

@@ -74,6 +74,6 @@ impl Outcome {
 }
 
 /// What a program calls its ways out.
-const WAYS: [&str; 8] = [
-    "tcp4", "udp4", "tcp6", "udp6", "metadata", "raw", "packet", "seed",
+const WAYS: [&str; 10] = [
+    "tcp4", "udp4", "tcp6", "udp6", "metadata", "raw", "packet", "arp", "dns", "seed",
 ];

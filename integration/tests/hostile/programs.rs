@@ -3,6 +3,7 @@
 
 use integration::bed::Bed;
 use integration::cases;
+use integration::policy::NodePolicy;
 use integration::processes::{self, Role};
 use integration::runtime::Needs;
 use serde_json::{Value, json};
@@ -40,6 +41,9 @@ programs! {
     exhaustion: "exhaustion.py", "what a kernel counts";
 }
 
+/// What stands for runsc by its command, where the attempt is a request to containerd.
+const NO_REQUEST: &str = "not run: its command takes no requests of containerd's";
+
 /// How much of an endless output reaches a client that reads all it gets, in five seconds.
 async fn output_without_end(bed: &Bed) {
     const MIB: u64 = 1 << 20;
@@ -53,7 +57,7 @@ async fn output_without_end(bed: &Bed) {
         container.delete().await.expect("delete");
     }
     append(&format!(
-        "| what a kernel counts | endless output, for 5 s | {} MiB | not run | {} MiB, by back-pressure |\n",
+        "| what a kernel counts | endless output, for 5 s | {} MiB | not run: its command has no client of containerd's | {} MiB, by back-pressure |\n",
         lengths[0], lengths[1]
     ));
     assert!(lengths[0] > 100, "on runc it is a flood: {lengths:?} MiB");
@@ -104,6 +108,13 @@ async fn an_exec_that_asks_for_more(bed: &Bed) {
             });
             got.push(exec.finish().await.status == 0);
         }
+        // The twin: what an exec is for.
+        let work = ["sh", "-c", "echo done >/tmp/x && cat /tmp/x && id -u"];
+        let twin = container.exec("twin", &work).with(|process| {
+            process["user"] = json!({ "uid": 1000, "gid": 1000 });
+        });
+        let done = twin.finish().await;
+        assert_eq!(done.stdout, "done\n1000\n", "{contender:?}: {done:?}");
         container.remove().await;
     }
     let (runc, bulkhead) = got.split_at(attempts.len());
@@ -111,7 +122,7 @@ async fn an_exec_that_asks_for_more(bed: &Bed) {
         let word = |works: &bool| if *works { "**works**" } else { "held" };
         let (runc, bulkhead) = (word(runc), word(bulkhead));
         append(&format!(
-            "| a forged exec | {name} | {runc} | not run | {bulkhead} |\n"
+            "| a forged exec | {name} | {runc} | {NO_REQUEST} | {bulkhead} |\n"
         ));
     }
     assert_eq!(runc, [true; 3], "otherwise it shows nothing");
@@ -131,9 +142,15 @@ async fn a_request_that_opens_itself(bed: &Bed) {
         let link = link.expect("a namespace").display().to_string();
         format!("[ \"$(readlink /proc/self/ns/{kind})\" = '{link}' ]")
     };
-    let requests: [(&str, String, Change); 5] = [
+    let requests: [(&str, String, Change); 6] = [
         ("the host's network", host("net"), |spec| {
             without(spec, "network")
+        }),
+        ("the host's network, by its path", host("net"), |spec| {
+            without(spec, "network");
+            let path = json!({ "type": "network", "path": "/proc/1/ns/net" });
+            let namespaces = spec["linux"]["namespaces"].as_array_mut();
+            namespaces.expect("namespaces").push(path);
         }),
         ("the host's processes", host("pid"), |spec| {
             without(spec, "pid")
@@ -157,13 +174,29 @@ async fn a_request_that_opens_itself(bed: &Bed) {
             },
         ),
     ];
+    // The twin: what of all this an ordinary request asks for.
+    for contender in [Contender::Runc, Contender::Bulkhead] {
+        let builder = bed.shell("ls /srv && echo x >/dev/null").with(|spec| {
+            let options = ["rbind", "ro"];
+            let bind = json!({
+                "destination": "/srv", "type": "bind", "source": bed.folder, "options": options,
+            });
+            spec["mounts"].as_array_mut().expect("mounts").push(bind);
+        });
+        let container = contender.by_containerd(builder).run().await;
+        let done = container.expect("run").finish().await;
+        assert_eq!(done.status, 0, "{contender:?}: {done:?}");
+    }
     for (name, script, change) in requests {
         let mut got = Vec::new();
         for contender in [Contender::Runc, Contender::Bulkhead] {
             let builder = contender.by_containerd(bed.shell(&script).with(change));
             let id = builder.id.clone();
             let ran = match builder.run().await {
-                Ok(container) => container.finish().await.status == 0,
+                Ok(container) => {
+                    assert_eq!(contender, Contender::Runc, "{name}: it was not refused");
+                    container.finish().await.status == 0
+                }
                 Err(error) => {
                     assert_eq!(contender, Contender::Bulkhead, "{name}: {error}");
                     bed.remove(&id).await;
@@ -174,7 +207,7 @@ async fn a_request_that_opens_itself(bed: &Bed) {
         }
         assert_eq!(got, [true, false], "{name}");
         append(&format!(
-            "| a request that opens itself | {name} | **works** | not run | held: refused |\n"
+            "| a request that opens itself | {name} | **works** | {NO_REQUEST} | held: refused |\n"
         ));
     }
     // What would configure runsc itself does not reach it.
@@ -194,16 +227,59 @@ async fn a_request_that_opens_itself(bed: &Bed) {
         );
     }
     container.remove().await;
-    append(
-        "| a request that opens itself | runsc's flags, by annotations | held: it reads none | not run | held |\n",
-    );
+    append(&format!(
+        "| a request that opens itself | runsc's flags, by annotations | held: it reads none | {NO_REQUEST} | held |\n"
+    ));
     let more = bed.shell("true").with(|spec| {
         spec["annotations"]["dev.bulkhead.network"] = "sandbox".into();
     });
     more.create().await.map(drop).expect_err("refused");
-    append(
-        "| a request that opens itself | a network, by Bulkhead's own annotation | held: it reads none | not run | held: refused |\n",
-    );
+    append(&format!(
+        "| a request that opens itself | a network, by Bulkhead's own annotation | held: it reads none | {NO_REQUEST} | held: refused |\n"
+    ));
+    a_hook_where_hooks_are_refused(bed).await;
+    labels_of_an_lsm(bed).await;
+}
+
+/// A program of the host's, run as root beside the container.
+async fn a_hook_where_hooks_are_refused(bed: &Bed) {
+    let mark = bed.folder.join(bed.id("mark"));
+    for contender in [Contender::Runc, Contender::Bulkhead] {
+        let arguments = ["touch", mark.to_str().expect("text")];
+        let builder = contender.by_containerd(bed.shell("true")).with(|spec| {
+            spec["hooks"]["createRuntime"] = json!([{ "path": "/bin/touch", "args": arguments }]);
+        });
+        let _policy = NodePolicy::set("hooks = \"refuse\"");
+        let ran = builder.run().await;
+        assert_eq!(ran.is_ok(), contender == Contender::Runc, "{contender:?}");
+        if let Ok(container) = ran {
+            container.finish().await;
+            std::fs::remove_file(&mark).expect("on runc the hook runs");
+        }
+        assert!(!mark.exists(), "on Bulkhead it does not");
+    }
+    append(&format!(
+        "| a request that opens itself | a hook, under `hooks = \"refuse\"` | **works** | {NO_REQUEST} | held: refused |\n"
+    ));
+}
+
+/// Profiles of Linux security modules are no part of what holds in a sandbox, and do not reach runsc, which fails on one.
+async fn labels_of_an_lsm(bed: &Bed) {
+    let container = bed.shell("sleep 1000").with(|spec| {
+        spec["process"]["apparmorProfile"] = "unconfined".into();
+        spec["process"]["selinuxLabel"] = "system_u:system_r:spc_t:s0".into();
+        spec["linux"]["mountLabel"] = "system_u:object_r:container_file_t:s0".into();
+    });
+    let container = container.run().await.expect("run");
+    let given = std::fs::read_to_string(bed.bundle(&container.id).join("config.json"));
+    let given = given.expect("the spec that runs");
+    for label in ["apparmorProfile", "selinuxLabel", "mountLabel"] {
+        assert!(!given.contains(label), "{label}: {given}");
+    }
+    container.remove().await;
+    append(&format!(
+        "| a request that opens itself | labels of a Linux security module | held: this host has none | {NO_REQUEST} | held: dropped |\n"
+    ));
 }
 
 async fn judge(bed: &Bed, program: &str, title: &str, change: fn(&mut Value)) {

@@ -1,7 +1,7 @@
 //! What the containers of a pod share, and what they see of the node.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use integration::bed::Bed;
 use integration::cases;
@@ -18,10 +18,12 @@ cases! {
         a_fifo_in_an_empty_dir_connects_containers,
         a_volume_can_be_read_only_in_one_container,
         a_config_map_is_read_and_follows_the_node,
+        a_sub_path_of_a_config_map_and_of_a_mounted_volume_is_given,
         hosts_and_resolv_conf_are_there,
     ],
     Needs::Bulkhead => [
         a_part_of_an_empty_dir_is_refused_with_its_reason,
+        a_sub_path_of_a_host_folder_is_refused,
         a_forged_hint_of_a_pod_has_no_effect,
         a_folder_of_the_host_is_refused_by_name,
         a_folder_of_the_host_is_given_as_the_policy_lists_it,
@@ -224,17 +226,108 @@ async fn hosts_and_resolv_conf_are_there(bed: &Bed) {
     pod.remove().await;
 }
 
+/// A part of a volume, where the kubelet binds it for a `subPath`, whatever kind of volume it is of.
+struct SubPath(PathBuf);
+
+impl SubPath {
+    fn new(pod: &Pod, volume: &str, part: &Path) -> Self {
+        let place = pod
+            .folder()
+            .join("volume-subpaths")
+            .join(volume)
+            .join("main/0");
+        fs::create_dir_all(place.parent().expect("a folder")).expect("make a folder");
+        if part.is_dir() {
+            fs::create_dir(&place).expect("make a folder");
+        } else {
+            fs::write(&place, "").expect("make a file");
+        }
+        let bind = MsFlags::MS_BIND;
+        nix::mount::mount(Some(part), &place, None::<&str>, bind, None::<&str>).expect("bind");
+        Self(place)
+    }
+}
+
+impl Drop for SubPath {
+    fn drop(&mut self) {
+        // The gofer of a container has it until it has ended.
+        let _ = nix::mount::umount2(&self.0, nix::mount::MntFlags::MNT_DETACH);
+    }
+}
+
 async fn a_part_of_an_empty_dir_is_refused_with_its_reason(bed: &Bed) {
     let config = Pod::config(bed);
-    let _volume = empty_dir(&config, "work");
+    let volume = empty_dir(&config, "work");
     let pod = Pod::run(config).await.expect("run");
-    let part = pod.folder().join("volume-subpaths/work/main/0");
-    fs::create_dir_all(&part).expect("make a folder");
+    fs::create_dir(volume.join("part")).expect("make a folder");
+    // By another name than the volume's: it is known by what it is.
+    let part = SubPath::new(&pod, "other", &volume.join("part"));
     let mut container = pod.container("main", &["true"]);
-    container.mounts.push(mount(&part, "/part", false));
+    container.mounts.push(mount(&part.0, "/part", false));
     let id = pod.create(container).await.expect("create");
     let error = pod.start(&id).await.expect_err("refused");
-    assert!(error.message().contains("subPath"), "{error}");
+    for text in ["subPath", "empty-dir"] {
+        assert!(error.message().contains(text), "{text}: {error}");
+    }
+    drop(part);
+    pod.remove().await;
+}
+
+async fn a_sub_path_of_a_host_folder_is_refused(bed: &Bed) {
+    let folder = bed.folder.join(bed.id("host"));
+    fs::create_dir_all(folder.join("etc")).expect("make a folder");
+    fs::write(folder.join("etc/secret"), "of the node").expect("write");
+    let pod = Pod::run(Pod::config(bed)).await.expect("run");
+    for part in ["etc", "etc/secret"] {
+        let part = SubPath::new(&pod, &part.replace('/', "-"), &folder.join(part));
+        let mut container = pod.shell("main", "cat /x /x/secret; sleep 1000");
+        container.mounts.push(mount(&part.0, "/x", false));
+        let id = pod.create(container).await.expect("create");
+        let error = pod.start(&id).await.expect_err("refused");
+        for text in [part.0.to_str().expect("text"), "subPath", "hostPath"] {
+            assert!(error.message().contains(text), "{text}: {error}");
+        }
+        pod.remove_container(&id).await;
+    }
+    pod.remove().await;
+}
+
+async fn a_sub_path_of_a_config_map_and_of_a_mounted_volume_is_given(bed: &Bed) {
+    let config = Pod::config(bed);
+    let volumes = PathBuf::from(integration::cri::KUBELET)
+        .join("pods")
+        .join(&config.metadata.as_ref().expect("metadata").uid)
+        .join("volumes");
+    let settings = volumes.join("kubernetes.io~configmap/settings/..1");
+    fs::create_dir_all(&settings).expect("make the volume");
+    fs::write(settings.join("key"), "of the pod\n").expect("write");
+    let claim = volumes.join("kubernetes.io~csi/claim/mount");
+    fs::create_dir_all(&claim).expect("make the volume");
+    let tmpfs = nix::mount::mount(
+        Some("claim"),
+        &claim,
+        Some("tmpfs"),
+        MsFlags::empty(),
+        None::<&str>,
+    );
+    tmpfs.expect("mount");
+    fs::create_dir(claim.join("part")).expect("make a folder");
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o777);
+    fs::set_permissions(claim.join("part"), mode).expect("open the folder");
+    let pod = Pod::run(config).await.expect("run");
+    let key = SubPath::new(&pod, "settings", &settings.join("key"));
+    let part = SubPath::new(&pod, "claim", &claim.join("part"));
+    let mut container = pod.shell("main", "cat /etc/key && echo mine >/part/x");
+    container.mounts.push(mount(&key.0, "/etc/key", true));
+    container.mounts.push(mount(&part.0, "/part", false));
+    let id = pod.launch(container).await.expect("launch");
+    assert_eq!(pod.ended(&id).await.exit_code, 0);
+    assert_eq!(pod.log("main"), "of the pod\n");
+    let written = fs::read_to_string(claim.join("part/x"));
+    assert_eq!(written.expect("the container's file"), "mine\n");
+    pod.stop().await;
+    drop((key, part));
+    umount(&claim).expect("unmount");
     pod.remove().await;
 }
 
@@ -311,7 +404,7 @@ async fn a_folder_of_the_host_is_given_as_the_policy_lists_it(bed: &Bed) {
     container.mounts.push(mount(&results, "/results", false));
     let id = pod.launch(container).await.expect("launch");
     assert_eq!(pod.ended(&id).await.exit_code, 3);
-    let written = |folder: &std::path::Path| fs::read_to_string(folder.join("y")).ok();
+    let written = |folder: &Path| fs::read_to_string(folder.join("y")).ok();
     assert_eq!(written(&results).as_deref(), Some("mine\n"));
     assert_eq!(written(&models), None);
     pod.remove().await;

@@ -1,9 +1,13 @@
 //! The sandbox's cgroup and what Stats reads there, on hosts with cgroup v1 and with v2 alone.
 
+use std::path::PathBuf;
+use std::process::{Child, Command};
+
 use containerd_shim_protos::protobuf::Message as _;
 use containerd_shim_protos::{cgroups::metrics as v1, cgroups_v2::metrics as v2};
 use integration::bed::Bed;
 use integration::cases;
+use integration::cgroups;
 use integration::runtime::Needs;
 use prost_types::Any;
 use serde_json::json;
@@ -16,6 +20,9 @@ cases! {
     ],
     Needs::Bulkhead => [
         stats_of_a_running_a_paused_and_an_exited_container_agree,
+        a_cgroup_that_is_there_already_is_refused_and_lives,
+        an_empty_cgroup_is_made_anew_with_its_limits,
+        the_root_of_the_cgroups_is_refused,
     ],
 }
 
@@ -86,4 +93,82 @@ async fn stats_of_a_running_a_paused_and_an_exited_container_agree(bed: &Bed) {
     let exited = stats().await;
     assert!(exited.cpu_nanos >= paused.cpu_nanos, "{exited:?}");
     container.delete().await.expect("delete");
+}
+
+/// A process in a cgroup of its own in every hierarchy. Both go with it.
+struct Resident {
+    folders: Vec<PathBuf>,
+    process: Child,
+}
+
+impl Resident {
+    fn new(name: &str) -> Self {
+        let folders = cgroups::make(name).expect("make the cgroups");
+        let process = Command::new("sleep").arg("1000").spawn().expect("sleep");
+        for folder in &folders {
+            let pid = process.id().to_string();
+            std::fs::write(folder.join("cgroup.procs"), pid).expect("move it there");
+        }
+        Self { folders, process }
+    }
+}
+
+impl Drop for Resident {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+        for folder in &self.folders {
+            let _ = cgroups::remove(folder);
+        }
+    }
+}
+
+async fn a_cgroup_that_is_there_already_is_refused_and_lives(bed: &Bed) {
+    let name = bed.id("service");
+    let mut resident = Resident::new(&name);
+    // The cgroup itself, and one that has it below.
+    let above = bed.id("slice");
+    cgroups::make(&above).expect("make the cgroups");
+    let mut below = Resident::new(&format!("{above}/service"));
+    for taken in [name, above.clone()] {
+        let container = bed.container(&["sleep", "1000"]).with(|spec| {
+            spec["linux"]["cgroupsPath"] = json!(format!("/{taken}"));
+        });
+        let error = container.create().await.expect_err("refused");
+        for text in ["linux.cgroupsPath", &taken] {
+            assert!(error.message().contains(text), "{text}: {error}");
+        }
+    }
+    for resident in [&mut resident, &mut below] {
+        let ended = resident.process.try_wait().expect("try_wait");
+        assert_eq!(ended, None, "what was there was killed");
+        assert!(resident.folders.iter().all(|folder| folder.exists()));
+    }
+    drop(below);
+    for hierarchy in cgroups::hierarchies() {
+        cgroups::remove(&hierarchy.path.join(&above)).expect("remove the cgroup");
+    }
+}
+
+async fn an_empty_cgroup_is_made_anew_with_its_limits(bed: &Bed) {
+    let name = bed.id("left");
+    cgroups::make(&name).expect("make the cgroups");
+    let container = bed.container(&["sleep", "1000"]).with(|spec| {
+        spec["linux"]["cgroupsPath"] = json!(format!("/{name}"));
+        spec["linux"]["resources"]["memory"] = json!({ "limit": 256 * MIB });
+    });
+    let container = container.run().await.expect("run");
+    let figures = read(&bed.client().metrics(&container.id).await.expect("metrics"));
+    assert_eq!(figures.limit, 256 * MIB);
+    container.remove().await;
+}
+
+async fn the_root_of_the_cgroups_is_refused(bed: &Bed) {
+    for root in ["/", "/.", "//", "/./x"] {
+        let container = bed.container(&["true"]).with(|spec| {
+            spec["linux"]["cgroupsPath"] = json!(root);
+        });
+        let error = container.create().await.expect_err(root);
+        assert!(error.message().contains("linux.cgroupsPath"), "{error}");
+    }
 }

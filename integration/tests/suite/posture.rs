@@ -1,6 +1,7 @@
 //! What a program finds in a container: gVisor, and the strictest policy, whatever the spec asked for.
 
 use integration::bed::Bed;
+use integration::policy::NodePolicy;
 use integration::runtime::Needs;
 
 use integration::cases;
@@ -16,6 +17,8 @@ cases! {
         the_sentry_is_not_root,
         a_device_of_the_host_is_refused_by_name,
         a_hosts_network_namespace_is_refused_by_name,
+        a_hosts_network_namespace_is_refused_by_its_path,
+        a_hook_gets_the_environment_of_its_spec_and_no_more,
         starting_one_container_changes_no_limits_of_another,
     ],
 }
@@ -125,6 +128,62 @@ async fn a_hosts_network_namespace_is_refused_by_name(bed: &Bed) {
         namespaces.retain(|namespace| namespace["type"] != "network");
     };
     refused(bed, change, "network").await;
+}
+
+async fn a_hosts_network_namespace_is_refused_by_its_path(bed: &Bed) {
+    // Under a policy with a network it would be the one that the container gets.
+    let _policy = NodePolicy::set("network = \"sandbox\"");
+    let link = bed.folder.join(bed.id("netns"));
+    std::os::unix::fs::symlink("/proc/self/ns/net", &link).expect("link");
+    for path in ["/proc/1/ns/net", link.to_str().expect("text")] {
+        let change = |spec: &mut serde_json::Value| {
+            let namespaces = spec["linux"]["namespaces"].as_array_mut().expect("a list");
+            for namespace in namespaces.iter_mut().filter(|one| one["type"] == "network") {
+                namespace["path"] = path.into();
+            }
+        };
+        refused(bed, change, path).await;
+    }
+}
+
+/// A hook is a program of the host's: what is in the environment of containerd and of the shim is none of its business.
+async fn a_hook_gets_the_environment_of_its_spec_and_no_more(bed: &Bed) {
+    use integration::processes::{Role, of};
+    let variables = |text: String| -> Vec<String> {
+        let all = text.split('\0').filter(|one| !one.is_empty());
+        all.map(str::to_owned).collect()
+    };
+    for (given, expected) in [
+        (Some("[\"MINE=1\"]"), vec!["MINE=1"]),
+        (Some("[]"), vec![]),
+        // Without one it has what runsc itself has.
+        (
+            None,
+            vec!["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"],
+        ),
+    ] {
+        let file = bed.folder.join(bed.id("environment"));
+        // The shell's own, as it was started: what it adds is not in there.
+        let script = format!("cat /proc/$$/environ >{}", file.display());
+        let container = bed.container(&["sleep", "1000"]).with(|spec| {
+            let mut hook = serde_json::json!({ "path": "/bin/sh", "args": ["sh", "-c", script] });
+            if let Some(env) = given {
+                hook["env"] = serde_json::from_str(env).expect("a list");
+            }
+            spec["hooks"]["createRuntime"] = serde_json::json!([hook]);
+        });
+        let container = container.run().await.expect("run");
+        let shim = &of(Role::Shim, &container.id)[0];
+        let shims = std::fs::read_to_string(format!("/proc/{}/environ", shim.pid));
+        let shims = variables(shims.expect("the shim's environment"));
+        assert!(
+            shims.iter().any(|one| one.starts_with("TTRPC_ADDRESS=")),
+            "{shims:?}"
+        );
+        let hooks = variables(std::fs::read_to_string(&file).expect("the hook ran"));
+        assert_eq!(hooks, expected, "{given:?}");
+        container.remove().await;
+    }
 }
 
 async fn starting_one_container_changes_no_limits_of_another(bed: &Bed) {

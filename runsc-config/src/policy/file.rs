@@ -1,6 +1,6 @@
 //! Where a policy comes from: a file that is root's alone to write.
 
-use std::fs::{self, File};
+use std::fs::{self, File, Metadata};
 use std::io::Read as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
@@ -29,11 +29,19 @@ impl Policy {
         }
         // From here on only root can put something else there: a FIFO would be waited for, for ever.
         trusted(path).map_err(failed)?;
-        let metadata = fs::metadata(path).map_err(|e| failed(e.to_string()))?;
-        if !metadata.is_file() {
+        let judged = fs::metadata(path).map_err(|e| failed(e.to_string()))?;
+        if !judged.is_file() {
             return Err(failed("is not a regular file".to_owned()));
         }
         let mut file = File::open(path).map_err(|e| failed(e.to_string()))?;
+        // What is read is what was judged: another one may have had the name in between.
+        let opened = file.metadata().map_err(|e| failed(e.to_string()))?;
+        if (judged.dev(), judged.ino()) != (opened.dev(), opened.ino()) {
+            return Err(failed("was exchanged while it was read".to_owned()));
+        }
+        if let Some(problem) = of_others(&opened) {
+            return Err(failed(problem));
+        }
         let mut text = String::new();
         (&mut file)
             .take(SIZE_MAX + 1)
@@ -67,17 +75,28 @@ pub fn trusted(path: &Path) -> Result<(), String> {
     trusted_by(path, LINKS_MAX)
 }
 
-fn trusted_by(path: &Path, links: u32) -> Result<(), String> {
+/// What makes a file or folder somebody's beside root.
+fn of_others(metadata: &Metadata) -> Option<String> {
     const STICKY: u32 = 0o1000;
+    let (mode, uid) = (metadata.mode(), metadata.uid());
+    if uid != 0 {
+        return Some(format!("belongs to uid {uid}: it must belong to root"));
+    }
+    // In a sticky folder (/tmp) nobody can replace root's files. A link has no mode of its own.
+    if mode & 0o022 != 0 && !metadata.is_symlink() && !(metadata.is_dir() && mode & STICKY != 0) {
+        let mode = mode & 0o7777;
+        return Some(format!("has mode {mode:04o}: only root may write it"));
+    }
+    None
+}
+
+fn trusted_by(path: &Path, links: u32) -> Result<(), String> {
     for part in path.ancestors() {
         let failed = |problem: String| format!("{} {problem}", part.display());
         let metadata =
             fs::symlink_metadata(part).map_err(|e| failed(format!("is not there: {e}")))?;
-        let (mode, uid) = (metadata.mode(), metadata.uid());
-        if uid != 0 {
-            return Err(failed(format!(
-                "belongs to uid {uid}: it must belong to root"
-            )));
+        if let Some(problem) = of_others(&metadata) {
+            return Err(failed(problem));
         }
         if metadata.is_symlink() {
             let target = fs::read_link(part).map_err(|e| failed(e.to_string()))?;
@@ -85,14 +104,6 @@ fn trusted_by(path: &Path, links: u32) -> Result<(), String> {
                 return Err(failed("leads through too many links".to_owned()));
             };
             trusted_by(&part.parent().unwrap_or(part).join(target), links)?;
-            continue;
-        }
-        // In a sticky folder (/tmp) nobody can replace root's files.
-        if mode & 0o022 != 0 && !(metadata.is_dir() && mode & STICKY != 0) {
-            let mode = mode & 0o7777;
-            return Err(failed(format!(
-                "has mode {mode:04o}: only root may write it"
-            )));
         }
     }
     Ok(())

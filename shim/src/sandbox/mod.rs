@@ -212,6 +212,7 @@ impl Sandbox {
         }
         let cgroups = Cgroups::of_sandbox(pid, plan.cgroup())
             .map_err(|e| Error::io(format!("find the cgroups of sandbox process {pid}"), &e))?;
+        limits::check(&cgroups, &plan.hardened.limits)?;
         plan.record(Some(pid), Some(&cgroups)).write(runsc.root())?;
         let socket = state
             .control_socket()
@@ -410,9 +411,16 @@ async fn run_create(
 
 /// Writes down what `delete` needs, before anything is started.
 fn write_down(plan: &Plan<'_>, root: &Path) -> Result<()> {
-    plan.bundle.set_sandbox_root(root)?;
     let cgroups = Cgroups::expected(plan.cgroup())
         .map_err(|e| Error::io("look at the host's cgroups", &e))?;
+    // What is written down is killed when the sandbox ends.
+    cgroups.clear().map_err(|(folder, error)| {
+        Error::precondition(format!(
+            "linux.cgroupsPath: {} is there already ({error}); a sandbox needs a cgroup that nothing else has",
+            folder.display()
+        ))
+    })?;
+    plan.bundle.set_sandbox_root(root)?;
     plan.record(None, Some(&cgroups)).write(root)
 }
 

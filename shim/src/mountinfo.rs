@@ -1,0 +1,127 @@
+//! The table of mounts (proc_pid_mountinfo(5)): what lies where, and where it comes from.
+
+use std::fs;
+use std::io;
+use std::os::fd::AsRawFd as _;
+use std::path::{Path, PathBuf};
+
+use runsc_config::Origin;
+use rustix::fs::{CWD, Mode, OFlags, openat};
+
+/// One mount.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Entry {
+    number: u64,
+    /// What of which filesystem is mounted.
+    origin: Origin,
+    /// Where.
+    pub(crate) point: PathBuf,
+}
+
+impl Entry {
+    fn parse(line: &str) -> Option<Self> {
+        let fields: Vec<&str> = line.split(' ').take(5).collect();
+        let &[number, _, device, root, point] = fields.as_slice() else {
+            return None;
+        };
+        Some(Self {
+            number: number.parse().ok()?,
+            origin: Origin {
+                device: device.to_owned(),
+                path: unescape(root).into(),
+            },
+            point: unescape(point).into(),
+        })
+    }
+}
+
+/// All mounts that this process sees, in mount order.
+///
+/// # Errors
+/// When /proc cannot be read.
+pub(crate) fn entries() -> io::Result<Vec<Entry>> {
+    let table = fs::read_to_string("/proc/self/mountinfo")?;
+    Ok(table.lines().filter_map(Entry::parse).collect())
+}
+
+/// Where a file or folder, named without links, lies in its filesystem. It is the mount that the name leads to that counts,
+/// not the last one at a folder above it, so the kernel is asked which one that is.
+pub(crate) fn origin(path: &Path) -> Option<Origin> {
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let file = openat(CWD, path, flags, Mode::empty()).ok()?;
+    let facts = fs::read_to_string(format!("/proc/self/fdinfo/{}", file.as_raw_fd())).ok()?;
+    let number = facts.lines().find_map(|line| line.strip_prefix("mnt_id:"));
+    let number: u64 = number?.trim().parse().ok()?;
+    let mount = entries().ok()?.into_iter().find(|one| one.number == number);
+    let Entry { origin, point, .. } = mount?;
+    let below = path.strip_prefix(&point).ok()?;
+    Some(Origin {
+        // Joining nothing would leave a slash at the end, which says that a file is a folder.
+        path: if below == Path::new("") {
+            origin.path
+        } else {
+            origin.path.join(below)
+        },
+        device: origin.device,
+    })
+}
+
+/// What is mounted at and below a folder.
+pub(crate) fn below(folder: &Path) -> Vec<Origin> {
+    let entries = entries().unwrap_or_default().into_iter();
+    let below = entries.filter(|entry| entry.point.starts_with(folder));
+    below.map(|entry| entry.origin).collect()
+}
+
+/// Undoes the octal escapes of mountinfo.
+fn unescape(field: &str) -> String {
+    let escapes = [
+        ("\\040", " "),
+        ("\\011", "\t"),
+        ("\\012", "\n"),
+        ("\\134", "\\"),
+    ];
+    escapes
+        .iter()
+        .fold(field.to_owned(), |text, (escape, plain)| {
+            text.replace(escape, plain)
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_with_spaces_in_its_names_is_read() {
+        let line = "36 35 98:0 /a\\040b /mnt\\134040a rw,noatime master:1 - ext3 /dev/root rw";
+        let entry = Entry {
+            number: 36,
+            origin: Origin {
+                device: "98:0".into(),
+                path: "/a b".into(),
+            },
+            point: "/mnt\\040a".into(),
+        };
+        assert_eq!(Entry::parse(line), Some(entry));
+        assert_eq!(Entry::parse("36 35 98:0 /"), None);
+    }
+
+    #[test]
+    fn a_files_origin_is_that_of_the_mount_it_is_in() {
+        let root = origin(Path::new("/")).expect("the root");
+        let proc = origin(Path::new("/proc/sys/kernel")).expect("a folder of /proc");
+        assert_ne!(root.device, proc.device);
+        assert_eq!(proc.path, Path::new("/sys/kernel"));
+        assert!(below(Path::new("/proc")).contains(&Origin {
+            path: "/".into(),
+            ..proc
+        }));
+        let folder = tempfile::tempdir().expect("tempdir");
+        let name = fs::canonicalize(folder.path()).expect("a folder");
+        let (own, above) = (origin(&name), origin(name.parent().expect("a folder")));
+        let (own, above) = (own.expect("own"), above.expect("above"));
+        assert_eq!(own.path.parent(), Some(above.path.as_path()));
+        assert_eq!(origin(&name.join("none")), None);
+    }
+}
