@@ -44,7 +44,7 @@ fn fixed(
 
 /// Every flag Bulkhead sets, but for `--root`, `--log` and `--log-format`, which name files of the shim, and
 /// `--systemd-cgroup`, which follows the form of the request's cgroup path.
-fn table() -> [Flag; 17] {
+fn table() -> [Flag; 25] {
     use Missing::{LeaveOut, Refuse};
     let off = |_: &Policy| "false".to_owned();
     let none = |_: &Policy| "none".to_owned();
@@ -119,6 +119,39 @@ fn table() -> [Flag; 17] {
         ),
         fixed("nvproxy", off, LeaveOut, "no GPU"),
         fixed("tpuproxy", off, LeaveOut, "no TPU"),
+        fixed("rdmaproxy", off, LeaveOut, "no RDMA device"),
+        fixed(
+            "ignore-cgroups",
+            off,
+            LeaveOut,
+            "without cgroups nothing of the host is limited",
+        ),
+        fixed(
+            "fsgofer-host-uds",
+            off,
+            LeaveOut,
+            "the older name of host-uds, which opens what that closes",
+        ),
+        fixed(
+            "TESTONLY-unsafe-nonroot",
+            off,
+            LeaveOut,
+            "it leaves out most of what isolates the sandbox",
+        ),
+        fixed(
+            "profile",
+            off,
+            LeaveOut,
+            "a profiler loosens the sentry's own filter",
+        ),
+        fixed("debug", off, LeaveOut, "its log has what guests do"),
+        fixed(
+            "strace",
+            off,
+            LeaveOut,
+            "its log has what guests read and write",
+        ),
+        fixed("log-packets", off, LeaveOut, "its log has what guests send"),
         fixed(
             "gofer-network-namespace",
             |_| "new".into(),

@@ -537,6 +537,15 @@ mod tests {
     }
 
     #[test]
+    fn there_is_no_swap_where_it_can_be_limited() {
+        let limits = SandboxLimits::of_container(Declared::default(), &Policy::strict());
+        let memory = |can| to_spec(&json!(null), &limits, 256, can)["memory"].clone();
+        let bytes = 512 * MIB;
+        assert_eq!(memory(true), json!({ "limit": bytes, "swap": bytes }));
+        assert_eq!(memory(false), json!({ "limit": bytes }));
+    }
+
+    #[test]
     fn less_than_a_sandbox_needs_is_refused() {
         let limits = SandboxLimits::of_container(
             Declared {

@@ -358,9 +358,11 @@ pub fn harden(asked: Value, policy: &Policy, context: &Context<'_>) -> Result<Ha
     }
     process::harden(process, "process", policy, &mut report)?;
     process::set_rlimits(process, tasks_limit, policy, &mut report);
-    let user = process.get("user").filter(|user| !user.is_null()).cloned();
-    let user = user.unwrap_or_else(|| serde_json::json!({ "uid": 0, "gid": 0 }));
-    let user = (caller == Caller::Kubernetes).then_some(user);
+    // There is one: a spec without is none.
+    let user = process
+        .get("user")
+        .cloned()
+        .filter(|_| caller == Caller::Kubernetes);
     let mut shared = Shared {
         tasks_limit,
         memory: limits.memory,
@@ -702,6 +704,8 @@ pub(crate) mod tests {
             harden(json!({}), &Policy::strict(), &context()),
             changed(|spec| spec["process"] = Value::Null),
             changed(|spec| spec["process"] = json!("sh")),
+            changed(|spec| spec["process"]["user"] = Value::Null),
+            changed(|spec| drop(spec["process"].as_object_mut().map(|p| p.remove("user")))),
             changed(|spec| spec["root"] = Value::Null),
             changed(|spec| spec["root"]["path"] = json!("")),
             changed(|spec| spec["mounts"] = json!({})),
@@ -762,6 +766,31 @@ pub(crate) mod tests {
         assert!(made("network = \"sandbox\"", ""));
         assert!(!made("network = \"sandbox\"", "/run/netns/pod"));
         assert!(!made("", ""));
+    }
+
+    #[test]
+    fn a_hook_is_what_was_judged_and_no_key_more() {
+        let hardened = changed(|spec| {
+            spec["hooks"] = json!({
+                "poststop": [{ "path": "/bin/true", "Path": "/bin/sh", "env": ["A=1"], "x": 1 }],
+                "Prestart": [{ "path": "relative" }],
+            });
+        })
+        .expect("hardened");
+        let given = json!({ "poststop": [{ "path": "/bin/true", "env": ["A=1"] }] });
+        assert_eq!(hardened.spec.as_map()["hooks"], given);
+        let mut changes = hardened.report.changes.iter();
+        assert!(changes.any(|change| change.asked == "hooks.Prestart"));
+    }
+
+    #[test]
+    fn a_sandbox_without_a_cgroup_path_has_one_of_its_own() {
+        for path in [Value::Null, json!("")] {
+            let hardened = changed(|spec| spec["linux"]["cgroupsPath"] = path).expect("hardened");
+            assert_eq!(hardened.spec.cgroup(), Some("/default/c"));
+            let written = &hardened.spec.as_map()["linux"]["cgroupsPath"];
+            assert_eq!(written, &json!("/default/c"));
+        }
     }
 
     #[test]

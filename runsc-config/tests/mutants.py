@@ -14,12 +14,14 @@ LIMIT = 600
 
 
 def table():
-    """The rows: rule, file, from, to. In a cell `\\n` is a new line and `\\|` a bar."""
+    """The rows: rule, file, from, to, and for the shim its tests. In a cell `\\n` is a new line and `\\|` a bar."""
     with open(os.path.join(HERE, "README.md")) as file:
         lines = [line.rstrip("\n") for line in file if line.startswith("| ")]
-    for line in lines[1:]:
+    for line in lines:
         cells = [cell.strip().strip("`") for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
-        yield [cell.replace("\\|", "|").replace("\\n", "\n") for cell in cells]
+        cells = [cell.replace("\\|", "|").replace("\\n", "\n") for cell in cells]
+        if cells[0] != "rule":
+            yield cells + [""] * (5 - len(cells))
 
 
 def copy():
@@ -37,12 +39,25 @@ def copy():
     return tree
 
 
-def tests(tree):
-    command = ["cargo", "test", "--locked", "--quiet", "-p", "runsc-config"]
-    environment = {**os.environ, "CARGO_TARGET_DIR": os.path.join(COPY, "build"), "RUSTFLAGS": "-Awarnings"}
-    return subprocess.run(
-        command, cwd=tree, env=environment, capture_output=True, text=True, timeout=LIMIT
-    )
+def tests(tree, which=""):
+    """Those of runsc-config; of the shim the ones that `which` names, after the word for their kind."""
+    built = os.path.join(COPY, "build")
+    environment = {**os.environ, "CARGO_TARGET_DIR": built, "RUSTFLAGS": "-Awarnings"}
+    kind, _, names = which.partition(" ")
+    package = "bulkhead-shim" if kind else "runsc-config"
+    shim = ["--bin", "containerd-shim-bulkhead-v1"] if kind else []
+
+    def cargo(verb, *more, where=tree, environment=environment):
+        command = ["cargo", verb, "--locked", "--quiet", *more]
+        return subprocess.run(command, cwd=where, env=environment, capture_output=True, text=True, timeout=LIMIT)
+
+    if kind != "suite":
+        return cargo("test", "-p", package, *shim, *(["--", *names.split()] if kind else []))
+    result = cargo("build", "-p", package, *shim)
+    if result.returncode != 0:
+        return result
+    environment = {**os.environ, "BULKHEAD_TEST_PATH": os.path.join(built, "debug"), "BULKHEAD_TEST_ONLY": names}
+    return cargo("test", "-p", "integration", "--test", "suite", where=REPOSITORY, environment=environment)
 
 
 def main():
@@ -51,11 +66,11 @@ def main():
     if whole.returncode != 0:
         sys.exit(f"the tests fail as it is:\n{whole.stdout}{whole.stderr}")
     faults, count = [], 0
-    for rule, name, before, after in table():
+    for rule, name, before, after, which in table():
         if sys.argv[1:] and not any(word in rule for word in sys.argv[1:]):
             continue
         count += 1
-        path = os.path.join(tree, "runsc-config", "src", name)
+        path = os.path.join(tree, "shim" if which else "runsc-config", "src", name)
         with open(path) as file:
             text = file.read()
         if before not in text:
@@ -63,7 +78,7 @@ def main():
             continue
         with open(path, "w") as file:
             file.write(text.replace(before, after, 1))
-        result = tests(tree)
+        result = tests(tree, which)
         with open(path, "w") as file:
             file.write(text)
         said = result.stdout + result.stderr

@@ -4,10 +4,12 @@
     reason = "each program that includes this uses a part of it"
 )]
 
+use std::collections::BTreeSet;
 use std::path::{Component, Path, PathBuf};
+use std::sync::LazyLock;
 
 use runsc_config::{
-    ContainerKind, Context, Features, Hardened, HostFacts, Policy, Refusal, Shared, harden,
+    ContainerKind, Context, Features, Hardened, HostFacts, Origin, Policy, Refusal, Shared, harden,
 };
 use serde_json::{Value, json};
 
@@ -27,6 +29,31 @@ const NEVER_CALLED: [&str; 12] = [
     "kexec_load",
 ];
 
+/// Flags that have one value under every policy.
+const FIXED_FLAGS: [(&str, &str); 21] = [
+    ("oci-seccomp", "true"),
+    ("host-uds", "none"),
+    ("host-fifo", "none"),
+    ("net-raw", "false"),
+    ("allow-suid", "false"),
+    ("allow-flag-override", "false"),
+    ("character-device-policy", "emulated-only"),
+    ("allow-packet-socket-write", "false"),
+    ("allow-rootfs-tar-annotation", "false"),
+    ("nvproxy", "false"),
+    ("tpuproxy", "false"),
+    ("rdmaproxy", "false"),
+    ("ignore-cgroups", "false"),
+    ("fsgofer-host-uds", "false"),
+    ("TESTONLY-unsafe-nonroot", "false"),
+    ("profile", "false"),
+    ("debug", "false"),
+    ("strace", "false"),
+    ("log-packets", "false"),
+    ("gofer-network-namespace", "new"),
+    ("control-rpc-stop-timeout", "200ms"),
+];
+
 /// A runsc that has everything.
 pub fn features() -> Features {
     let features = include_str!("features.json");
@@ -39,11 +66,21 @@ pub struct Allowed {
     pub network: bool,
     pub writable: bool,
     pub exec: bool,
+    pub root: bool,
+    pub directfs: bool,
+    pub kvm: bool,
     pub capabilities: Vec<String>,
     pub tasks: u64,
     pub open_files: u64,
-    /// The namespace `granted` may ask for a network.
-    pub grants: bool,
+    pub memory_mib: u64,
+    /// Hundredths of a CPU.
+    pub cpu: u64,
+    /// MiB of /tmp, /run, /dev/shm and of a writable root.
+    pub sizes: [u64; 4],
+    /// Folders that a pod may bind to read, and to write.
+    pub binds: [Vec<&'static str>; 2],
+    /// What the namespace `granted` may ask for: a network, a writable root, executable scratch.
+    pub grants: [bool; 3],
 }
 
 impl Allowed {
@@ -52,27 +89,64 @@ impl Allowed {
             network: false,
             writable: false,
             exec: false,
+            root: true,
+            directfs: false,
+            kvm: false,
             capabilities: Vec::new(),
             tasks: 256,
             open_files: 1024,
-            grants: false,
+            memory_mib: 512,
+            cpu: 100,
+            sizes: [64, 8, 16, 1024],
+            binds: [Vec::new(), Vec::new()],
+            grants: [false; 3],
         }
     }
 
     pub fn policy(&self) -> Policy {
         let network = |on: bool| if on { "sandbox" } else { "none" };
+        let [tmp, run, shm, overlay] = self.sizes;
+        let [read_only, writable] = &self.binds;
+        let [grants_network, grants_root, grants_exec] = self.grants;
         let text = format!(
-            "network = {:?}\nrootfs.writable = {}\nscratch.exec = {}\ncapabilities.allow = {:?}\nlimits.pids = {}\n\
-             limits.open_files = {}\n[kubernetes.namespaces.granted]\nnetwork = {:?}\n",
+            "network = {:?}\nrun_as_non_root = {}\nrunsc.directfs = {}\nrunsc.platform = {:?}\n\
+             rootfs = {{ writable = {}, size_mib = {overlay} }}\n\
+             scratch = {{ exec = {}, tmp_mib = {tmp}, run_mib = {run}, shm_mib = {shm} }}\n\
+             capabilities.allow = {:?}\n\
+             limits = {{ pids = {}, open_files = {}, memory_mib = {}, cpus = {}.{:02} }}\n\
+             binds = {{ read_only = {read_only:?}, writable = {writable:?} }}\n\
+             [kubernetes.namespaces.granted]\n\
+             network = {:?}\nrootfs_writable = {grants_root}\nscratch_exec = {grants_exec}\n",
             network(self.network),
+            !self.root,
+            self.directfs,
+            if self.kvm { "kvm" } else { "systrap" },
             self.writable,
             self.exec,
             self.capabilities,
             self.tasks,
             self.open_files,
-            network(self.grants),
+            self.memory_mib,
+            self.cpu / 100,
+            self.cpu % 100,
+            network(grants_network),
         );
         Policy::parse(&text, "generated").expect("a policy")
+    }
+
+    /// With what the request is granted for asking for it.
+    fn with_grants(&self, asked: &Value, asker: Asker) -> Self {
+        let annotation = |key: &str| asked["annotations"][key].as_str().unwrap_or_default();
+        let mut all = self.clone();
+        let namespace = annotation("io.kubernetes.cri.sandbox-namespace");
+        let is_pods = !asked["annotations"]["io.kubernetes.cri.container-type"].is_null();
+        if asker == Asker::Sandbox && is_pods && namespace == "granted" {
+            let [network, root, exec] = self.grants;
+            all.network |= network && annotation("dev.bulkhead.network") == "sandbox";
+            all.writable |= root && annotation("dev.bulkhead.rootfs") == "writable";
+            all.exec |= exec && annotation("dev.bulkhead.scratch") == "exec";
+        }
+        all
     }
 }
 
@@ -84,12 +158,25 @@ pub enum Asker {
     Container,
 }
 
-/// The host, in which /home/u/link leads to a socket of docker's.
+/// The host, in which /home/u/link leads to a socket of docker's and /proc/1/ns/net to its own network, and the kubelet has
+/// bound a part of one of the pod's volumes and a folder of the host.
 pub fn host() -> HostFacts {
     HostFacts {
         resolve: |path| {
             let text = path.to_str()?;
             (text == "/home/u/link").then(|| PathBuf::from("/run/docker.sock"))
+        },
+        is_hosts_network: |path| path == Path::new("/proc/1/ns/net"),
+        origin: |path| {
+            let text = path.to_str()?;
+            let path = match text.split_once("/volume-subpaths/") {
+                None => path.to_owned(),
+                Some((pod, "own/c/0")) => Path::new(pod).join("volumes/v/x"),
+                Some((_, "host/c/0")) => PathBuf::from("/etc"),
+                Some(_) => return None,
+            };
+            let device = "8:1".to_owned();
+            Some(Origin { device, path })
         },
         ..HostFacts::default()
     }
@@ -111,11 +198,10 @@ pub fn hardened(spec: Value, policy: &Policy, asker: Asker) -> Result<Hardened, 
         Asker::Client => harden(spec, policy, &context(ContainerKind::Plain, "default")),
         Asker::Sandbox => harden(spec, policy, &context(ContainerKind::PodSandbox, "k8s.io")),
         Asker::Container => {
-            let sandbox = harden(
-                base(),
-                policy,
-                &context(ContainerKind::PodSandbox, "k8s.io"),
-            )?;
+            // As the first container of a pod commonly is.
+            let mut first = base();
+            first["process"]["user"] = json!({ "uid": 65535, "gid": 65535 });
+            let sandbox = harden(first, policy, &context(ContainerKind::PodSandbox, "k8s.io"))?;
             let shared: Shared = sandbox.shared;
             let kind = ContainerKind::PodContainer(&shared);
             harden(spec, &sandbox.policy, &context(kind, "k8s.io"))
@@ -140,20 +226,6 @@ pub fn texts<'a>(value: &'a Value, pointer: &str) -> Vec<&'a str> {
         .collect()
 }
 
-/// Whether the request is of a pod of the granted namespace, and asks for a network.
-fn asks_with_grant(asked: &Value, asker: Asker) -> bool {
-    let annotation = |key: &str| {
-        asked["annotations"][key]
-            .as_str()
-            .unwrap_or_default()
-            .to_owned()
-    };
-    asker == Asker::Sandbox
-        && !asked["annotations"]["io.kubernetes.cri.container-type"].is_null()
-        && annotation("io.kubernetes.cri.sandbox-namespace") == "granted"
-        && annotation("dev.bulkhead.network") == "sandbox"
-}
-
 /// Panics where a result has more than is allowed. `asked` is what it was made of.
 pub fn assert_held(asked: &Value, hardened: &Hardened, allowed: &Allowed, asker: Asker) {
     let spec = Value::Object(hardened.spec.as_map().clone());
@@ -171,11 +243,26 @@ pub fn assert_held(asked: &Value, hardened: &Hardened, allowed: &Allowed, asker:
     let keys = hardened.spec.as_map().keys();
     let unknown: Vec<&String> = keys.filter(|key| !known.contains(&key.as_str())).collect();
     assert!(unknown.is_empty(), "{unknown:?}");
+    let allowed = &allowed.with_grants(asked, asker);
     assert!(allowed.writable || spec["root"]["readonly"] == json!(true));
     held_process(&spec, allowed);
     held_seccomp(&spec["linux"]["seccomp"], allowed);
     held_mounts(asked, &spec, allowed, asker);
+    let root = Path::new(spec["root"]["path"].as_str().expect("a root"));
+    assert!(normal(root), "{root:?}");
+    for never in ["/proc", "/sys", "/dev", "/run/bulkhead"] {
+        assert!(!root.starts_with(never) && !Path::new(never).starts_with(root));
+    }
+    held_hooks(&spec["hooks"]);
     if asker != Asker::Container {
+        held_limits(asked, &spec, allowed, asker);
+        let cgroup = spec["linux"]["cgroupsPath"].as_str().expect("a cgroup");
+        assert!(cgroup.len() > 1 && cgroup.starts_with('/'), "{cgroup}");
+        let mut parts = cgroup.split('/').skip(1);
+        assert!(
+            !parts.any(|part| ["", ".", ".."].contains(&part)),
+            "{cgroup}"
+        );
         let limit = |pointer: &str| spec["linux"]["resources"].pointer(pointer);
         let memory = limit("/memory/limit").and_then(Value::as_i64);
         assert!(memory.is_some_and(|limit| limit > 0), "{memory:?}");
@@ -186,16 +273,36 @@ pub fn assert_held(asked: &Value, hardened: &Hardened, allowed: &Allowed, asker:
         let ceiling = limit("/pids/limit").and_then(Value::as_u64);
         assert!(ceiling.is_some_and(|ceiling| ceiling >= 4 * tasks + 256));
     }
-    let kinds: Vec<&str> = spec["linux"]["namespaces"]
-        .as_array()
-        .into_iter()
-        .flatten()
+    let namespaces = spec["linux"]["namespaces"].as_array().expect("a list");
+    let kinds: Vec<&str> = namespaces
+        .iter()
         .filter_map(|namespace| namespace["type"].as_str())
         .collect();
     for own in ["network", "pid", "ipc", "uts", "mount"] {
-        assert!(kinds.contains(&own), "{own} is the host's: {kinds:?}");
+        let times = kinds.iter().filter(|kind| **kind == own).count();
+        assert_eq!(
+            times, 1,
+            "{own} is the host's, or one of several: {kinds:?}"
+        );
     }
-    assert!(!kinds.contains(&"user"));
+    for namespace in namespaces {
+        let mut keys = namespace.as_object().expect("an object").keys();
+        assert!(
+            keys.all(|key| key == "type" || key == "path"),
+            "{namespace}"
+        );
+        let path = namespace["path"].as_str();
+        assert!(
+            path.is_none() || namespace["type"] == "network",
+            "{namespace}"
+        );
+        assert_ne!(path, Some("/proc/1/ns/net"));
+    }
+    assert!(!kinds.contains(&"user") && !kinds.contains(&"time"));
+    for sysctl in spec["linux"]["sysctl"].as_object().into_iter().flatten() {
+        let is_inside = sysctl.0 == "fs.nr_open" || sysctl.0.ends_with(".disable_ipv6");
+        assert!(is_inside, "{sysctl:?}");
+    }
     for gone in [
         "devices",
         "uidMappings",
@@ -205,25 +312,90 @@ pub fn assert_held(asked: &Value, hardened: &Hardened, allowed: &Allowed, asker:
     ] {
         assert!(spec["linux"].get(gone).is_none(), "{gone}");
     }
-    held_flags(asked, hardened, allowed, asker);
+    held_flags(hardened, allowed, asker);
 }
 
-fn held_flags(asked: &Value, hardened: &Hardened, allowed: &Allowed, asker: Asker) {
-    let flags = hardened.flags.args();
-    let has = |flag: &str| flags.iter().any(|given| given == flag);
-    let may_have_network = allowed.network || (allowed.grants && asks_with_grant(asked, asker));
-    assert!(may_have_network || has("--network=none"), "{flags:?}");
-    assert!(allowed.writable || has("--overlay2=none"), "{flags:?}");
-    for always in [
-        "--oci-seccomp=true",
-        "--host-uds=none",
-        "--host-fifo=none",
-        "--net-raw=false",
-        "--allow-flag-override=false",
-        "--directfs=false",
-    ] {
-        assert!(has(always), "{always}: {flags:?}");
+/// Every hook is what was judged, in a stage that there is.
+fn held_hooks(hooks: &Value) {
+    for (stage, list) in hooks.as_object().into_iter().flatten() {
+        assert!(
+            stage.starts_with(|c: char| c.is_ascii_lowercase()),
+            "{stage}"
+        );
+        for hook in list.as_array().into_iter().flatten() {
+            assert!(
+                hook["path"]
+                    .as_str()
+                    .is_some_and(|path| path.starts_with('/'))
+            );
+            let mut keys = hook.as_object().expect("an object").keys();
+            let known = ["path", "args", "env", "timeout"];
+            assert!(keys.all(|key| known.contains(&key.as_str())), "{hook}");
+        }
     }
+}
+
+/// Where nothing is asked for the limits are the policy's own; nothing but limits is given.
+fn held_limits(asked: &Value, spec: &Value, allowed: &Allowed, asker: Asker) {
+    let given = &spec["linux"]["resources"];
+    let mut keys = given.as_object().expect("resources").keys();
+    let known = ["cpu", "memory", "pids"];
+    assert!(keys.all(|key| known.contains(&key.as_str())), "{given}");
+    if asker == Asker::Client {
+        let number = |pointer: &str| {
+            let value = asked["linux"]["resources"].pointer(pointer);
+            value.and_then(Value::as_i64).filter(|value| *value > 0)
+        };
+        if number("/memory/limit").is_none() {
+            assert_eq!(given["memory"]["limit"], json!(allowed.memory_mib << 20));
+        }
+        if number("/cpu/quota").is_none() {
+            let (quota, period) = (
+                given["cpu"]["quota"].as_u64(),
+                given["cpu"]["period"].as_u64(),
+            );
+            let (quota, period) = (quota.expect("a quota"), period.expect("a period"));
+            assert_eq!(period, 100_000);
+            // A share is no whole number; what is cut off is below a microsecond.
+            assert!(
+                quota.abs_diff((allowed.cpu * 1000).max(1000)) <= 1,
+                "{quota}"
+            );
+        }
+    }
+}
+
+fn held_flags(hardened: &Hardened, allowed: &Allowed, asker: Asker) {
+    let flags = hardened.flags.args();
+    let value = |name: &str| {
+        let mut values = flags.iter().filter_map(|flag| {
+            flag.strip_prefix("--")?
+                .strip_prefix(name)?
+                .strip_prefix('=')
+        });
+        let value = values.next().map(str::to_owned);
+        assert_eq!(values.next(), None, "{name} twice: {flags:?}");
+        value.unwrap_or_default()
+    };
+    for (name, fixed) in FIXED_FLAGS {
+        assert_eq!(value(name), fixed, "{name}: {flags:?}");
+    }
+    let (network, overlay) = (value("network"), value("overlay2"));
+    assert!(
+        network == "none" || (allowed.network && network == "sandbox"),
+        "{network}"
+    );
+    let size = format!("root:self,size={}m", allowed.sizes[3]);
+    assert!(
+        overlay == "none" || (allowed.writable && overlay == size),
+        "{overlay}"
+    );
+    assert_eq!(value("directfs"), allowed.directfs.to_string());
+    let platform = if allowed.kvm { "kvm" } else { "systrap" };
+    assert_eq!(value("platform"), platform);
+    let systemd = flags.iter().any(|flag| flag == "--systemd-cgroup=true");
+    assert!(!systemd, "there is none on this host");
+    assert_eq!(flags.len(), FIXED_FLAGS.len() + 4, "{flags:?}");
     // What configures runsc is the shim's own.
     let annotations = hardened
         .spec
@@ -271,9 +443,71 @@ fn held_process(spec: &Value, allowed: &Allowed) {
         };
         assert!(limit["hard"].as_u64().expect("hard") <= most, "{limit}");
     }
-    for label in ["selinuxLabel", "apparmorProfile"] {
-        assert!(process.get(label).is_none(), "{label}");
+    let limits = process["rlimits"].as_array().expect("rlimits");
+    let mut kinds: Vec<&str> = limits
+        .iter()
+        .filter_map(|limit| limit["type"].as_str())
+        .collect();
+    kinds.sort_unstable();
+    assert_eq!(kinds, ["RLIMIT_CORE", "RLIMIT_NOFILE", "RLIMIT_NPROC"]);
+    let uid = process["user"]["uid"].as_u64().unwrap_or(0);
+    assert!(
+        allowed.root || uid != 0,
+        "root where no process may be root"
+    );
+    held_keys(process);
+}
+
+/// What of a process reaches runsc, of init and of an exec alike.
+pub fn held_keys(process: &Value) {
+    let known = [
+        "terminal",
+        "consoleSize",
+        "user",
+        "args",
+        "env",
+        "cwd",
+        "oomScoreAdj",
+        "capabilities",
+        "noNewPrivileges",
+        "rlimits",
+    ];
+    let mut keys = process.as_object().expect("an object").keys();
+    assert!(keys.all(|key| known.contains(&key.as_str())), "{process}");
+    let user = process["user"].as_object().into_iter().flatten();
+    for (key, _) in user {
+        let known = ["uid", "gid", "umask", "additionalGids", "username"];
+        assert!(known.contains(&key.as_str()), "{process}");
     }
+    let score = process["oomScoreAdj"].as_i64();
+    assert!(score.is_none_or(|score| score >= -998), "{score:?}");
+}
+
+/// The calls that a profile allows.
+pub fn calls(profile: &Value) -> BTreeSet<String> {
+    let entries = profile["syscalls"].as_array().expect("syscalls").iter();
+    let allowed = entries.filter(|entry| entry["action"] == "SCMP_ACT_ALLOW");
+    let names = allowed.flat_map(|entry| texts(entry, "/names"));
+    names.map(str::to_owned).collect()
+}
+
+/// What is allowed where the request brings no profile; by whether `chroot` is.
+fn built_in(allowed: &Allowed) -> &'static BTreeSet<String> {
+    static ALL: LazyLock<[BTreeSet<String>; 2]> = LazyLock::new(|| {
+        [Vec::new(), vec!["CAP_SYS_CHROOT".to_owned()]].map(|capabilities| {
+            let policy = Allowed {
+                capabilities,
+                ..Allowed::nothing()
+            };
+            let plain = hardened(base(), &policy.policy(), Asker::Client).expect("base");
+            calls(&plain.spec.as_map()["linux"]["seccomp"])
+        })
+    });
+    let has_chroot = allowed
+        .capabilities
+        .iter()
+        .any(|one| one == "CAP_SYS_CHROOT");
+    &ALL[usize::from(has_chroot)]
 }
 
 fn held_seccomp(profile: &Value, allowed: &Allowed) {
@@ -285,6 +519,13 @@ fn held_seccomp(profile: &Value, allowed: &Allowed) {
         }
         for name in NEVER_CALLED {
             assert!(!names.contains(&name), "{name}");
+        }
+        let built_in = built_in(allowed);
+        for name in &names {
+            assert!(
+                built_in.contains(*name),
+                "{name} is not in the built-in profile"
+            );
         }
         let may_chroot = allowed
             .capabilities
@@ -349,8 +590,16 @@ fn held_mounts(asked: &Value, spec: &Value, allowed: &Allowed, asker: Asker) {
                 assert!(source.starts_with("/") && normal(source), "{mount}");
                 assert!(!whole.contains(&source), "{mount}");
                 if let Some(own) = own_folder {
-                    let own = own.as_deref().is_some_and(|own| source.starts_with(own));
-                    assert!(own, "not the pod's own: {mount}");
+                    let own = own.as_deref().is_some_and(|own| {
+                        let own = ["volumes", "etc-hosts", "containers", "volume-subpaths/own"]
+                            .map(|name| own.join(name));
+                        own.iter().any(|folder| source.starts_with(folder))
+                    });
+                    let [read_only, writable] = &allowed.binds;
+                    let is_in = |list: &[&str]| list.iter().any(|one| source.starts_with(one));
+                    let is_read_only = options.contains(&"ro") && !options.contains(&"rw");
+                    let listed = is_in(writable) || (is_in(read_only) && is_read_only);
+                    assert!(own || listed, "not the pod's own: {mount}");
                 }
                 assert!(
                     options.contains(&"nodev") && options.contains(&"nosuid"),
@@ -361,8 +610,20 @@ fn held_mounts(asked: &Value, spec: &Value, allowed: &Allowed, asker: Asker) {
             "tmpfs" if destination != "/dev" && mount["source"] != "/dev/shm" => {
                 let is_exec = options.contains(&"exec") || !options.contains(&"noexec");
                 assert!(allowed.exec || !is_exec, "{mount}");
-                let sizes = options.iter().filter(|option| option.starts_with("size="));
-                assert_eq!(sizes.count(), 1, "{mount}");
+                let sizes = options
+                    .iter()
+                    .filter_map(|option| option.strip_prefix("size="));
+                let sizes: Vec<u64> = sizes.map(|size| size.parse().expect("bytes")).collect();
+                let [tmp, run, shm, _] = allowed.sizes;
+                let most = match destination {
+                    "/run" | "/var/run" => run,
+                    "/dev/shm" => shm,
+                    _ => tmp,
+                };
+                assert!(
+                    sizes.len() == 1 && sizes[0] <= most << 20,
+                    "{most}: {mount}"
+                );
             }
             "tmpfs" | "proc" | "sysfs" | "devpts" | "mqueue" | "cgroup" => {}
             other => panic!("{other}: {mount}"),
