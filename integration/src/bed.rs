@@ -443,8 +443,12 @@ fn configuration(folder: &Path, runtime: &Runtime, services: Services) -> String
     )
 }
 
-/// Whether this containerd is a 1.x, whose configuration has another version.
-fn is_before_2() -> bool {
+/// Whether this containerd is a 1.x, whose configuration has another version, and which knows fewer codes of a shim's errors.
+///
+/// # Panics
+/// When it cannot be asked.
+#[must_use]
+pub fn is_before_2() -> bool {
     let containerd = Path::new(PATH_FOLDER).join("containerd");
     let output = Command::new(containerd).arg("--version").output();
     let text = output.expect("run containerd").stdout;

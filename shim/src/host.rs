@@ -7,7 +7,7 @@ use nix::sys::statfs::{TMPFS_MAGIC, statfs};
 use runsc_config::{HostFacts, Volume};
 
 use crate::cgroup::Mode;
-use crate::{limits, mountinfo};
+use crate::{cgroup_limits, mountinfo};
 
 /// A pod has no more volumes.
 const VOLUMES_MAX: usize = 256;
@@ -22,8 +22,8 @@ pub(crate) fn facts(containerd: &str) -> HostFacts {
         // The folder that systemd itself names for this question (sd_booted(3)).
         systemd: Path::new("/run/systemd/system").is_dir()
             && matches!(Mode::of_host(), Ok(Mode::V2)),
-        cgroup_limits: limits::of_cgroup,
-        tasks_max: limits::tasks_above,
+        cgroup_limits: cgroup_limits::of_cgroup,
+        tasks_max: cgroup_limits::tasks_above,
         empty_dirs,
         sockets: sockets
             .iter()

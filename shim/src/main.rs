@@ -6,6 +6,7 @@
 mod binds;
 mod bootstrap;
 mod cgroup;
+mod cgroup_limits;
 mod cleanup;
 mod clock;
 mod container;

@@ -283,6 +283,8 @@ async fn labels_of_an_lsm(bed: &Bed) {
 }
 
 async fn judge(bed: &Bed, program: &str, title: &str, change: fn(&mut Value)) {
+    // One that has to do its work whatever the others do.
+    let neighbour = bed.container(&["sleep", "1000"]).run().await.expect("run");
     let mut outcomes = Vec::new();
     for contender in Contender::ALL {
         let outcome = Stage::set(bed).with(change).play(contender, program).await;
@@ -293,6 +295,12 @@ async fn judge(bed: &Bed, program: &str, title: &str, change: fn(&mut Value)) {
     };
     write_down(title, runc, runsc, bulkhead);
     let mut faults = Vec::new();
+    let work = ["sh", "-c", "head -c 32m /dev/zero | wc -c"];
+    let done = neighbour.exec("work", &work).finish().await;
+    if done.stdout.trim() != (32 << 20).to_string() {
+        faults.push(format!("another sandbox was harmed: {done:?}"));
+    }
+    neighbour.remove().await;
     for (name, attempt) in &runc.attempts {
         if !attempt.got && attempt.runc.is_empty() {
             faults.push(format!("on runc: {name}: {attempt:?}"));

@@ -118,6 +118,17 @@ async fn what_would_be_refused_is_said_with_the_rule(bed: &Bed) {
         said.contains("refused") && said.contains("/dev/kvm"),
         "{said}"
     );
+    // What only a look at the host tells.
+    let mut spec = bed.container(&["true"]).spec;
+    let namespaces = spec["linux"]["namespaces"].as_array_mut().expect("a list");
+    for namespace in namespaces.iter_mut().filter(|one| one["type"] == "network") {
+        namespace["path"] = "/proc/self/ns/net".into();
+    }
+    std::fs::write(&path, spec.to_string()).expect("write");
+    let output = explain(&[], &path);
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("/proc/self/ns/net"), "{said}");
 }
 
 async fn a_running_container_is_found_by_its_id(bed: &Bed) {

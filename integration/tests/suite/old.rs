@@ -6,10 +6,13 @@ use integration::cases;
 use integration::container::Builder;
 use integration::runtime::Needs;
 
+use crate::metrics;
+
 cases! {
     Needs::Tool("old-runsc") => [
         an_old_runsc_is_refused_by_the_controls_it_lacks,
         an_old_runsc_that_is_accepted_runs_containers,
+        what_an_old_runsc_lacks_is_told,
     ],
 }
 
@@ -42,4 +45,19 @@ async fn an_old_runsc_that_is_accepted_runs_containers(bed: &Bed) {
     );
     let done = container.run().await.expect("run").finish().await;
     assert_eq!((done.status, done.stdout.trim()), (3, "1"));
+}
+
+async fn what_an_old_runsc_lacks_is_told(bed: &Bed) {
+    let container = under(bed, "sleep 1000", "allow_old_runsc = true");
+    let container = container.run().await.expect("run");
+    let text = metrics::scrape(&metrics::socket(&container.id));
+    let info = text
+        .lines()
+        .find(|line| line.starts_with("bulkhead_sandbox_info{"))
+        .expect("what the sandbox runs with");
+    assert!(
+        info.contains("lacks=\"") && info.contains("seccomp for exec"),
+        "{info}"
+    );
+    container.remove().await;
 }

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use runsc_config::RunscFlags;
 use sha2::{Digest as _, Sha256};
 
 use crate::container::Container;
@@ -112,6 +113,9 @@ pub(super) fn text(
 }
 
 fn about(text: &mut Text, facts: &Facts, root: &Container, guest: &GuestSide) {
+    let sandbox = root.sandbox();
+    // What an old runsc cannot enforce, where the policy accepts that.
+    let lacks = RunscFlags::check(&sandbox.policy, &sandbox.features).unwrap_or_default();
     text.family("sandbox", Info, "", "What the sandbox runs with.");
     text.sample(
         &[
@@ -122,6 +126,7 @@ fn about(text: &mut Text, facts: &Facts, root: &Container, guest: &GuestSide) {
             ("rootfs", facts.rootfs),
             ("seccomp", facts.seccomp),
             ("profile_sha256", &facts.profile),
+            ("lacks", &lacks.join(",")),
         ],
         1,
     );

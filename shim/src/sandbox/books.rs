@@ -7,8 +7,8 @@ use runsc_config::{Declared, Hardened, Report, SandboxLimits, Shared};
 use serde_json::Value;
 
 use crate::error::{Error, Result};
-use crate::limits;
 use crate::sandbox::Sandbox;
+use crate::{cgroup_limits, limits};
 
 /// What is kept of each container, because the sandbox's share follows from it.
 #[derive(Debug)]
@@ -93,7 +93,7 @@ impl Sandbox {
         }
         let after = if self.is_pod {
             let sum = Declared::sum(others.into_iter().chain([entry.declared]));
-            let pod = self.pod_cgroup.as_deref().map(limits::of_cgroup);
+            let pod = self.pod_cgroup.as_deref().map(cgroup_limits::of_cgroup);
             SandboxLimits::of_pod(pod.unwrap_or_default(), sum, &self.policy)
         } else {
             SandboxLimits::of_container(entry.declared, &self.policy)

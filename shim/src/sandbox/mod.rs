@@ -25,7 +25,7 @@ use crate::runsc::command::{Given, Runsc};
 use crate::runsc::control::Control;
 use crate::runsc::state_file::StateFile;
 use crate::sandbox::books::{Books, Entry};
-use crate::{io, oom};
+use crate::{io, limits, oom};
 
 /// How long a sandbox may take to exit after its last container has.
 pub(crate) const EXIT_GRACE: Duration = Duration::from_secs(10);

@@ -4,14 +4,14 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
-use runsc_config::{
-    ContainerKind, Context, Explanation, Features, Hardened, HostFacts, Policy, Role, harden,
-};
+use runsc_config::{ContainerKind, Context, Explanation, Features, Hardened, Policy, Role, harden};
 use serde_json::{Value, json};
 
-use crate::Failure;
 use crate::text::shorten;
+use crate::{Failure, host};
 
+/// containerd's address unless it is told otherwise (`defaults/defaults_unix.go`).
+const CONTAINERD: &str = "/run/containerd/containerd.sock";
 /// Where containerd keeps bundles, below its state.
 const TASKS: &str = "io.containerd.runtime.v2.task";
 
@@ -126,10 +126,8 @@ fn given(
             namespace: &namespace,
             bundle,
             features,
-            host: HostFacts {
-                resolve: |path| fs::canonicalize(path).ok(),
-                ..HostFacts::default()
-            },
+            // What the shim would see at a create.
+            host: host::facts(CONTAINERD),
         };
         harden(asked, policy, &context).map_err(|refusal| refusal.to_string())
     };

@@ -1,11 +1,21 @@
 //! `bulkhead`: the node tool. It puts Bulkhead on a node, shows what the policy makes of a container, before or while it runs, and
 //! what a node lacks.
 
+#[path = "../../cgroup.rs"]
+#[allow(dead_code, reason = "the shim uses the rest")]
+mod cgroup;
+#[path = "../../cgroup_limits.rs"]
+mod cgroup_limits;
 mod check;
 mod containerd;
 mod explain;
+#[path = "../../host.rs"]
+mod host;
 mod install;
 mod metrics;
+#[path = "../../mountinfo.rs"]
+#[allow(dead_code, reason = "the shim uses the rest")]
+mod mountinfo;
 mod text;
 
 use std::path::{Path, PathBuf};
