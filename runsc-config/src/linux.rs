@@ -406,6 +406,29 @@ mod tests {
     }
 
     #[test]
+    fn what_a_pod_shares_is_the_sandbox_and_no_namespace_of_the_host() {
+        let shared = crate::pod::Shared::default();
+        let context = Context {
+            kind: ContainerKind::PodContainer(&shared),
+            ..context()
+        };
+        let path = |kind: &str| json!({ "type": kind, "path": format!("/proc/7/ns/{kind}") });
+        let (mut linux, mut report) = (base(), Report::default());
+        let asked = json!([{ "type": "pid" }, path("ipc"), path("uts"), path("network")]);
+        linux.insert("namespaces".into(), asked);
+        harden(&mut linux, Caller::Kubernetes, &context, &mut report).expect("given");
+        let own = |kind: &str| json!({ "type": kind });
+        let given = json!([
+            own("pid"),
+            own("ipc"),
+            own("uts"),
+            path("network"),
+            own("mount")
+        ]);
+        assert_eq!(linux["namespaces"], given);
+    }
+
+    #[test]
     fn devices_mappings_and_sysctls_of_the_host_are_refused() {
         let device = json!([{ "path": "/dev/kvm", "type": "c", "major": 10, "minor": 232 }]);
         assert!(hardened(|linux| drop(linux.insert("devices".into(), device))).is_err());

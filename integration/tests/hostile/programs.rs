@@ -283,24 +283,21 @@ async fn labels_of_an_lsm(bed: &Bed) {
 }
 
 async fn judge(bed: &Bed, program: &str, title: &str, change: fn(&mut Value)) {
-    // One that has to do its work whatever the others do.
-    let neighbour = bed.container(&["sleep", "1000"]).run().await.expect("run");
     let mut outcomes = Vec::new();
+    let mut faults = Vec::new();
     for contender in Contender::ALL {
-        let outcome = Stage::set(bed).with(change).play(contender, program).await;
+        let stage = Stage::set(bed).with(change);
+        let outcome = if contender == Contender::Bulkhead {
+            beside_a_neighbour(bed, &mut faults, stage.play(contender, program)).await
+        } else {
+            stage.play(contender, program).await
+        };
         outcomes.push(outcome);
     }
     let [runc, runsc, bulkhead] = &outcomes[..] else {
         unreachable!("one for each contender");
     };
     write_down(title, runc, runsc, bulkhead);
-    let mut faults = Vec::new();
-    let work = ["sh", "-c", "head -c 32m /dev/zero | wc -c"];
-    let done = neighbour.exec("work", &work).finish().await;
-    if done.stdout.trim() != (32 << 20).to_string() {
-        faults.push(format!("another sandbox was harmed: {done:?}"));
-    }
-    neighbour.remove().await;
     for (name, attempt) in &runc.attempts {
         if !attempt.got && attempt.runc.is_empty() {
             faults.push(format!("on runc: {name}: {attempt:?}"));
@@ -336,6 +333,28 @@ async fn judge(bed: &Bed, program: &str, title: &str, change: fn(&mut Value)) {
         );
     }
     assert!(faults.is_empty(), "{}", faults.join("\n"));
+}
+
+/// Another sandbox has to do its work whatever this one does.
+async fn beside_a_neighbour(
+    bed: &Bed,
+    faults: &mut Vec<String>,
+    program: impl Future<Output = Outcome>,
+) -> Outcome {
+    let neighbour = bed.container(&["sleep", "1000"]).run().await.expect("run");
+    let outcome = program.await;
+    let work = ["sh", "-c", "head -c 33554432 /dev/zero | wc -c"];
+    match neighbour.exec("work", &work).run().await {
+        Ok(exec) => {
+            let done = exec.finish().await;
+            if done.stdout.trim() != "33554432" {
+                faults.push(format!("another sandbox was harmed: {done:?}"));
+            }
+        }
+        Err(error) => faults.push(format!("another sandbox was harmed: {error}")),
+    }
+    neighbour.remove().await;
+    outcome
 }
 
 /// Appends the rows to the table that `BULKHEAD_HOSTILE_TABLE` names.
