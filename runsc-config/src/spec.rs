@@ -769,6 +769,19 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn labels_of_a_security_module_are_dropped_and_told_as_such() {
+        let hardened = changed(|spec| {
+            spec["process"]["selinuxLabel"] = json!("x");
+            spec["process"]["apparmorProfile"] = json!("unconfined");
+            spec["linux"]["mountLabel"] = json!("y");
+        })
+        .expect("hardened");
+        let changes = hardened.report.changes.iter();
+        let labels = changes.filter(|change| change.control == "lsm_label");
+        assert_eq!(labels.count(), 3);
+    }
+
+    #[test]
     fn a_hook_is_what_was_judged_and_no_key_more() {
         let hardened = changed(|spec| {
             spec["hooks"] = json!({
