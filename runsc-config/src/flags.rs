@@ -43,8 +43,9 @@ fn fixed(
 }
 
 /// Every flag Bulkhead sets, but for `--root`, `--log` and `--log-format`, which name files of the shim, and
-/// `--systemd-cgroup`, which follows the form of the request's cgroup path.
-fn table() -> [Flag; 25] {
+/// `--systemd-cgroup`, which follows the form of the request's cgroup path. Deprecated flags are left alone: runsc writes a warning
+/// of each one that it is given to the stderr of the container.
+fn table() -> [Flag; 24] {
     use Missing::{LeaveOut, Refuse};
     let off = |_: &Policy| "false".to_owned();
     let none = |_: &Policy| "none".to_owned();
@@ -125,12 +126,6 @@ fn table() -> [Flag; 25] {
             off,
             LeaveOut,
             "without cgroups nothing of the host is limited",
-        ),
-        fixed(
-            "fsgofer-host-uds",
-            off,
-            LeaveOut,
-            "the older name of host-uds, which opens what that closes",
         ),
         fixed(
             "TESTONLY-unsafe-nonroot",

@@ -782,6 +782,18 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn runsc_is_told_of_no_pod_where_there_is_none() {
+        let hardened = changed(|spec| {
+            spec["annotations"] = json!({
+                "io.kubernetes.cri.container-type": "", "io.kubernetes.cri-o.SandboxID": "", "mine": "z",
+            });
+        })
+        .expect("hardened");
+        let annotations = &hardened.spec.as_map()["annotations"];
+        assert_eq!(annotations, &json!({ "mine": "z" }));
+    }
+
+    #[test]
     fn a_hook_is_what_was_judged_and_no_key_more() {
         let hardened = changed(|spec| {
             spec["hooks"] = json!({

@@ -144,10 +144,15 @@ mod tests {
             judged("closed/file"),
         ];
         let in_a_loop = judged("closed/loop");
+        let file = base.join("closed/file");
+        std::os::unix::fs::chown(&file, Some(1000), None).expect("chown");
+        let of_another = Policy::load(&file).map(|_| ());
         fs::remove_dir_all(&base).expect("remove");
         assert_eq!(all_closed, [true, true]);
         assert_eq!(one_open, [false, false, true]);
         assert!(!in_a_loop);
+        let refused = of_another.expect_err("refused").to_string();
+        assert!(refused.contains("belongs to uid 1000"), "{refused}");
     }
 
     #[test]

@@ -30,7 +30,7 @@ const NEVER_CALLED: [&str; 12] = [
 ];
 
 /// Flags that have one value under every policy.
-const FIXED_FLAGS: [(&str, &str); 21] = [
+const FIXED_FLAGS: [(&str, &str); 20] = [
     ("oci-seccomp", "true"),
     ("host-uds", "none"),
     ("host-fifo", "none"),
@@ -44,7 +44,6 @@ const FIXED_FLAGS: [(&str, &str); 21] = [
     ("tpuproxy", "false"),
     ("rdmaproxy", "false"),
     ("ignore-cgroups", "false"),
-    ("fsgofer-host-uds", "false"),
     ("TESTONLY-unsafe-nonroot", "false"),
     ("profile", "false"),
     ("debug", "false"),
