@@ -5,6 +5,7 @@ use std::path::Path;
 use serde_json::{Map, Value, json};
 
 use crate::json::{is_empty, retain};
+use crate::policy::Policy;
 use crate::report::{Refusal, Report};
 use crate::spec::{Caller, ContainerKind, Context};
 
@@ -46,9 +47,10 @@ pub(crate) fn harden(
     linux: &mut Map<String, Value>,
     caller: Caller,
     context: &Context<'_>,
+    policy: &Policy,
     report: &mut Report,
 ) -> Result<(), Refusal> {
-    namespaces(linux, caller, context, report)?;
+    namespaces(linux, caller, context, policy, report)?;
     devices(linux)?;
     sysctls(linux, report)?;
     for (key, control) in [
@@ -105,8 +107,11 @@ fn namespaces(
     linux: &mut Map<String, Value>,
     caller: Caller,
     context: &Context<'_>,
+    policy: &Policy,
     report: &mut Report,
 ) -> Result<(), Refusal> {
+    let in_pod = matches!(context.kind, ContainerKind::PodContainer(_));
+    let mut shares_processes = false;
     let list = match linux.get("namespaces") {
         None | Some(Value::Null) => Vec::new(),
         Some(list) => list
@@ -145,19 +150,18 @@ fn namespaces(
                 ));
             }
             "pid" if !path.is_empty() && caller == Caller::Kubernetes => {
-                return Err(Refusal::denied(
-                    "namespaces",
-                    asked,
-                    "shareProcessNamespace is not supported: each container has its own processes",
-                    None,
-                ));
+                if !in_pod || !policy.kubernetes.share_processes {
+                    return Err(Refusal::denied(
+                        "namespaces",
+                        asked,
+                        "each container has its own processes, without shareProcessNamespace",
+                        Some("kubernetes.share_processes"),
+                    ));
+                }
+                shares_processes = true;
             }
             // In a pod these are the pod's own, which the sandbox is.
-            "pid" | "ipc" | "uts"
-                if !path.is_empty()
-                    && caller == Caller::Node
-                    && !matches!(context.kind, ContainerKind::PodContainer(_)) =>
-            {
+            "pid" | "ipc" | "uts" if !path.is_empty() && caller == Caller::Node && !in_pod => {
                 return Err(Refusal::denied(
                     "namespaces",
                     asked,
@@ -197,10 +201,15 @@ fn namespaces(
     }
     // Written anew: runsc takes a key in any case, and what is not known here was not judged. What the containers of a pod
     // share is the sandbox; only its network is a namespace of the host to be joined.
-    let given = given.into_iter().map(|(kind, path)| match kind {
-        "network" if !path.is_empty() => json!({ "type": kind, "path": path }),
-        _ => json!({ "type": kind }),
-    });
+    // Without an entry of its own a container that joins a sandbox has the processes of all of it (`runsc/boot/loader.go`). A
+    // path would give the first container that names it a namespace that ends with that container.
+    let given = given
+        .into_iter()
+        .filter(|(kind, _)| !(shares_processes && *kind == "pid"))
+        .map(|(kind, path)| match kind {
+            "network" if !path.is_empty() => json!({ "type": kind, "path": path }),
+            _ => json!({ "type": kind }),
+        });
     let given = given.collect();
     linux.insert("namespaces".to_owned(), Value::Array(given));
     Ok(())
@@ -280,6 +289,7 @@ fn sysctls(linux: &mut Map<String, Value>, report: &mut Report) -> Result<(), Re
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::pod::Shared;
     use crate::spec::tests::context;
 
     fn base() -> Map<String, Value> {
@@ -292,7 +302,8 @@ mod tests {
     ) -> Result<(Map<String, Value>, Report), Refusal> {
         let (mut linux, mut report) = (base(), Report::default());
         change(&mut linux);
-        harden(&mut linux, Caller::Node, &context(), &mut report)?;
+        let policy = Policy::strict();
+        harden(&mut linux, Caller::Node, &context(), &policy, &mut report)?;
         Ok((linux, report))
     }
 
@@ -303,7 +314,13 @@ mod tests {
             let list = linux["namespaces"].as_array_mut().expect("list");
             list.retain(|one| one["type"] != namespace["type"]);
             list.push(namespace);
-            harden(&mut linux, caller, &context(), &mut report)
+            harden(
+                &mut linux,
+                caller,
+                &context(),
+                &Policy::strict(),
+                &mut report,
+            )
         };
         for caller in [Caller::Node, Caller::Kubernetes] {
             let refusal = with(json!({ "type": "user" }), caller).expect_err("refused");
@@ -315,6 +332,45 @@ mod tests {
             refusal.to_string().contains("shareProcessNamespace"),
             "{refusal}"
         );
+    }
+
+    #[test]
+    fn a_pods_container_has_the_pods_processes_where_the_policy_says_so() {
+        let sharing = Policy::parse("kubernetes.share_processes = true", "x").expect("a policy");
+        let shared = Shared::default();
+        let harden = |kind, pid: Value, policy: &Policy| {
+            let mut linux = base();
+            let list = linux["namespaces"].as_array_mut().expect("list");
+            list.retain(|one| one["type"] != "pid");
+            list.push(pid);
+            let mut context = context();
+            context.kind = kind;
+            let mut report = Report::default();
+            harden(
+                &mut linux,
+                Caller::Kubernetes,
+                &context,
+                policy,
+                &mut report,
+            )?;
+            let list = linux["namespaces"].as_array().expect("list").clone();
+            Ok::<_, Refusal>(list.iter().any(|one| one["type"] == "pid"))
+        };
+        let (own, pods) = (
+            json!({ "type": "pid" }),
+            json!({ "type": "pid", "path": "/proc/7/ns/pid" }),
+        );
+        let container = ContainerKind::PodContainer(&shared);
+        assert_eq!(harden(container, pods.clone(), &sharing), Ok(false));
+        assert_eq!(harden(container, own, &sharing), Ok(true), "not asked for");
+        // The first container has the sandbox's already: a path would lead out of it.
+        for (kind, policy) in [
+            (ContainerKind::PodSandbox, &sharing),
+            (container, &Policy::strict()),
+        ] {
+            let refusal = harden(kind, pods.clone(), policy).expect_err("refused");
+            assert!(refusal.to_string().contains("share_processes"), "{refusal}");
+        }
     }
 
     #[test]
@@ -353,7 +409,8 @@ mod tests {
                     { "type": "pid" }, { "type": "ipc" }, { "type": "network", "path": path },
                 ]);
                 linux.insert("namespaces".into(), namespaces);
-                let result = harden(&mut linux, caller, &context, &mut report);
+                let policy = Policy::strict();
+                let result = harden(&mut linux, caller, &context, &policy, &mut report);
                 assert_eq!(result.is_err(), refused, "{path}");
                 if let Err(refusal) = result {
                     let named = refusal.to_string().contains("hostNetwork");

@@ -342,7 +342,13 @@ pub fn harden(asked: Value, policy: &Policy, context: &Context<'_>) -> Result<Ha
     annotations(&mut spec, &mut report);
     hooks(&mut spec, policy, &mut report)?;
     root(&mut spec, policy, context, &mut report)?;
-    linux::harden(object(&mut spec, "linux")?, caller, context, &mut report)?;
+    linux::harden(
+        object(&mut spec, "linux")?,
+        caller,
+        context,
+        policy,
+        &mut report,
+    )?;
     let (declared, limits, tasks_limit) =
         resources(&mut spec, &cgroup, policy, context, &mut report)?;
     let process = process::of_spec(&mut spec)?;

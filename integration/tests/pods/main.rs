@@ -13,6 +13,7 @@ mod life;
 mod limits;
 mod requests;
 mod stats;
+mod sharing;
 mod volumes;
 
 use std::process::ExitCode;
@@ -28,6 +29,7 @@ fn main() -> ExitCode {
         limits::cases(),
         requests::cases(),
         stats::cases(),
+        sharing::cases(),
         faults::cases(),
         install::cases(),
     ];

@@ -203,6 +203,8 @@ pub struct Log {
 pub struct Kubernetes {
     /// The kubelet's root folder, where the volumes of pods are. Default `/var/lib/kubelet`.
     pub kubelet_root: PathBuf,
+    /// Pods with `shareProcessNamespace` run: their containers see each other's processes. Default false: refused.
+    pub share_processes: bool,
     /// What pods of a namespace are given beyond the rest of the policy, each where it asks for it.
     pub namespaces: BTreeMap<String, Granted>,
 }
@@ -223,6 +225,7 @@ impl Default for Kubernetes {
     fn default() -> Self {
         Self {
             kubelet_root: "/var/lib/kubelet".into(),
+            share_processes: false,
             namespaces: BTreeMap::new(),
         }
     }
