@@ -20,6 +20,7 @@ mod linux;
 mod mounts;
 mod never;
 mod origins;
+mod paths;
 mod pod;
 mod policy;
 mod process;

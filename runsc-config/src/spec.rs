@@ -16,7 +16,7 @@ use crate::origins::Origin;
 use crate::pod::{self, Shared, Volume};
 use crate::policy::{Hooks, Network, Policy};
 use crate::report::{Change, Refusal, Report};
-use crate::{cgroups, linux, mounts, process, requests, seccomp};
+use crate::{cgroups, linux, mounts, paths, process, requests, seccomp};
 
 /// What is kept of a spec's top level; each part has its rule.
 const KEPT: [&str; 8] = [
@@ -376,6 +376,7 @@ pub fn harden(asked: Value, policy: &Policy, context: &Context<'_>) -> Result<Ha
         scratch: 0,
     };
     shared.scratch = mounts::harden(&mut spec, &mut shared, policy, context, &mut report)?;
+    paths::hold(&mut spec, &mut report);
     match context.kind {
         ContainerKind::Plain => pod::annotate_nothing(&mut spec),
         ContainerKind::PodSandbox => {
