@@ -306,10 +306,16 @@ impl Mount {
             .is_some_and(|volume| volume.in_memory)
         {
             self.kind = "tmpfs".to_owned();
-            self.options
-                .retain(|option| !matches!(option.as_str(), "bind" | "rbind"));
+            self.options.retain(|option| {
+                !matches!(option.as_str(), "bind" | "rbind" | "private" | "rprivate")
+            });
         }
         self.require(&["nosuid", "nodev"]);
+        // A read-only bind of gVisor's is so with all that is mounted below its source.
+        if self.options.iter().any(|option| option == "rro") {
+            self.options.retain(|option| option != "rro");
+            self.require(&["ro"]);
+        }
         if access == Access::ReadOnly {
             if !self.options.iter().any(|option| option == "ro") {
                 report.note("binds", asked, "read-only", "binds.writable");
@@ -335,6 +341,11 @@ impl Mount {
             let option = option.as_str();
             !SHARED.contains(&option) && !UNBINDABLE.contains(&option)
         });
+        // Without a word runsc's binds are slaves: what the host mounts below one later would appear.
+        let is_private = |option: &String| option == "private" || option == "rprivate";
+        if self.kind == "bind" && !self.options.iter().any(is_private) {
+            self.options.push("rprivate".to_owned());
+        }
     }
 
     /// Whether it is a place to write in memory; what is in /dev itself cannot be written.
@@ -524,6 +535,37 @@ mod tests {
                 "{asked}: {options:?}"
             );
             assert!(!options.contains(&"exec".to_owned()) && !options.contains(&"suid".to_owned()));
+        }
+    }
+
+    #[test]
+    fn a_recursively_read_only_bind_is_read_only() {
+        let mount = json!([{
+            "destination": "/x", "type": "bind", "source": "/home/u/work", "options": ["rbind", "rw", "rro"],
+        }]);
+        let (mounts, _) = hardened(mount).expect("ok");
+        let options = options_at(&mounts, "/x");
+        let has = |option: &str| options.iter().any(|given| given == option);
+        assert!(has("ro") && !has("rw") && !has("rro"), "{options:?}");
+    }
+
+    #[test]
+    fn a_bind_is_private_whatever_was_asked() {
+        for asked in ["rshared", "slave", "rprivate", "private", "nodev"] {
+            let mount = json!([{
+                "destination": "/x", "type": "bind", "source": "/home/u/work", "options": ["rbind", asked],
+            }]);
+            let (mounts, _) = hardened(mount).expect("ok");
+            let options = options_at(&mounts, "/x");
+            let words = options
+                .iter()
+                .filter(|option| ["private", "rprivate"].contains(&option.as_str()));
+            assert_eq!(words.count(), 1, "{asked}: {options:?}");
+            assert!(
+                !options
+                    .iter()
+                    .any(|option| ["rshared", "slave"].contains(&option.as_str()))
+            );
         }
     }
 

@@ -17,6 +17,9 @@ pub(crate) fn run() -> Result<()> {
     let features = serde_json::json!({
         "ociVersionMin": "1.0.0",
         "ociVersionMax": "1.2.1",
+        "mountOptions": [
+            "bind", "dev", "exec", "nodev", "noexec", "nosuid", "private", "rbind", "ro", "rprivate", "rro", "rw", "suid",
+        ],
         "hooks": ["prestart", "createRuntime", "poststart", "poststop"],
         "linux": {
             "namespaces": ["cgroup", "ipc", "mount", "network", "pid", "uts"],

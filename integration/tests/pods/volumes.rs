@@ -8,6 +8,7 @@ use integration::cases;
 use integration::cri::{Pod, mount};
 use integration::policy::NodePolicy;
 use integration::runtime::Needs;
+use k8s_cri::v1::MountPropagation;
 use nix::mount::{MsFlags, umount};
 
 cases! {
@@ -25,6 +26,8 @@ cases! {
         a_part_of_an_empty_dir_is_refused_with_its_reason,
         a_sub_path_of_a_host_folder_is_refused,
         a_forged_hint_of_a_pod_has_no_effect,
+        a_read_only_volume_is_so_with_what_is_mounted_below_it,
+        what_the_host_mounts_later_stays_outside,
         a_folder_of_the_host_is_refused_by_name,
         a_folder_of_the_host_is_given_as_the_policy_lists_it,
     ],
@@ -384,6 +387,83 @@ async fn a_folder_of_the_host_is_refused_by_name(bed: &Bed) {
     }
     other.remove().await;
     pod.remove().await;
+}
+
+async fn a_read_only_volume_is_so_with_what_is_mounted_below_it(bed: &Bed) {
+    let config = Pod::config(bed);
+    let uid = &config.metadata.as_ref().expect("metadata").uid;
+    let pods = PathBuf::from(integration::cri::KUBELET).join("pods");
+    let volume = pods.join(uid).join("volumes/kubernetes.io~csi/data");
+    let below = volume.join("below");
+    fs::create_dir_all(&below).expect("make the volume");
+    let no_data = None::<&str>;
+    nix::mount::mount(
+        Some("tmpfs"),
+        &below,
+        Some("tmpfs"),
+        MsFlags::empty(),
+        no_data,
+    )
+    .expect("mount a tmpfs");
+    let pod = Pod::run(config).await.expect("run");
+    for (name, recursive) in [("plain", false), ("recursive", true)] {
+        let mut container = pod.container(name, &["sleep", "1000"]);
+        // containerd refuses the recursive one of a runtime that does not say that it can.
+        container.mounts.push(k8s_cri::v1::Mount {
+            recursive_read_only: recursive,
+            ..mount(&volume, "/data", true)
+        });
+        let id = pod.launch(container).await.expect("launch");
+        for place in ["/data/x", "/data/below/x"] {
+            let (code, _) = pod.exec(&id, &["touch", place]).await;
+            assert_ne!(code, 0, "{name}: {place} was written");
+        }
+        let (code, text) = pod.exec(&id, &["ls", "/data/below"]).await;
+        assert_eq!(code, 0, "{text}");
+    }
+    pod.stop().await;
+    umount(&below).expect("unmount");
+    pod.remove().await;
+}
+
+async fn what_the_host_mounts_later_stays_outside(bed: &Bed) {
+    let config = Pod::config(bed);
+    let uid = &config.metadata.as_ref().expect("metadata").uid;
+    let pods = PathBuf::from(integration::cri::KUBELET).join("pods");
+    let volume = pods.join(uid).join("volumes/kubernetes.io~csi/data");
+    let below = volume.join("below");
+    fs::create_dir_all(&volume).expect("make the volume");
+    let tmpfs = |place: &PathBuf, flags| {
+        nix::mount::mount(Some("tmpfs"), place, Some("tmpfs"), flags, None::<&str>)
+    };
+    tmpfs(&volume, MsFlags::empty()).expect("mount the volume");
+    tmpfs(&volume, MsFlags::MS_SHARED).expect("share the volume's mounts");
+    fs::create_dir(&below).expect("make a folder");
+    let pod = Pod::run(config).await.expect("run");
+    let mut containers = Vec::new();
+    for (name, propagation) in [
+        ("private", MountPropagation::PropagationPrivate),
+        ("slave", MountPropagation::PropagationHostToContainer),
+    ] {
+        let mut container = pod.container(name, &["sleep", "1000"]);
+        container.mounts.push(k8s_cri::v1::Mount {
+            propagation: propagation.into(),
+            ..mount(&volume, "/data", false)
+        });
+        containers.push(pod.launch(container).await.expect("launch"));
+    }
+    tmpfs(&below, MsFlags::empty()).expect("mount later");
+    fs::write(below.join("later"), "").expect("write");
+    let mut seen = Vec::new();
+    for id in &containers {
+        seen.push(pod.exec(id, &["ls", "/data", "/data/below"]).await);
+    }
+    pod.stop().await;
+    umount(&below).expect("unmount");
+    umount(&volume).expect("unmount");
+    pod.remove().await;
+    let empty = (0, "/data:\nbelow\n\n/data/below:\n".to_owned());
+    assert_eq!(seen, [empty.clone(), empty]);
 }
 
 async fn a_folder_of_the_host_is_given_as_the_policy_lists_it(bed: &Bed) {
