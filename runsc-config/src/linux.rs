@@ -473,7 +473,14 @@ mod tests {
         let (mut linux, mut report) = (base(), Report::default());
         let asked = json!([{ "type": "pid" }, path("ipc"), path("uts"), path("network")]);
         linux.insert("namespaces".into(), asked);
-        harden(&mut linux, Caller::Kubernetes, &context, &mut report).expect("given");
+        harden(
+            &mut linux,
+            Caller::Kubernetes,
+            &context,
+            &Policy::strict(),
+            &mut report,
+        )
+        .expect("given");
         let own = |kind: &str| json!({ "type": kind });
         let given = json!([
             own("pid"),

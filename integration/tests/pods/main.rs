@@ -12,8 +12,8 @@ mod install;
 mod life;
 mod limits;
 mod requests;
-mod stats;
 mod sharing;
+mod stats;
 mod volumes;
 
 use std::process::ExitCode;
