@@ -145,7 +145,11 @@ impl Bed {
         bed
     }
 
-    fn import(&self, namespace: &str, image: &str) {
+    /// Imports an image into a namespace of containerd.
+    ///
+    /// # Panics
+    /// When it is not made or containerd does not take it.
+    pub fn import(&self, namespace: &str, image: &str) {
         let built = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/images");
         let folder = std::env::var_os("BULKHEAD_TEST_IMAGES").map_or(built, PathBuf::from);
         let archive = folder.join(format!("{image}.tar"));

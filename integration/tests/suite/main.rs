@@ -40,6 +40,7 @@ mod start;
 mod stats;
 mod terminal;
 mod user;
+mod versions;
 
 use std::process::ExitCode;
 
@@ -83,6 +84,7 @@ fn main() -> ExitCode {
         scrapers::cases(),
         sentry::cases(),
         series::cases(),
+        versions::cases(),
     ];
     harness::main(
         Services::Tasks,
