@@ -8,6 +8,7 @@
     reason = "this is a test: it ends at the first thing that is not as expected"
 )]
 
+mod agents;
 mod binds;
 mod cgroup;
 mod check;
@@ -85,6 +86,7 @@ fn main() -> ExitCode {
         sentry::cases(),
         series::cases(),
         versions::cases(),
+        agents::cases(),
     ];
     harness::main(
         Services::Tasks,
