@@ -254,9 +254,12 @@ impl Bed {
     /// Runs `ctr` in the tests' namespace.
     #[must_use]
     pub fn ctr(&self, args: &[&str]) -> Output {
+        // Less than the harness gives a test: nothing else can end one that waits for a command.
+        let limit = format!("{}s", patience(Duration::from_secs(100)).as_secs());
         let mut command = Command::new(tool("ctr").expect("ctr"));
         command
             .args(["--address", SOCKET, "--namespace", NAMESPACE])
+            .args(["--timeout", &limit])
             .args(args)
             .stdin(Stdio::null());
         command
