@@ -36,11 +36,13 @@ pub(crate) fn facts(containerd: &str) -> HostFacts {
     }
 }
 
-/// Whether a path leads to the network namespace that the shim and containerd are in, or to init's.
+/// Whether a path leads to the network namespace that the shim and containerd are in, or to init's. One that cannot be looked
+/// at may be: init's own is closed to root itself on some hosts.
 fn is_hosts_network(path: &Path) -> bool {
     let identity = |path: &Path| std::fs::metadata(path).map(|file| (file.dev(), file.ino()));
-    let Ok(asked) = identity(path) else {
-        return false;
+    let asked = match identity(path) {
+        Ok(asked) => asked,
+        Err(error) => return error.kind() != std::io::ErrorKind::NotFound,
     };
     ["/proc/self/ns/net", "/proc/1/ns/net"]
         .iter()
