@@ -391,15 +391,15 @@ mod tests {
                 .map(|name| ((*name).to_owned(), folder(name)))
                 .collect(),
         };
-        for name in ["free", "busy", "above/below"] {
+        for name in ["a_free", "busy", "above/below"] {
             fs::create_dir_all(folder(name)).expect("mkdir");
         }
         fs::write(folder("busy/cgroup.procs"), "7\n").expect("write");
         for used in ["busy", "above"] {
-            let cgroups = cgroups(&["free", used]);
+            let cgroups = cgroups(&["a_free", used]);
             let (named, _) = cgroups.clear().expect_err("in use");
             assert_eq!(named, folder(used));
-            assert!(folder("free").exists() && folder(used).exists());
+            assert!(folder("a_free").exists() && folder(used).exists());
         }
         cgroups(&["none"]).clear().expect("nothing is there");
     }
