@@ -21,6 +21,8 @@ pub const HANDLERS: [(&str, Option<&str>); 5] = [
 const ADDRESS: &str = "10.99.0.1";
 /// Who may do everything.
 const TOKEN: &str = "the-tests-own";
+/// Memory that every machine has left.
+pub const PLENTY: &str = "1Mi";
 const SERVER: &str = "https://127.0.0.1:6443";
 
 /// What containerd's configuration needs for the handlers; writes their policies as well.
@@ -110,11 +112,11 @@ pub(super) fn write(folder: &Path) {
         "contexts": [{ "name": "here", "context": { "cluster": "here", "user": "admin" } }],
     });
     fs::write(folder.join("access.json"), access.to_string()).expect("write the access");
-    write_kubelet(folder, "");
+    write_kubelet(folder, PLENTY);
 }
 
-/// Writes the kubelet's configuration; `more` are further lines of YAML.
-pub(super) fn write_kubelet(folder: &Path, more: &str) {
+/// Writes the kubelet's configuration, by which a pod is evicted when less memory than this is left.
+pub(super) fn write_kubelet(folder: &Path, memory: &str) {
     let text = format!(
         "apiVersion: kubelet.config.k8s.io/v1beta1
 kind: KubeletConfiguration
@@ -138,9 +140,12 @@ volumeStatsAggPeriod: 5s
 containerLogMaxSize: 64Ki
 containerLogMaxFiles: 3
 containerLogMonitorInterval: 3s
+# How full the disk is of whoever runs the tests is not their subject.
+imageGCHighThresholdPercent: 100
 # Containers share the sandbox's cgroup, so their figures come from the runtime.
 featureGates: {{ PodAndContainerStatsFromCRI: true }}
-{more}"
+evictionHard: {{ memory.available: \"{memory}\" }}
+"
     );
     fs::write(folder.join("kubelet.yaml"), text).expect("write the kubelet's configuration");
 }

@@ -12,7 +12,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-pub use configuration::{HANDLERS, containerd_handlers};
+pub use configuration::{HANDLERS, PLENTY, containerd_handlers};
 pub use kubectl::Answer;
 pub use pod::{Pod, manifest};
 
@@ -142,12 +142,12 @@ impl Cluster {
         kubelet.wait().expect("wait for the kubelet");
     }
 
-    /// Starts the kubelet again, with more in its configuration, and waits until the node is ready.
+    /// Starts the kubelet again and waits until the node is ready. It evicts pods when less memory than this is left.
     ///
     /// # Panics
     /// When it does not come up.
-    pub async fn start_kubelet(&self, bed: &Bed, more: &str) {
-        configuration::write_kubelet(&self.folder, more);
+    pub async fn start_kubelet(&self, bed: &Bed, memory: &str) {
+        configuration::write_kubelet(&self.folder, memory);
         let kubelet = spawn(configuration::kubelet(&self.folder), &self.folder);
         bed.adopt(kubelet.id());
         *self.kubelet.lock().expect("unpoisoned") = kubelet;

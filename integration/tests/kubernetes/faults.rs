@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use integration::bed::Bed;
 use integration::cases;
-use integration::kubernetes::Pod;
+use integration::kubernetes::{PLENTY, Pod};
 use integration::processes::{self, Role};
 use integration::runtime::Needs;
 use serde_json::json;
@@ -51,7 +51,7 @@ async fn stays_through(bed: &Bed, work: impl AsyncFnOnce()) {
 async fn a_kubelet_that_is_restarted_finds_its_pods(bed: &Bed) {
     stays_through(bed, async || {
         cluster().kill_kubelet();
-        cluster().start_kubelet(bed, "").await;
+        cluster().start_kubelet(bed, PLENTY).await;
     })
     .await;
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use integration::bed::Bed;
 use integration::cases;
-use integration::kubernetes::{NODE, Pod};
+use integration::kubernetes::{NODE, PLENTY, Pod};
 use integration::runtime::Needs;
 use serde_json::{Value, json};
 
@@ -23,6 +23,9 @@ cases! {
         the_kubelets_summary_has_the_figures_of_each_container,
     ],
 }
+
+/// What the RuntimeClass adds to each pod.
+const OVERHEAD_MIB: u64 = 48;
 
 /// Holds so many MiB and says so.
 fn hold(mib: u32) -> String {
@@ -83,8 +86,8 @@ async fn a_pod_is_resized_in_place(bed: &Bed) {
         .up()
         .await;
     let uid = pod.get("{.metadata.uid}").await;
-    assert_eq!(sandbox_limit(&uid), Some(128 << 20));
-    for (limit, bytes) in [("256Mi", 256 << 20), ("160Mi", 160 << 20)] {
+    assert_eq!(sandbox_limit(&uid), Some((128 + OVERHEAD_MIB) << 20));
+    for (limit, mib) in [("256Mi", 256), ("160Mi", 160)] {
         let change =
             json!({ "spec": { "containers": [{ "name": "main", "resources": memory(limit) }] } });
         let args = [
@@ -103,7 +106,7 @@ async fn a_pod_is_resized_in_place(bed: &Bed) {
         )
         .await;
         integration::processes::eventually("the sandbox has it", Duration::from_secs(20), || {
-            sandbox_limit(&uid) == Some(bytes)
+            sandbox_limit(&uid) == Some((mib + OVERHEAD_MIB) << 20)
         })
         .await;
     }
@@ -133,9 +136,8 @@ async fn a_pod_that_starves_the_node_is_evicted_and_others_stay(bed: &Bed) {
         .up()
         .await;
     let threshold = available("availableBytes").await - (300 << 20);
-    let more = format!("evictionHard: {{ memory.available: \"{threshold}\" }}\n");
     cluster().kill_kubelet();
-    cluster().start_kubelet(bed, &more).await;
+    cluster().start_kubelet(bed, &threshold.to_string()).await;
     // It asks for little and takes much.
     let greedy = Pod::new(bed, cluster(), "bulkhead", &hold(450)).with(
         "/containers/0/resources",
@@ -150,7 +152,7 @@ async fn a_pod_that_starves_the_node_is_evicted_and_others_stay(bed: &Bed) {
     greedy.delete().await;
     stays.delete().await;
     cluster().kill_kubelet();
-    cluster().start_kubelet(bed, "").await;
+    cluster().start_kubelet(bed, PLENTY).await;
     let pressure = [
         "get",
         "node",
@@ -180,7 +182,7 @@ async fn a_node_takes_as_many_pods_as_its_memory_holds(bed: &Bed) {
     let kib: u64 = allocatable.trim_end_matches("Ki").parse().expect("KiB");
     let count = 24;
     // So that one more than `count` does not fit.
-    let each = kib / 1024 / count;
+    let each = kib / 1024 / count - OVERHEAD_MIB;
     let pods: Vec<Pod> = (0..=count)
         .map(|_| {
             Pod::new(bed, cluster(), "bulkhead", "sleep 1000").with(
