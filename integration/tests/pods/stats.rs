@@ -105,7 +105,8 @@ async fn a_known_load_is_told_by_every_call_of_cri(bed: &Bed) {
     let mut looked = look(&pod, &busy).await;
     for _ in 0..100 {
         let [memory, _, _, cores] = looked.listed(&busy);
-        if memory >= 200 * MIB && cores >= 300_000_000 {
+        // A first rate is of a moment as short as the load was new, and the sentry counts in ticks of its own.
+        if memory >= 200 * MIB && (300_000_000..1_300_000_000).contains(&cores) {
             break;
         }
         tokio::time::sleep(patience(Duration::from_millis(300))).await;
