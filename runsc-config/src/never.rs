@@ -65,6 +65,9 @@ impl Never {
 
     /// Why a path of the host, without `..`, is never given: what is forbidden, what is in it, and every folder that it is in.
     pub(crate) fn rule(&self, path: &Path) -> Option<String> {
+        if path == Path::new("/") {
+            return Some("/ of the host is never given to a sandbox".to_owned());
+        }
         // What a link leads to is in the folder that the link leads to, and not in the link's own.
         let is_in = |one: &Forbidden| path.starts_with(&one.path) || path.starts_with(&one.real);
         let mut all = self.all.iter();

@@ -99,7 +99,7 @@ const REFUSED: [(&str, Change, &str); 10] = [
     (
         "-v SOCKET:/mnt",
         |spec| bind(spec, "/run/b/c.sock", &["rbind", "rprivate"]),
-        "controls the node",
+        "gives control of the node",
     ),
     (
         "--sysctl kernel.msgmax=1",
