@@ -178,6 +178,35 @@ async fn the_shim_holds_its_sandboxs_ends_and_nothing_of_containerds(bed: &Bed) 
         1,
         "one thread: nothing else can hold anything"
     );
+    // It is root on the node as the containerd that has started it, and has no more than that one.
+    let [.., containerd] = bed.known_processes()[..] else {
+        panic!("no containerd");
+    };
+    let containerd = i32::try_from(containerd).expect("a pid");
+    for name in [
+        "Uid:",
+        "Gid:",
+        "CapInh:",
+        "CapPrm:",
+        "CapEff:",
+        "CapBnd:",
+        "CapAmb:",
+        "NoNewPrivs:",
+        "Seccomp:",
+    ] {
+        assert_eq!(
+            of_threads(shim, name),
+            of_threads(containerd, name),
+            "{name}"
+        );
+    }
+    let map = |pid: i32| fs::read_to_string(format!("/proc/{pid}/uid_map")).expect("its uid map");
+    assert_eq!(map(shim), map(containerd));
+    assert_eq!(
+        shared_namespaces(shim).len(),
+        6,
+        "of the host, as containerd's"
+    );
     let bundle = bed.bundle(&container.id).display().to_string();
     for file in open_files(shim) {
         let known = file.starts_with(&bundle)
