@@ -37,7 +37,7 @@ furnish() {
   local version program library applet
   version=$(ls "$machine/kernel/lib/modules")
   rm -rf "$tree"
-  mkdir -p "$tree"/{bin,dev,etc,lib/modules,proc,root,run,sys,tmp,usr/bin,var/lib} \
+  mkdir -p "$tree"/{bin,dev,etc,lib/modules,proc,root,run,sys,tmp,usr/bin,var/lib,var/log} \
     "$tree"/tests/{tools,images}
   cp "$(type -P busybox)" "$tree/bin/busybox"
   for applet in $("$tree/bin/busybox" --list); do
