@@ -150,13 +150,15 @@ impl Container {
                 Ok(exit) => return exit,
                 Err(error) => error,
             };
-            match control.processes(&self.id).await {
-                Ok(pids) if !pids.contains(&pid.get()) => {
-                    tracing::error!(%error, exec = exec.exec_id, "exit status lost: reported as 255");
-                    return Exit::Code(255);
-                }
-                _ => tracing::warn!(%error, exec = exec.exec_id, "wait failed, trying again"),
+            let is_lost = match control.processes(&self.id).await {
+                Ok(pids) => !pids.contains(&pid.get()),
+                Err(error) => error.code() == Code::NotFound,
+            };
+            if is_lost {
+                tracing::error!(%error, exec = exec.exec_id, "exit status lost: reported as 255");
+                return Exit::Code(255);
             }
+            tracing::warn!(%error, exec = exec.exec_id, "wait failed, trying again");
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(Duration::from_secs(2));
         }

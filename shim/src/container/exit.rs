@@ -8,6 +8,7 @@ use containerd_shim_protos::protobuf::MessageField;
 
 use crate::clock;
 use crate::container::Container;
+use crate::error::Code;
 use crate::metrics::COUNTERS;
 use crate::process::{Exited, Phase, Process};
 use crate::reaper::Exit;
@@ -81,8 +82,13 @@ impl Container {
                 return std::future::pending().await;
             }
             tracing::debug!(%error, id = self.id, "wait not answered");
-            let state = self.sandbox.control.state(&self.id).await;
-            if matches!(state, Ok(RuntimeState::Stopped)) {
+            let has_ended = match self.sandbox.control.state(&self.id).await {
+                Ok(state) => state == RuntimeState::Stopped,
+                // A command knows a container by its state file, which goes with the container: containerd's `delete` may
+                // have been faster than the wait.
+                Err(error) => !self.is_root() && error.code() == Code::NotFound,
+            };
+            if has_ended {
                 if !self.is_root() {
                     tracing::error!(%error, id = self.id, "exit status lost: reported as 255");
                     return Exit::Code(255);

@@ -202,6 +202,7 @@ impl Control {
                 _ => RuntimeState::Stopped,
             });
         }
+        self.runsc.require(id)?;
         let text = self
             .runsc
             .output("state", &[OsStr::new(id)], COMMAND_LIMIT)
@@ -230,6 +231,7 @@ impl Control {
             let listed = listed.unwrap_or_default();
             return Ok(listed.iter().map(|process| process.pid).collect());
         }
+        self.runsc.require(id)?;
         let args = ["--format", "json", id].map(OsStr::new);
         let text = self.runsc.output("ps", &args, COMMAND_LIMIT).await?;
         Ok(parse::<Option<_>>("ps", &text)?.unwrap_or_default())
@@ -241,6 +243,7 @@ impl Control {
             #[serde(rename = "exitStatus")]
             exit_status: i32,
         }
+        self.runsc.require(id)?;
         let mut args: Vec<&OsStr> = options.iter().map(OsStr::new).collect();
         args.push(OsStr::new(id));
         let waited: Waited = parse("wait", &self.runsc.output("wait", &args, FOREVER).await?)?;

@@ -118,6 +118,7 @@ impl Control {
         if let Some(event) = answer.await? {
             return Ok(event.usage());
         }
+        self.runsc.require(id)?;
         let args = [OsStr::new("--stats"), OsStr::new(id)];
         let text = self.runsc.output("events", &args, COMMAND_LIMIT).await?;
         Ok(parse::<Event>("events", &text)?.usage_of(Some(id)))
