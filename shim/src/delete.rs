@@ -6,6 +6,7 @@
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use containerd_shim::Flags;
 use containerd_shim_protos::api::DeleteResponse;
@@ -22,6 +23,9 @@ use crate::layout::{self, Bundle, Record};
 use crate::reaper::{Exit, Reaper};
 use crate::runsc::command::Runsc;
 use crate::{cleanup, clock, id, start};
+
+/// How long a killed shim may take to let go of its socket.
+const ENDING_LIMIT: Duration = Duration::from_millis(300);
 
 /// Runs the `delete` action.
 ///
@@ -147,14 +151,22 @@ fn remove_socket(flags: &Flags, bundle: &Bundle) {
         PathBuf::from(written.trim_start_matches("unix://")),
         start::socket_path(&params, &flags.id),
     ] {
-        if is_dead_socket(&socket) {
-            let _ = std::fs::remove_file(&socket);
+        // A shim that was killed just now listens for as long as the kernel takes to end it.
+        let deadline = Instant::now() + ENDING_LIMIT;
+        while is_socket(&socket) {
+            if !start::is_alive(&socket) {
+                let _ = std::fs::remove_file(&socket);
+                break;
+            }
+            if Instant::now() >= deadline {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(10));
         }
     }
 }
 
-fn is_dead_socket(path: &Path) -> bool {
+fn is_socket(path: &Path) -> bool {
     use std::os::unix::fs::FileTypeExt as _;
     std::fs::symlink_metadata(path).is_ok_and(|metadata| metadata.file_type().is_socket())
-        && !start::is_alive(path)
 }

@@ -16,6 +16,8 @@ use crate::runsc::control::RuntimeState;
 
 /// How long an init that has ended waits for the exits of its execs to be told.
 const EXECS_LIMIT: Duration = Duration::from_secs(2);
+/// How long the exit of a sandbox may come after the sentry, or runsc, has said that a container of it has stopped.
+const LOST_LIMIT: Duration = Duration::from_secs(1);
 /// How long a pod's first container waits for those of the others, which wait for their execs.
 const MEMBERS_LIMIT: Duration = Duration::from_secs(3);
 
@@ -72,6 +74,7 @@ impl Container {
             return std::future::pending().await;
         }
         asked.get_or_init(Instant::now);
+        let mut sandbox_exit = self.sandbox.exit.clone();
         let mut pause = Duration::from_millis(20);
         loop {
             let error = match self.sandbox.control.wait(&self.id).await {
@@ -90,6 +93,10 @@ impl Container {
             };
             if has_ended {
                 if !self.is_root() {
+                    // The sandbox may be what has ended, and its exit be noticed next.
+                    if sandbox_exit.wait_for(LOST_LIMIT).await.is_some() {
+                        return std::future::pending().await;
+                    }
                     tracing::error!(%error, id = self.id, "exit status lost: reported as 255");
                     return Exit::Code(255);
                 }
