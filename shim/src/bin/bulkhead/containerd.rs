@@ -26,6 +26,15 @@ pub(crate) struct ConfigFile {
     pub(crate) table: Result<toml::Table, String>,
 }
 
+impl ConfigFile {
+    /// Whether it has the section that CRI has in version 2 of the configuration.
+    pub(crate) fn has_cri_2(&self) -> bool {
+        let table = self.table.as_ref().ok();
+        let plugins = table.and_then(|table| table.get("plugins"));
+        plugins.is_some_and(|plugins| plugins.get(CRI_2).is_some())
+    }
+}
+
 /// A runtime handler of CRI.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Handler<'a> {

@@ -149,17 +149,9 @@ fn not_imported(root: &Root, config: &Path, files: &[ConfigFile], findings: &mut
 
 /// In containerd 1.7 a plugin's section of an imported file replaces that of the main file.
 fn replaced(main: &ConfigFile, imported: &[ConfigFile], findings: &mut Findings) {
-    let has_cri = |file: &ConfigFile| {
-        let plugins = file
-            .table
-            .as_ref()
-            .ok()
-            .and_then(|table| table.get("plugins"));
-        plugins.is_some_and(|plugins| plugins.get(CRI_2).is_some())
-    };
     for file in imported
         .iter()
-        .filter(|file| has_cri(main) && has_cri(file))
+        .filter(|file| main.has_cri_2() && file.has_cri_2())
     {
         let text = format!(
             "{} has a section {CRI_2}, and so has {}: containerd 1.7 reads the former alone",

@@ -195,18 +195,10 @@ fn foreign<'a>(
 
 /// An imported file whose CRI section replaces the main one's.
 fn replacing_import(files: &[ConfigFile]) -> Option<&Path> {
-    let has_cri = |file: &&ConfigFile| {
-        let plugins = file
-            .table
-            .as_ref()
-            .ok()
-            .and_then(|table| table.get("plugins"));
-        plugins.is_some_and(|plugins| plugins.get(CRI_2).is_some())
-    };
     files
         .iter()
         .skip(1)
-        .find(has_cri)
+        .find(|file| file.has_cri_2())
         .map(|file| file.path.as_path())
 }
 
