@@ -185,7 +185,8 @@ impl HardenedProcess {
         self.capabilities
     }
 
-    /// Always true.
+    /// Whether it can gain nothing by what it executes: always, but where the policy lets set-uid files work and the request
+    /// does not ask for it.
     #[must_use]
     pub fn no_new_privileges(&self) -> bool {
         self.json

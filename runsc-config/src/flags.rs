@@ -87,7 +87,12 @@ fn table() -> [Flag; 24] {
             "no FIFO of the host can be opened through a bind",
         ),
         fixed("net-raw", off, Refuse, "raw and packet sockets stay off"),
-        fixed("allow-suid", off, LeaveOut, "set-uid files are ignored"),
+        fixed(
+            "allow-suid",
+            |p| p.allow_set_uid.to_string(),
+            LeaveOut,
+            "set-uid files are ignored, unless the policy lets them work",
+        ),
         fixed(
             "overlay2",
             overlay,

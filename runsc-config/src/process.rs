@@ -122,9 +122,11 @@ pub(crate) fn harden(
         ));
     }
     clamp_capabilities(process, policy, report);
-    if process.get("noNewPrivileges") != Some(&Value::Bool(true)) {
-        report.note("no_new_privs", "false", "true", "");
+    let asked = process.get("noNewPrivileges") == Some(&Value::Bool(true));
+    if !asked && !policy.allow_set_uid {
+        report.note("no_new_privs", "false", "true", "allow_set_uid");
     }
+    let no_new_privileges = asked || !policy.allow_set_uid;
     let kept: Vec<&str> = KEPT.iter().chain(&DECIDED).copied().collect();
     for dropped in retain(process, &kept) {
         report.note(
@@ -134,7 +136,7 @@ pub(crate) fn harden(
             "",
         );
     }
-    process.insert("noNewPrivileges".to_owned(), Value::Bool(true));
+    process.insert("noNewPrivileges".to_owned(), Value::Bool(no_new_privileges));
     Ok(())
 }
 
@@ -224,6 +226,17 @@ fn clamp_capabilities(process: &mut Map<String, Value>, policy: &Policy, report:
         );
     }
     process.insert("capabilities".to_owned(), Value::Object(given));
+}
+
+/// Every capability that is in one of the five sets of a spec's process.
+pub(crate) fn capabilities(spec: &Map<String, Value>) -> Vec<&str> {
+    let sets = spec
+        .get("process")
+        .and_then(|process| process.get("capabilities"))
+        .and_then(Value::as_object);
+    let names = sets.into_iter().flat_map(Map::values);
+    let names = names.filter_map(Value::as_array).flatten();
+    names.filter_map(Value::as_str).collect()
 }
 
 /// The resource limits of a sandbox. runsc has one set for all of it, so every container gets the same full one.

@@ -10,7 +10,6 @@ use std::collections::BTreeMap;
 use serde_json::{Value, json};
 
 use crate::features::Features;
-use crate::policy::Policy;
 use crate::report::{Refusal, Report};
 
 const ALLOW: &str = "SCMP_ACT_ALLOW";
@@ -91,7 +90,8 @@ const GROUPS: [(&str, &str); 12] = [
     ),
 ];
 
-/// Denied, though gVisor has them or answers for them, with the reason; a test holds both lists apart.
+/// Denied, though gVisor has them or answers for them, with the reason; a test holds both lists apart. Some come with a
+/// capability: [`WITH_CAPABILITY`].
 #[cfg(test)]
 const DENIED: [(&str, &str); 8] = [
     (
@@ -135,24 +135,28 @@ impl Rule {
     }
 }
 
-/// Calls that only a capability gives, which the policy may: without it they are an escape's alone.
-const WITH_CAPABILITY: [(&str, &str); 1] = [("CAP_SYS_CHROOT", "chroot")];
+/// Calls that are of use with a capability alone, which the policy may give: without it they are an escape's. All of them act
+/// inside of gVisor's kernel.
+const WITH_CAPABILITY: [(&str, &str); 3] = [
+    ("CAP_SYS_CHROOT", "chroot"),
+    (
+        "CAP_SYS_ADMIN",
+        "mount umount2 pivot_root open_tree move_mount fsopen fsconfig fsmount unshare setns sethostname setdomainname \
+         clone",
+    ),
+    (
+        "CAP_SYS_PTRACE",
+        "ptrace process_vm_readv process_vm_writev pidfd_getfd",
+    ),
+];
 
-fn built_in(policy: &Policy) -> BTreeMap<&'static str, Rule> {
+/// The built-in profile of a container that has these capabilities.
+fn built_in(granted: &[&str]) -> BTreeMap<&'static str, Rule> {
     let mut rules: BTreeMap<_, _> = GROUPS
         .iter()
         .flat_map(|(_, names)| names.split_whitespace())
         .map(|name| (name, Rule::allow()))
         .collect();
-    for (capability, name) in WITH_CAPABILITY {
-        if policy
-            .capabilities()
-            .iter()
-            .any(|allowed| allowed == capability)
-        {
-            rules.insert(name, Rule::allow());
-        }
-    }
     // New threads and processes, in the namespaces there are.
     let same_namespaces =
         json!({ "index": 0, "value": CLONE_NAMESPACES, "valueTwo": 0, "op": "SCMP_CMP_MASKED_EQ" });
@@ -171,17 +175,22 @@ fn built_in(policy: &Policy) -> BTreeMap<&'static str, Rule> {
             args: Vec::new(),
         },
     );
+    for (capability, names) in WITH_CAPABILITY {
+        if granted.contains(&capability) {
+            rules.extend(names.split_whitespace().map(|name| (name, Rule::allow())));
+        }
+    }
     rules
 }
 
-/// The profile that is enforced: the built-in one, narrowed by the caller's.
+/// The profile that is enforced: the built-in one for these capabilities, narrowed by the caller's.
 pub(crate) fn effective(
     asked: Option<&Value>,
-    policy: &Policy,
+    granted: &[&str],
     features: &Features,
     report: &mut Report,
 ) -> Result<Value, Refusal> {
-    let built_in = built_in(policy);
+    let built_in = built_in(granted);
     let caller = match asked {
         // CRI sends the same for "no profile" and for "unconfined".
         None | Some(Value::Null) => {

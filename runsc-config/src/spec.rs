@@ -387,9 +387,10 @@ pub fn harden(asked: Value, policy: &Policy, context: &Context<'_>) -> Result<Ha
             pod::annotate(&mut spec, "container", context.sandbox_id)?
         }
     }
-    let linux = object(&mut spec, "linux")?;
-    let profile = seccomp::effective(linux.get("seccomp"), policy, context.features, &mut report)?;
-    linux.insert("seccomp".to_owned(), profile);
+    let asked = spec.get("linux").and_then(|linux| linux.get("seccomp"));
+    let granted = process::capabilities(&spec);
+    let profile = seccomp::effective(asked, &granted, context.features, &mut report)?;
+    object(&mut spec, "linux")?.insert("seccomp".to_owned(), profile);
     let kept: Vec<&str> = KEPT.iter().copied().chain(["annotations"]).collect();
     for dropped in retain(&mut spec, &kept) {
         report.note("spec", dropped, "dropped: runsc does not apply it", "");

@@ -35,6 +35,9 @@ fn assert_superset(less: &Hardened, more: &Hardened) {
     }
     let is_read_only = |spec: &Value| spec["root"]["readonly"] == json!(true);
     assert!(is_read_only(&less_spec) || !is_read_only(&more_spec));
+    let [less_bound, more_bound] =
+        [&less_spec, &more_spec].map(|spec| spec["process"]["noNewPrivileges"] == json!(true));
+    assert!(less_bound || !more_bound);
     let limits = |spec: &Value| -> Vec<u64> {
         let list = spec["process"]["rlimits"].as_array().expect("rlimits");
         let hard = list
@@ -67,7 +70,12 @@ fn assert_superset(less: &Hardened, more: &Hardened) {
         }
     }
     let has = |one: &Hardened, flag: &str| one.flags.args().iter().any(|given| given == flag);
-    for flag in ["--network=none", "--overlay2=none", "--directfs=false"] {
+    for flag in [
+        "--network=none",
+        "--overlay2=none",
+        "--directfs=false",
+        "--allow-suid=false",
+    ] {
         assert!(has(less, flag) || !has(more, flag), "{flag}");
     }
 }
@@ -144,11 +152,11 @@ proptest! {
         for set in [sets.permitted, sets.inheritable, sets.effective, sets.bounding, sets.ambient] {
             prop_assert_eq!(set & !mask, 0, "more than the policy's");
         }
-        prop_assert!(process.no_new_privileges());
+        prop_assert_eq!(process.no_new_privileges(), !allowed.set_uid);
         let written: Value = serde_json::from_slice(&process.to_json_bytes()).expect("json");
         held_keys(&written);
         prop_assert!(written.get("rlimits").is_none(), "{}", written);
-        prop_assert_eq!(&written["noNewPrivileges"], &json!(true));
+        prop_assert_eq!(&written["noNewPrivileges"], &json!(!allowed.set_uid));
         for name in texts(&written, "/capabilities/ambient") {
             prop_assert!(allowed.capabilities.iter().any(|one| one == name), "{}", name);
         }

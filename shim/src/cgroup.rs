@@ -394,7 +394,9 @@ mod tests {
         for name in ["a_free", "busy", "above/below"] {
             fs::create_dir_all(folder(name)).expect("mkdir");
         }
-        fs::write(folder("a_free/cgroup.procs"), "").expect("write");
+        for free in ["a_free", "above"] {
+            fs::write(folder(free).join("cgroup.procs"), "").expect("write");
+        }
         fs::write(folder("busy/cgroup.procs"), "7\n").expect("write");
         for used in ["busy", "above"] {
             let cgroups = cgroups(&["a_free", used]);

@@ -6,6 +6,7 @@ use integration::bed::Bed;
 use integration::cases;
 use integration::policy::NodePolicy;
 use integration::runtime::Needs;
+use serde_json::{Value, json};
 
 use crate::contender::Contender;
 use crate::outcome::Outcome;
@@ -16,6 +17,8 @@ cases! {
         strict_gives_nothing,
         network_gives_a_network_and_nothing_else,
         compat_gives_ordinary_images_what_they_want_and_no_host,
+        a_set_uid_program_works_where_the_policy_lets_it,
+        the_capability_to_mount_ends_at_gvisors_kernel,
     ],
 }
 
@@ -96,4 +99,74 @@ async fn compat_gives_ordinary_images_what_they_want_and_no_host(bed: &Bed) {
     }
     let disk = under(bed, COMPAT, "disk.py").await;
     assert!(got(&disk).contains("fill /"), "{disk:?}");
+}
+
+/// What `set_uid.py` got as uid 1000, where the request asks for no_new_privs or not.
+async fn set_uid_programs(bed: &Bed, bound: bool) -> Outcome {
+    let change = if bound {
+        |spec: &mut Value| {
+            spec["process"]["user"] = json!({ "uid": 1000, "gid": 1000 });
+            spec["process"]["noNewPrivileges"] = true.into();
+        }
+    } else {
+        |spec: &mut Value| spec["process"]["user"] = json!({ "uid": 1000, "gid": 1000 })
+    };
+    let stage = Stage::set(bed).with(change);
+    stage.play(Contender::Bulkhead, "set_uid.py").await
+}
+
+async fn a_set_uid_program_works_where_the_policy_lets_it(bed: &Bed) {
+    const PROGRAM: &str = "a set-uid program of the image";
+    {
+        let _policy = NodePolicy::set(COMPAT);
+        let outcome = set_uid_programs(bed, false).await;
+        assert!(got(&outcome).contains(PROGRAM), "{outcome:?}");
+        // A pod's `allowPrivilegeEscalation: false`.
+        let outcome = set_uid_programs(bed, true).await;
+        assert!(got(&outcome).is_empty(), "{outcome:?}");
+    }
+    // Root by such a file has no more than root has.
+    let _policy = NodePolicy::set("allow_set_uid = true");
+    let outcome = set_uid_programs(bed, false).await;
+    assert_eq!(got(&outcome), BTreeSet::from([PROGRAM]), "{outcome:?}");
+}
+
+/// With what `CAP_SYS_ADMIN` brings a program arranges its own mounts. What is read-only of the host's stays so.
+async fn the_capability_to_mount_ends_at_gvisors_kernel(bed: &Bed) {
+    let script = "mkdir /tmp/m /tmp/device; mount -t tmpfs none /tmp/m && echo x >/tmp/m/x && echo mounted\n\
+                  hostname changed && hostname\n\
+                  for there in / /srv; do\n\
+                      mount -o remount,rw $there; echo x >$there/written && echo wrote to $there\n\
+                  done 2>&1\n\
+                  mount -t devtmpfs none /tmp/device; ls /tmp/device\n\
+                  mount -t ext4 /dev/vda /tmp/device 2>&1 || true";
+    let bound = bed.folder.join(bed.id("bound"));
+    std::fs::create_dir(&bound).expect("make a folder");
+    let run = async |policy: &str| {
+        let _policy = NodePolicy::set(policy);
+        let source = bound.clone();
+        let builder = bed.shell(script).with(move |spec| {
+            spec["root"]["readonly"] = false.into();
+            for set in ["bounding", "effective", "permitted"] {
+                spec["process"]["capabilities"][set] = json!(["CAP_SYS_ADMIN", "CAP_DAC_OVERRIDE"]);
+            }
+            let mounts = spec["mounts"].as_array_mut().expect("a list");
+            mounts.push(json!({
+                "destination": "/srv", "type": "bind", "source": source, "options": ["rbind", "ro"],
+            }));
+        });
+        builder.run().await.expect("run").finish().await
+    };
+    let given = run("capabilities.allow = [\"CAP_SYS_ADMIN\", \"CAP_DAC_OVERRIDE\"]").await;
+    assert!(
+        given.stdout.contains("mounted") && given.stdout.contains("changed"),
+        "{given:?}"
+    );
+    assert!(!given.stdout.contains("wrote to"), "{given:?}");
+    let strict = run("").await;
+    for held in ["mounted", "changed", "wrote to"] {
+        assert!(!strict.stdout.contains(held), "{held}: {strict:?}");
+    }
+    let left = std::fs::read_dir(&bound).expect("list the folder").count();
+    assert_eq!(left, 0, "the host's folder was written to");
 }

@@ -255,6 +255,7 @@ pub struct Policy {
     pub(crate) hooks: Hooks,
     pub(crate) run_as_non_root: bool,
     pub(crate) allow_old_runsc: bool,
+    pub(crate) allow_set_uid: bool,
     runsc: RunscPolicy,
     log: Log,
     pub(crate) rootfs: Rootfs,
@@ -398,6 +399,13 @@ impl Policy {
                 return Err(Broken { key, problem });
             }
         }
+        if self.run_as_non_root && self.allow_set_uid {
+            let problem = " = true: cannot be together with run_as_non_root, as a set-uid file makes root of others";
+            return Err(Broken {
+                key: "allow_set_uid",
+                problem: problem.to_owned(),
+            });
+        }
         let mut allowed = self.capabilities.allow.iter();
         match allowed.find(|name| crate::process::capability(name).is_none()) {
             Some(name) => Err(Broken {
@@ -420,16 +428,16 @@ struct Broken {
 /// The line on which `key` stands, from 1.
 fn line_of(text: &str, key: &str) -> Option<usize> {
     let document = toml::de::DeTable::parse(text).ok()?;
-    let (table, key) = key.split_once('.')?;
-    let (_, table) = document
-        .get_ref()
-        .iter()
-        .find(|(k, _)| k.get_ref() == table)?;
-    let (key, _) = table
-        .get_ref()
-        .as_table()?
-        .iter()
-        .find(|(k, _)| k.get_ref() == key)?;
+    let mut table = document.get_ref();
+    let key = match key.split_once('.') {
+        Some((name, key)) => {
+            let (_, inner) = table.iter().find(|(k, _)| k.get_ref() == name)?;
+            table = inner.get_ref().as_table()?;
+            key
+        }
+        None => key,
+    };
+    let (key, _) = table.iter().find(|(k, _)| k.get_ref() == key)?;
     let before = text.get(..key.span().start)?;
     Some(before.matches('\n').count() + 1)
 }
@@ -470,6 +478,10 @@ mod tests {
         assert_eq!(error.to_string(), said);
         for (text, key) in [
             ("[limits]\npids = 0", "limits.pids"),
+            (
+                "run_as_non_root = true\nallow_set_uid = true",
+                "allow_set_uid",
+            ),
             ("[limits]\ncpus = -1.0", "limits.cpus"),
             ("[limits]\ncpus = nan", "limits.cpus"),
             ("[runsc]\nroot = \"/run\"", "runsc.root"),

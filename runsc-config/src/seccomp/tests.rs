@@ -2,8 +2,12 @@ use super::*;
 use crate::spec::tests::context;
 
 fn profile(asked: Option<Value>) -> Result<Value, Refusal> {
-    let (policy, mut report) = (Policy::strict(), Report::default());
-    effective(asked.as_ref(), &policy, context().features, &mut report)
+    effective(
+        asked.as_ref(),
+        &[],
+        context().features,
+        &mut Report::default(),
+    )
 }
 
 /// The actions a profile has for a call, in order; its default where it has none.
@@ -28,7 +32,7 @@ fn actions(profile: &Value, name: &str) -> Vec<(String, usize)> {
 
 #[test]
 fn the_lists_of_allowed_and_denied_calls_do_not_meet() {
-    let built_in = built_in(&Policy::strict());
+    let built_in = built_in(&[]);
     for (reason, names) in DENIED {
         for name in names.split_whitespace() {
             assert!(!built_in.contains_key(name), "{name} ({reason})");
@@ -45,14 +49,31 @@ fn the_lists_of_allowed_and_denied_calls_do_not_meet() {
 }
 
 #[test]
-fn chroot_comes_with_the_capability_alone() {
-    let allowing = |text: &str| {
-        let policy = Policy::parse(text, "x").expect("a policy");
-        built_in(&policy).contains_key("chroot")
+fn some_calls_come_with_their_capability_alone() {
+    for (capability, names) in WITH_CAPABILITY {
+        for name in names.split_whitespace() {
+            let has = |granted: &[&str]| built_in(granted).get(name) == Some(&Rule::allow());
+            assert!(has(&[capability, "CAP_CHOWN"]), "{name}");
+            assert!(!has(&[]) && !has(&["CAP_CHOWN"]), "{name}");
+        }
+    }
+    let with = built_in(&["CAP_SYS_ADMIN"]);
+    assert_eq!(with["clone3"].action, TRACE, "its flags stay out of reach");
+}
+
+#[test]
+fn what_a_capability_brings_a_callers_profile_takes_away() {
+    let names = ["mount", "clone", "sethostname"];
+    let asked =
+        json!({ "defaultAction": ERRNO, "syscalls": [{ "names": ["mount"], "action": ALLOW }] });
+    let given = |asked: Option<&Value>| {
+        let mut report = Report::default();
+        let given = effective(asked, &["CAP_SYS_ADMIN"], context().features, &mut report);
+        let given = given.expect("a profile");
+        names.map(|name| actions(&given, name).len())
     };
-    assert!(!allowing(""));
-    assert!(!allowing("capabilities.allow = [\"CAP_CHOWN\"]"));
-    assert!(allowing("capabilities.allow = [\"CAP_SYS_CHROOT\"]"));
+    assert_eq!(given(None), [1, 1, 1]);
+    assert_eq!(given(Some(&asked)), [1, 0, 0]);
 }
 
 #[test]

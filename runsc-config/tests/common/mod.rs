@@ -14,13 +14,7 @@ use runsc_config::{
 use serde_json::{Value, json};
 
 /// Calls that no policy and no profile may give.
-const NEVER_CALLED: [&str; 12] = [
-    "ptrace",
-    "process_vm_readv",
-    "mount",
-    "pivot_root",
-    "unshare",
-    "setns",
+const NEVER_CALLED: [&str; 6] = [
     "bpf",
     "keyctl",
     "io_uring_setup",
@@ -29,13 +23,43 @@ const NEVER_CALLED: [&str; 12] = [
     "kexec_load",
 ];
 
+/// Calls that come with a capability, which both the request and the policy name.
+const WITH_CAPABILITY: [(&str, &[&str]); 3] = [
+    ("CAP_SYS_CHROOT", &["chroot"]),
+    (
+        "CAP_SYS_ADMIN",
+        &[
+            "mount",
+            "umount2",
+            "pivot_root",
+            "open_tree",
+            "move_mount",
+            "fsopen",
+            "fsconfig",
+            "fsmount",
+            "unshare",
+            "setns",
+            "sethostname",
+            "setdomainname",
+        ],
+    ),
+    (
+        "CAP_SYS_PTRACE",
+        &[
+            "ptrace",
+            "process_vm_readv",
+            "process_vm_writev",
+            "pidfd_getfd",
+        ],
+    ),
+];
+
 /// Flags that have one value under every policy.
-const FIXED_FLAGS: [(&str, &str); 20] = [
+const FIXED_FLAGS: [(&str, &str); 19] = [
     ("oci-seccomp", "true"),
     ("host-uds", "none"),
     ("host-fifo", "none"),
     ("net-raw", "false"),
-    ("allow-suid", "false"),
     ("allow-flag-override", "false"),
     ("character-device-policy", "emulated-only"),
     ("allow-packet-socket-write", "false"),
@@ -66,6 +90,8 @@ pub struct Allowed {
     pub writable: bool,
     pub exec: bool,
     pub root: bool,
+    /// Together with `root` alone.
+    pub set_uid: bool,
     pub directfs: bool,
     pub kvm: bool,
     pub capabilities: Vec<String>,
@@ -89,6 +115,7 @@ impl Allowed {
             writable: false,
             exec: false,
             root: true,
+            set_uid: false,
             directfs: false,
             kvm: false,
             capabilities: Vec::new(),
@@ -108,7 +135,7 @@ impl Allowed {
         let [read_only, writable] = &self.binds;
         let [grants_network, grants_root, grants_exec] = self.grants;
         let text = format!(
-            "network = {:?}\nrun_as_non_root = {}\nrunsc.directfs = {}\nrunsc.platform = {:?}\n\
+            "network = {:?}\nrun_as_non_root = {}\nallow_set_uid = {}\nrunsc.directfs = {}\nrunsc.platform = {:?}\n\
              rootfs = {{ writable = {}, size_mib = {overlay} }}\n\
              scratch = {{ exec = {}, tmp_mib = {tmp}, run_mib = {run}, shm_mib = {shm} }}\n\
              capabilities.allow = {:?}\n\
@@ -118,6 +145,7 @@ impl Allowed {
              network = {:?}\nrootfs_writable = {grants_root}\nscratch_exec = {grants_exec}\n",
             network(self.network),
             !self.root,
+            self.set_uid,
             self.directfs,
             if self.kvm { "kvm" } else { "systrap" },
             self.writable,
@@ -244,8 +272,8 @@ pub fn assert_held(asked: &Value, hardened: &Hardened, allowed: &Allowed, asker:
     assert!(unknown.is_empty(), "{unknown:?}");
     let allowed = &allowed.with_grants(asked, asker);
     assert!(allowed.writable || spec["root"]["readonly"] == json!(true));
-    held_process(&spec, allowed);
-    held_seccomp(&spec["linux"]["seccomp"], allowed);
+    held_process(asked, &spec, allowed);
+    held_seccomp(&spec);
     held_mounts(asked, &spec, allowed, asker);
     let root = Path::new(spec["root"]["path"].as_str().expect("a root"));
     assert!(normal(root), "{root:?}");
@@ -390,11 +418,12 @@ fn held_flags(hardened: &Hardened, allowed: &Allowed, asker: Asker) {
         "{overlay}"
     );
     assert_eq!(value("directfs"), allowed.directfs.to_string());
+    assert_eq!(value("allow-suid"), allowed.set_uid.to_string());
     let platform = if allowed.kvm { "kvm" } else { "systrap" };
     assert_eq!(value("platform"), platform);
     let systemd = flags.iter().any(|flag| flag == "--systemd-cgroup=true");
     assert!(!systemd, "there is none on this host");
-    assert_eq!(flags.len(), FIXED_FLAGS.len() + 4, "{flags:?}");
+    assert_eq!(flags.len(), FIXED_FLAGS.len() + 5, "{flags:?}");
     // What configures runsc is the shim's own.
     let annotations = hardened
         .spec
@@ -419,9 +448,10 @@ fn tasks(spec: &Value) -> Option<u64> {
     limit["hard"].as_u64()
 }
 
-fn held_process(spec: &Value, allowed: &Allowed) {
+fn held_process(asked: &Value, spec: &Value, allowed: &Allowed) {
     let process = &spec["process"];
-    assert_eq!(process["noNewPrivileges"], json!(true));
+    let asked = asked["process"]["noNewPrivileges"] == json!(true);
+    assert_eq!(process["noNewPrivileges"], json!(asked || !allowed.set_uid));
     for set in [
         "bounding",
         "effective",
@@ -490,26 +520,20 @@ pub fn calls(profile: &Value) -> BTreeSet<String> {
     names.map(str::to_owned).collect()
 }
 
-/// What is allowed where the request brings no profile; by whether `chroot` is.
-fn built_in(allowed: &Allowed) -> &'static BTreeSet<String> {
-    static ALL: LazyLock<[BTreeSet<String>; 2]> = LazyLock::new(|| {
-        [Vec::new(), vec!["CAP_SYS_CHROOT".to_owned()]].map(|capabilities| {
-            let policy = Allowed {
-                capabilities,
-                ..Allowed::nothing()
-            };
-            let plain = hardened(base(), &policy.policy(), Asker::Client).expect("base");
-            calls(&plain.spec.as_map()["linux"]["seccomp"])
-        })
-    });
-    let has_chroot = allowed
-        .capabilities
-        .iter()
-        .any(|one| one == "CAP_SYS_CHROOT");
-    &ALL[usize::from(has_chroot)]
-}
+/// What is allowed where the request brings no profile and no capability.
+static BUILT_IN: LazyLock<BTreeSet<String>> = LazyLock::new(|| {
+    let plain = hardened(base(), &Policy::strict(), Asker::Client).expect("base");
+    calls(&plain.spec.as_map()["linux"]["seccomp"])
+});
 
-fn held_seccomp(profile: &Value, allowed: &Allowed) {
+/// The capabilities it has were compared with the policy's before.
+fn held_seccomp(spec: &Value) {
+    let profile = &spec["linux"]["seccomp"];
+    let sets = spec["process"]["capabilities"].as_object().expect("sets");
+    let granted: BTreeSet<&str> = sets
+        .keys()
+        .flat_map(|set| texts(&spec["process"]["capabilities"], &format!("/{set}")))
+        .collect();
     assert_eq!(profile["defaultAction"], json!("SCMP_ACT_ERRNO"));
     for entry in profile["syscalls"].as_array().expect("syscalls") {
         let names = texts(entry, "/names");
@@ -519,24 +543,22 @@ fn held_seccomp(profile: &Value, allowed: &Allowed) {
         for name in NEVER_CALLED {
             assert!(!names.contains(&name), "{name}");
         }
-        let built_in = built_in(allowed);
         for name in &names {
+            let comes_with = |(capability, calls): &(&str, &[&str])| {
+                calls.contains(name) && granted.contains(capability)
+            };
             assert!(
-                built_in.contains(*name),
-                "{name} is not in the built-in profile"
+                BUILT_IN.contains(*name) || WITH_CAPABILITY.iter().any(comes_with),
+                "{name} is not in the built-in profile of {granted:?}"
             );
         }
-        let may_chroot = allowed
-            .capabilities
-            .iter()
-            .any(|one| one == "CAP_SYS_CHROOT");
-        assert!(may_chroot || !names.contains(&"chroot"));
         for name in ["clone", "clone3"] {
             let is_bounded = entry["args"]
                 .as_array()
                 .is_some_and(|args| !args.is_empty());
+            let may_unshare = name == "clone" && granted.contains("CAP_SYS_ADMIN");
             assert!(
-                is_bounded || !names.contains(&name),
+                is_bounded || may_unshare || !names.contains(&name),
                 "{name} with any flags"
             );
         }

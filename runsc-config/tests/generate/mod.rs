@@ -287,7 +287,7 @@ pub fn spec() -> impl Strategy<Value = Value> {
 
 /// Policies, of the strictest and of any.
 pub fn allowed() -> impl Strategy<Value = Allowed> {
-    let flags = any::<([bool; 6], [bool; 3])>();
+    let flags = any::<([bool; 7], [bool; 3])>();
     let numbers = (1_u64..2000, 16_u64..5000, 64_u64..4096, 1_u64..800);
     let sizes = [1_u64..200, 1..200, 1..200, 1..5000];
     let folders = vec!["/srv/models", "/srv/results"];
@@ -297,13 +297,14 @@ pub fn allowed() -> impl Strategy<Value = Allowed> {
     ];
     (flags, some_capabilities(), numbers, sizes, binds).prop_map(
         |((flags, grants), capabilities, numbers, sizes, binds)| {
-            let [network, writable, exec, root, directfs, kvm] = flags;
+            let [network, writable, exec, root, set_uid, directfs, kvm] = flags;
             let (tasks, open_files, memory_mib, cpu) = numbers;
             Allowed {
                 network,
                 writable,
                 exec,
                 root,
+                set_uid: set_uid && root,
                 directfs,
                 kvm,
                 capabilities: capabilities.into_iter().map(str::to_owned).collect(),
@@ -337,6 +338,7 @@ pub fn looser() -> impl Strategy<Value = (Allowed, Allowed)> {
             writable: strict.writable || other.writable,
             exec: strict.exec || other.exec,
             root: strict.root || other.root,
+            set_uid: strict.set_uid || other.set_uid,
             directfs: strict.directfs || other.directfs,
             kvm: strict.kvm,
             capabilities,
