@@ -107,7 +107,7 @@ older() {
 # built from the same sources by the same Go is kept for other checkouts, in the user's cache.
 kubernetes() {
   local module=$repo/integration/kubernetes into=$target/tools/kubernetes flags built key cache
-  local programs=(kube-apiserver kubectl kubelet) packages=()
+  local programs=(kube-apiserver kube-controller-manager kubectl kubelet) packages=()
   local version
   version=$(sed -n 's|^require k8s.io/kubernetes v||p' "$module/go.mod")
   # Without these the programs say that they are v0.0.0, and kubelet and server do not fit together.

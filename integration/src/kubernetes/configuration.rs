@@ -185,6 +185,18 @@ pub(super) fn api_server(folder: &Path) -> Command {
     command
 }
 
+pub(super) fn controllers(folder: &Path, names: &[&str]) -> Command {
+    let mut command = Command::new(program("kube-controller-manager"));
+    command.args([
+        &format!("--kubeconfig={}", folder.join("access.json").display()),
+        &format!("--controllers={}", names.join(",")),
+        "--leader-elect=false",
+        "--bind-address=127.0.0.1",
+        &format!("--cert-dir={}", folder.join("certificates").display()),
+    ]);
+    command
+}
+
 pub(super) fn kubelet(folder: &Path) -> Command {
     let mut command = Command::new(program("kubelet"));
     command.args([

@@ -1,6 +1,6 @@
 //! A Kubernetes node of one machine: etcd, the API server and the kubelet beside the testbed's containerd, and `kubectl`.
-//! There is no scheduler and no controller: a pod names its node or is bound to it by the test, and a pod that ends stays
-//! as it ended.
+//! There is no scheduler, and no controller but for a test that starts some: a pod names its node or is bound to it by the
+//! test, and a pod that ends stays as it ended.
 
 mod configuration;
 mod kubectl;
@@ -105,11 +105,16 @@ impl Cluster {
 
     /// Binds a pod to the node, as a scheduler does.
     pub async fn bind(&self, pod: &str) {
+        self.bind_in("default", pod).await;
+    }
+
+    /// The same for a pod of another namespace.
+    pub async fn bind_in(&self, namespace: &str, pod: &str) {
         let binding = serde_json::json!({
             "apiVersion": "v1", "kind": "Binding", "metadata": { "name": pod },
             "target": { "apiVersion": "v1", "kind": "Node", "name": NODE },
         });
-        let place = format!("/api/v1/namespaces/default/pods/{pod}/binding");
+        let place = format!("/api/v1/namespaces/{namespace}/pods/{pod}/binding");
         let args = ["create", "--raw", &place, "-f", "-"];
         self.kubectl_with(&args, &binding.to_string()).await.ok();
     }
@@ -130,6 +135,17 @@ impl Cluster {
             answer.stdout == "True"
         })
         .await;
+    }
+
+    /// Starts the controllers of these names, which are there until the result is dropped.
+    #[must_use]
+    pub fn start_controllers(&self, bed: &Bed, names: &[&str]) -> Controllers {
+        let manager = spawn(
+            configuration::controllers(&self.folder, names),
+            &self.folder,
+        );
+        bed.adopt(manager.id());
+        Controllers(manager)
     }
 
     /// Ends the kubelet, which leaves all pods running.
@@ -173,6 +189,17 @@ impl Cluster {
     #[must_use]
     pub fn kubelet_log(&self) -> String {
         fs::read_to_string(Path::new(LOG).join("kubelet.log")).unwrap_or_default()
+    }
+}
+
+/// Controllers of the cluster. Other tests have none: what they delete or end stays so.
+#[derive(Debug)]
+pub struct Controllers(Child);
+
+impl Drop for Controllers {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
     }
 }
 

@@ -7,6 +7,7 @@
     reason = "this is a test: it ends at the first thing that is not as expected"
 )]
 
+mod daemonset;
 mod docs;
 mod faults;
 mod life;
@@ -32,6 +33,7 @@ fn main() -> ExitCode {
         refused::cases(),
         limits::cases(),
         faults::cases(),
+        daemonset::cases(),
         docs::cases(),
     ];
     harness::main(
