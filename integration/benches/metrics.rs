@@ -106,14 +106,18 @@ fn main() {
 /// What containerd says when the runtime runs nothing here.
 async fn stats(bed: &Bed) -> Result<Stats, String> {
     let failed = |error: containerd_client::tonic::Status| error.message().to_owned();
-    let container = bed.container(&["sleep", "1000"]).null_streams();
-    let container = container.run().await.map_err(failed)?;
+    // By ctr, as the stock shim does not see what a test's own container has for its root.
+    let id = bed.id("asked");
+    let started = bed.ctr_run(&["-d", "--null-io"], &id, &["sleep", "1000"]);
+    if !started.status.success() {
+        return Err(String::from_utf8_lossy(&started.stderr).trim().to_owned());
+    }
     let client = bed.client();
     let (mut asked, mut answered) = (Vec::new(), Vec::new());
     let before = cpu_of_shims();
     for _ in 0..ASKED {
         let began = Instant::now();
-        client.metrics(&container.id).await.map_err(failed)?;
+        client.metrics(&id).await.map_err(failed)?;
         asked.push(began.elapsed());
     }
     let cpu = cpu_of_shims().saturating_sub(before);
@@ -122,7 +126,7 @@ async fn stats(bed: &Bed) -> Result<Stats, String> {
         client.list_containers().await.map_err(failed)?;
         answered.push(began.elapsed());
     }
-    container.remove().await;
+    bed.remove(&id).await;
     Ok(Stats {
         ms: median(asked) - median(answered),
         cpu_ms: cpu.as_secs_f64() * 1000.0 / f64::from(ASKED),
