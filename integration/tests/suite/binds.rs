@@ -18,6 +18,7 @@ cases! {
         a_bound_folder_is_the_hosts_own,
     ],
     Needs::Bulkhead => [
+        a_place_that_cannot_be_made_is_named,
         a_folder_exchanged_for_a_link_is_not_followed,
         a_file_exchanged_for_a_link_is_not_followed,
         a_folder_exchanged_before_a_pods_container_starts_is_not_followed,
@@ -73,6 +74,17 @@ async fn a_bound_folder_is_the_hosts_own(bed: &Bed) {
     assert_eq!((done.status, done.stdout.as_str()), (0, "his own"));
     let new = fs::read_to_string(home.path("user/work/new"));
     assert_eq!(new.expect("the container's file"), "seen\n");
+}
+
+/// The gofer finds it out, and the runsc command knows only that it is gone.
+async fn a_place_that_cannot_be_made_is_named(bed: &Bed) {
+    let home = Home::new(bed);
+    // The tests' image is mounted read-only.
+    let container = bound(bed.shell("true"), &home.path("user/work"), "/not-there");
+    let error = container.create().await.expect_err("refused");
+    for said in ["/not-there", "read-only file system"] {
+        assert!(error.message().contains(said), "{error:?}");
+    }
 }
 
 async fn a_folder_exchanged_for_a_link_is_not_followed(bed: &Bed) {

@@ -277,7 +277,7 @@ impl Runsc {
         if exit.success() {
             return Ok(());
         }
-        let reason = match log.last_error().await {
+        let reason = match log.reason().await {
             Some(reason) => reason,
             None => match stderr {
                 Some(stderr) => one_line(&String::from_utf8_lossy(&finished(stderr).await)),

@@ -108,7 +108,7 @@ impl Control {
                         keeper: Some(keeper),
                     });
                 }
-                let reason = log.last_error().await.unwrap_or_default();
+                let reason = log.reason().await.unwrap_or_default();
                 return Err(Error::internal(failure("exec", exit, &reason)));
             }
             if tokio::time::Instant::now() >= deadline {

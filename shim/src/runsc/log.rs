@@ -32,11 +32,38 @@ struct Entry {
     level: String,
 }
 
+/// What was logged as an error: the last one is the command's own, and the first one often its cause, which a gofer that could not
+/// mount something has written.
+#[derive(Debug, Default)]
+struct Errors {
+    first: Option<String>,
+    last: Option<String>,
+}
+
+impl Errors {
+    fn note(&mut self, message: String) {
+        if self.first.is_none() {
+            self.first = Some(message);
+        } else {
+            self.last = Some(message);
+        }
+    }
+
+    fn reason(&self) -> Option<String> {
+        match (&self.first, &self.last) {
+            (Some(first), Some(last)) if !last.contains(first.as_str()) => {
+                Some(format!("{last}; before that: {first}"))
+            }
+            (first, last) => last.as_ref().or(first.as_ref()).cloned(),
+        }
+    }
+}
+
 /// The reading end of one `--log` FIFO.
 #[derive(Debug)]
 pub(crate) struct LogPipe {
     path: PathBuf,
-    last_error: Arc<Mutex<Option<String>>>,
+    errors: Arc<Mutex<Errors>>,
 }
 
 impl LogPipe {
@@ -53,26 +80,24 @@ impl LogPipe {
             .inspect_err(|_| {
                 let _ = std::fs::remove_file(&path);
             })?;
-        let last_error = Arc::default();
-        tokio::spawn(Reader::new(Arc::clone(&last_error)).run(poll::pollable(file.into())?));
-        Ok(Self { path, last_error })
+        let errors = Arc::default();
+        tokio::spawn(Reader::new(Arc::clone(&errors)).run(poll::pollable(file.into())?));
+        Ok(Self { path, errors })
     }
 
     pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 
-    /// The last error that runsc logged, as one readable line.
-    pub(crate) async fn last_error(&self) -> Option<String> {
+    /// What runsc logged as errors, as one readable line: the last, and the first where that says something else.
+    pub(crate) async fn reason(&self) -> Option<String> {
         // The command has exited, so all that it wrote is in the pipe: let the reader run once.
         for _ in 0..3 {
             tokio::task::yield_now().await;
         }
         tokio::time::sleep(Duration::from_millis(2)).await;
-        self.last_error
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+        let errors = self.errors.lock();
+        errors.unwrap_or_else(PoisonError::into_inner).reason()
     }
 }
 
@@ -85,17 +110,17 @@ impl Drop for LogPipe {
 
 struct Reader {
     pending: Vec<u8>,
-    last_error: Arc<Mutex<Option<String>>>,
+    errors: Arc<Mutex<Errors>>,
     second: Instant,
     lines: u32,
     suppressed: u64,
 }
 
 impl Reader {
-    fn new(last_error: Arc<Mutex<Option<String>>>) -> Self {
+    fn new(errors: Arc<Mutex<Errors>>) -> Self {
         Self {
             pending: Vec::new(),
-            last_error,
+            errors,
             second: Instant::now(),
             lines: 0,
             suppressed: 0,
@@ -165,10 +190,8 @@ impl Reader {
             tracing::warn!(level = %one_line(&entry.level), "runsc: {message}");
         }
         if matches!(entry.level.as_str(), "error" | "fatal" | "panic") {
-            *self
-                .last_error
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner) = Some(message);
+            let errors = self.errors.lock();
+            errors.unwrap_or_else(PoisonError::into_inner).note(message);
         }
     }
 }
@@ -190,26 +213,31 @@ pub(crate) fn one_line(text: &str) -> String {
 mod tests {
     use super::*;
 
-    fn last_error_of(chunks: &[&[u8]]) -> Option<String> {
-        let last = Arc::default();
-        let mut reader = Reader::new(Arc::clone(&last));
+    fn reason_of(chunks: &[&[u8]]) -> Option<String> {
+        let errors = Arc::default();
+        let mut reader = Reader::new(Arc::clone(&errors));
         for chunk in chunks {
             reader.pending.extend_from_slice(chunk);
             reader.take_entries();
         }
-        last.lock().expect("lock").clone()
+        errors.lock().expect("lock").reason()
     }
 
     #[test]
-    fn the_last_error_is_found_among_entries_without_separators() {
+    fn the_last_and_the_first_error_are_found_among_entries_without_separators() {
         let log = br#"{"msg":"first","level":"error"}{"msg":"note","level":"info"}{"msg":"second\nline","level":"error"}"#;
-        assert_eq!(last_error_of(&[log]).as_deref(), Some("second line"));
+        assert_eq!(
+            reason_of(&[log]).as_deref(),
+            Some("second line; before that: first")
+        );
+        let told_on = br#"{"msg":"cause","level":"error"}{"msg":"failed: cause","level":"error"}"#;
+        assert_eq!(reason_of(&[told_on]).as_deref(), Some("failed: cause"));
     }
 
     #[test]
     fn an_entry_cut_by_the_pipe_is_put_together() {
         assert_eq!(
-            last_error_of(&[br#"{"msg":"wh"#, br#"ole","level":"error"}"#]).as_deref(),
+            reason_of(&[br#"{"msg":"wh"#, br#"ole","level":"error"}"#]).as_deref(),
             Some("whole")
         );
     }
@@ -217,7 +245,7 @@ mod tests {
     #[test]
     fn text_that_is_not_json_is_kept_as_it_is() {
         assert_eq!(
-            last_error_of(&[b"panic: oh no\ngoroutine 1\n"]).as_deref(),
+            reason_of(&[b"panic: oh no\ngoroutine 1\n"]).as_deref(),
             Some("panic: oh no")
         );
     }
