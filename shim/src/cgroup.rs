@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io;
+use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -134,7 +134,7 @@ impl Cgroups {
 
     /// Reads one file of a controller.
     pub(crate) fn read(&self, controller: &str, file: &str) -> Option<String> {
-        fs::read_to_string(self.folder(controller)?.join(file)).ok()
+        read_small(&self.folder(controller)?.join(file)).ok()
     }
 
     /// Reads a file that holds one number; `max` is the largest.
@@ -154,7 +154,7 @@ impl Cgroups {
         match self.mode {
             Mode::V1 => self.number("cpuacct", "cpuacct.usage"),
             Mode::V2 => {
-                let micros = self.table("", "cpu.stat").get("usage_usec").copied()?;
+                let micros = value_of(&self.read("", "cpu.stat")?, "usage_usec")?;
                 Some(micros.saturating_mul(1000))
             }
         }
@@ -178,20 +178,17 @@ impl Cgroups {
 
     fn figures_v1(&self) -> Figures {
         let (cpu, memory) = (
-            self.table("cpu", "cpu.stat"),
-            self.table("memory", "memory.stat"),
+            self.read("cpu", "cpu.stat").unwrap_or_default(),
+            self.read("memory", "memory.stat").unwrap_or_default(),
         );
         let usage = self.memory();
-        let inactive = memory
-            .get("total_inactive_file")
-            .copied()
-            .unwrap_or_default();
+        let inactive = value_of(&memory, "total_inactive_file").unwrap_or_default();
         let served = self.read("blkio", "blkio.throttle.io_service_bytes_recursive");
         let io = |operation: &str| bytes_of(served.as_deref()?, operation);
         Figures {
             cpu_nanos: self.cpu_nanos(),
-            throttled_nanos: cpu.get("throttled_time").copied(),
-            throttled_periods: cpu.get("nr_throttled").copied(),
+            throttled_nanos: value_of(&cpu, "throttled_time"),
+            throttled_periods: value_of(&cpu, "nr_throttled"),
             memory: usage,
             working_set: usage.map(|usage| usage.saturating_sub(inactive)),
             memory_peak: self.number("memory", "memory.max_usage_in_bytes"),
@@ -204,9 +201,12 @@ impl Cgroups {
     }
 
     fn figures_v2(&self) -> Figures {
-        let (cpu, memory) = (self.table("", "cpu.stat"), self.table("", "memory.stat"));
+        let (cpu, memory) = (
+            self.read("", "cpu.stat").unwrap_or_default(),
+            self.read("", "memory.stat").unwrap_or_default(),
+        );
         let usage = self.memory();
-        let inactive = memory.get("inactive_file").copied().unwrap_or_default();
+        let inactive = value_of(&memory, "inactive_file").unwrap_or_default();
         let io = |key: &str| {
             let text = self.read("", "io.stat")?;
             let fields = text
@@ -219,11 +219,10 @@ impl Cgroups {
             )
         };
         Figures {
-            cpu_nanos: self.cpu_nanos(),
-            throttled_nanos: cpu
-                .get("throttled_usec")
+            cpu_nanos: value_of(&cpu, "usage_usec").map(|micros| micros.saturating_mul(1000)),
+            throttled_nanos: value_of(&cpu, "throttled_usec")
                 .map(|micros| micros.saturating_mul(1000)),
-            throttled_periods: cpu.get("nr_throttled").copied(),
+            throttled_periods: value_of(&cpu, "nr_throttled"),
             memory: usage,
             working_set: usage.map(|usage| usage.saturating_sub(inactive)),
             memory_peak: self.number("", "memory.peak"),
@@ -343,6 +342,33 @@ fn folders(mode: Mode, table: &str) -> impl Iterator<Item = (String, PathBuf)> {
     })
 }
 
+/// Reads a file that the kernel makes as it is read. One of a few lines comes in one piece; asking for its length first, as
+/// the standard library does, and for it bit by bit, is what most of the time would go into.
+///
+/// # Errors
+/// The kernel's, and for what is no text.
+pub(crate) fn read_small(path: &Path) -> io::Result<String> {
+    const PIECE: usize = 4096;
+    let mut file = fs::File::open(path)?;
+    let mut content = Vec::with_capacity(PIECE);
+    loop {
+        let before = content.len();
+        content.resize(before + PIECE, 0);
+        let read = file.read(content.get_mut(before..).unwrap_or_default())?;
+        content.truncate(before + read);
+        if read == 0 {
+            return String::from_utf8(content).map_err(io::Error::other);
+        }
+    }
+}
+
+/// The number of a key in lines of `key value`.
+fn value_of(table: &str, key: &str) -> Option<u64> {
+    let mut values = table.lines().filter_map(|line| line.strip_prefix(key));
+    let value = values.find_map(|rest| rest.strip_prefix(' '))?;
+    value.trim().parse().ok()
+}
+
 /// A number as cgroup files have it; `max` is the largest.
 pub(crate) fn parse_number(text: &str) -> Option<u64> {
     if text == "max" {
@@ -427,6 +453,9 @@ mod tests {
     #[test]
     fn numbers_and_tables_are_read() {
         assert_eq!(parse_number("max"), Some(u64::MAX));
+        let table = "nr_throttled_x 1\nnr_throttled 7\nbroken\n";
+        assert_eq!(value_of(table, "nr_throttled"), Some(7));
+        assert_eq!(value_of(table, "nr"), None);
         assert_eq!(
             parse_table("cache 4096\nrss 8\nbroken\n").get("cache"),
             Some(&4096)

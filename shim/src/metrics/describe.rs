@@ -5,6 +5,7 @@ use std::sync::Arc;
 use runsc_config::RunscFlags;
 use sha2::{Digest as _, Sha256};
 
+use crate::cgroup::read_small;
 use crate::container::Container;
 use crate::metrics::collect::GuestSide;
 use crate::metrics::counters::{COUNTERS, Labelled, Operation};
@@ -448,7 +449,7 @@ fn processes(text: &mut Text, sandbox: &Sandbox, gofers: impl Iterator<Item = i3
 
 /// The second field of statm, in pages (proc_pid_statm(5)).
 fn resident_bytes(pid: &str) -> Option<u64> {
-    let statm = std::fs::read_to_string(format!("/proc/{pid}/statm")).ok()?;
+    let statm = read_small(format!("/proc/{pid}/statm").as_ref()).ok()?;
     let pages: u64 = statm.split(' ').nth(1)?.parse().ok()?;
     let size = nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE).ok()??;
     Some(pages.saturating_mul(u64::try_from(size).ok()?))

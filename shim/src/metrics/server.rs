@@ -16,9 +16,8 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::task::AbortHandle;
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, timeout};
 
-use crate::memory;
 use crate::metrics::collect::Collector;
 
 /// Name of the socket in the sandbox's folder.
@@ -156,25 +155,21 @@ async fn request(stream: &mut UnixStream) -> io::Result<String> {
     }
 }
 
-/// Gathers for one asker after the other, and gives the next ones what is still fresh. What is not fresh any more is not
-/// kept.
+/// Gathers for one asker after the other, and gives the next ones what is still fresh. The last text stays where it is until the
+/// next one takes its place: waking up to drop some 30 KiB would cost a good part of what a scrape does.
 async fn answer(mut collector: Collector, mut asked: mpsc::Receiver<Answer>) {
-    let mut waiting = asked.recv().await;
-    while let Some(asker) = waiting {
-        let text = Arc::new(collector.collect().await);
-        let stale = Instant::now() + FRESH;
-        let _ = asker.send(Arc::clone(&text));
-        waiting = loop {
-            match timeout_at(stale, asked.recv()).await {
-                Ok(Some(asker)) if Instant::now() < stale => drop(asker.send(Arc::clone(&text))),
-                Ok(asker) => break asker,
-                Err(_) => {
-                    drop(text);
-                    memory::give_back();
-                    break asked.recv().await;
-                }
+    let mut last: Option<(Instant, Arc<String>)> = None;
+    while let Some(asker) = asked.recv().await {
+        let fresh = last.take().filter(|(until, _)| Instant::now() < *until);
+        let (until, text) = match fresh {
+            Some(fresh) => fresh,
+            None => {
+                let text = Arc::new(collector.collect().await);
+                (Instant::now() + FRESH, text)
             }
         };
+        let _ = asker.send(Arc::clone(&text));
+        last = Some((until, text));
     }
 }
 

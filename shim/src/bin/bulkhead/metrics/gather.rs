@@ -14,7 +14,7 @@ use tokio::net::UnixStream;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
-use super::text::{self, Family, Sample};
+use super::text::{self, Family, Sample, Samples};
 
 /// Name of the socket in a sandbox's folder.
 const SOCKET: &str = "metrics.sock";
@@ -165,8 +165,8 @@ async fn exchange(stream: UnixStream) -> Result<Vec<Family>, crate::Failure> {
         }
         let body = Limited::new(answer.into_body(), ANSWER_MAX).collect().await;
         let body = body.map_err(|e| format!("read its answer: {e}"))?;
-        let text = String::from_utf8(body.to_bytes().to_vec())?;
-        Ok(text::parse(&text)?)
+        let body = body.to_bytes();
+        Ok(text::parse(std::str::from_utf8(&body)?)?)
     }
     .await;
     connection.abort();
@@ -190,25 +190,20 @@ impl Record {
 
 /// What is known of the shims themselves.
 fn own(shims: &[(PathBuf, &str)], dead: u64) -> Vec<Family> {
-    let up = shims.iter().map(|(folder, up)| {
-        let record = Record::of(folder);
+    const UP: &str = "bulkhead_shim_up";
+    const DEAD: &str = "bulkhead_shims_dead";
+    let (mut up, mut without) = (Samples::default(), Samples::default());
+    for (folder, answered) in shims {
+        let (record, folder) = (Record::of(folder), folder.display().to_string());
         let labels = [
-            ("folder", folder.display().to_string()),
-            ("sandbox", record.id),
-            ("namespace", record.namespace),
+            ("folder", folder.as_str()),
+            ("namespace", record.namespace.as_str()),
+            ("sandbox", record.id.as_str()),
         ];
-        Sample {
-            name: "bulkhead_shim_up".to_owned(),
-            labels: labels.map(|(name, value)| (name.to_owned(), value)).into(),
-            value: (*up).to_owned(),
-        }
-    });
-    let dead = Sample {
-        name: "bulkhead_shims_dead".to_owned(),
-        labels: BTreeMap::new(),
-        value: dead.to_string(),
-    };
-    let gauge = |name: &str, help: &str, samples: Vec<Sample>| Family {
+        up.push(UP, &labels, answered);
+    }
+    without.push(DEAD, &[], &dead.to_string());
+    let gauge = |name: &str, help: &str, samples: Samples| Family {
         name: name.to_owned(),
         kind: "gauge".to_owned(),
         unit: String::new(),
@@ -217,15 +212,11 @@ fn own(shims: &[(PathBuf, &str)], dead: u64) -> Vec<Family> {
     };
     vec![
         gauge(
-            "bulkhead_shim_up",
+            UP,
             "Whether the shim of a sandbox's folder has answered.",
-            up.collect(),
+            up,
         ),
-        gauge(
-            "bulkhead_shims_dead",
-            "Sockets of shims that nobody has any more.",
-            vec![dead],
-        ),
+        gauge(DEAD, "Sockets of shims that nobody has any more.", without),
     ]
 }
 
@@ -248,7 +239,7 @@ impl Gathered {
         for family in families {
             match self.families.get_mut(&family.name) {
                 // Two versions of the shim may describe it in other words: the first one's are kept.
-                Some(known) => known.samples.extend(family.samples),
+                Some(known) => known.samples.extend(&family.samples),
                 None => {
                     self.families.insert(family.name.clone(), family);
                 }
@@ -263,10 +254,9 @@ impl Gathered {
     }
 
     /// The samples of a family.
-    pub(super) fn samples(&self, family: &str) -> &[Sample] {
-        self.families
-            .get(family)
-            .map_or(&[], |family| &family.samples)
+    pub(super) fn samples(&self, family: &str) -> impl Iterator<Item = Sample<'_>> {
+        let family = self.families.get(family);
+        family.into_iter().flat_map(|family| family.samples.iter())
     }
 
     /// As OpenMetrics.
@@ -280,16 +270,13 @@ mod tests {
     use super::*;
 
     fn family(kind: &str, unit: &str) -> Family {
-        let sample = Sample {
-            name: "a".to_owned(),
-            value: "1".to_owned(),
-            ..Sample::default()
-        };
+        let mut samples = Samples::default();
+        samples.push("a", &[], "1");
         Family {
             name: "a".to_owned(),
             kind: kind.to_owned(),
             unit: unit.to_owned(),
-            samples: vec![sample],
+            samples,
             ..Family::default()
         }
     }
@@ -306,8 +293,8 @@ mod tests {
             };
             gathered.add(vec![good, other]).expect_err("another");
         }
-        assert_eq!(gathered.samples("a").len(), 2);
-        assert!(gathered.samples("b").is_empty(), "all or nothing");
+        assert_eq!(gathered.samples("a").count(), 2);
+        assert!(gathered.samples("b").next().is_none(), "all or nothing");
     }
 
     #[test]

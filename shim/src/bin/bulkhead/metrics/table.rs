@@ -42,11 +42,11 @@ impl Rows {
             down: 0,
         };
         let states = gathered.samples("bulkhead_sandbox_state");
-        for sample in states.iter().filter(|sample| sample.number() > 0.0) {
+        for sample in states.filter(|sample| sample.number() > 0.0) {
             let pod = [sample.label("pod_namespace"), sample.label("pod")];
-            let row = rows.row(sample);
-            row.state = sample.label("state").to_owned();
-            if !pod.contains(&"") {
+            let row = rows.row(&sample);
+            row.state = sample.label("state").into_owned();
+            if pod.iter().all(|part| !part.is_empty()) {
                 row.pod = pod.join("/");
             }
         }
@@ -65,19 +65,19 @@ impl Rows {
         for (name, figure) in figures {
             for sample in gathered.samples(&format!("bulkhead_{name}")) {
                 if sample.label("kind") != "host" {
-                    *figure(rows.row(sample)) += sample.number();
+                    *figure(rows.row(&sample)) += sample.number();
                 }
             }
         }
-        let shims = gathered.samples("bulkhead_shim_up").iter();
+        let shims = gathered.samples("bulkhead_shim_up");
         rows.down = shims.filter(|shim| shim.number() < 1.0).count();
         rows
     }
 
-    fn row(&mut self, sample: &Sample) -> &mut Row {
+    fn row(&mut self, sample: &Sample<'_>) -> &mut Row {
         let key = (
-            sample.label("namespace").to_owned(),
-            sample.label("sandbox").to_owned(),
+            sample.label("namespace").into_owned(),
+            sample.label("sandbox").into_owned(),
         );
         self.by_sandbox.entry(key).or_default()
     }
