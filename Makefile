@@ -5,7 +5,7 @@ SCRIPTS := integration/testbed
 
 # Each step says what it does; two at once would talk over each other.
 .NOTPARALLEL:
-.PHONY: help build tools images testbed testbed-down demo test test-versions test-v2 test-kubernetes fuzz mutants bench deb lint packages clean
+.PHONY: help build tools images testbed testbed-down demo test test-versions test-v2 test-kubernetes conformance fuzz mutants bench deb lint packages clean
 
 help: ## this list
 	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -48,6 +48,12 @@ test-kubernetes: build tools images ## a node of a real API server and kubelet, 
 	@$(SCRIPTS)/packages.sh test
 	@$(SCRIPTS)/tools.sh kubernetes
 	@$(SCRIPTS)/kubernetes.sh
+
+conformance: build tools ## Kubernetes' suite for a runtime, critest, on runc and on Bulkhead; held to docs/kubernetes-conformance.md
+	@$(SCRIPTS)/packages.sh conformance
+	@$(SCRIPTS)/tools.sh conformance
+	@$(SCRIPTS)/images.sh busybox python critest
+	@$(SCRIPTS)/conformance.sh
 
 fuzz: packages ## runsc-config under random input, FUZZ_SECONDS (30) for each target
 	@$(SCRIPTS)/packages.sh fuzz

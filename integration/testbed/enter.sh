@@ -8,6 +8,6 @@ need_root "entering a testbed"
 init=$(testbed_init) || die "no testbed runs in $testbed: make testbed"
 cgroups_join daemon
 # env -C, since the folder has to be looked up in there: nsenter would stay in the one outside.
-exec nsenter --target "$init" --mount --net --pid --cgroup -- \
+exec nsenter --target "$init" --mount --net --ipc --pid --cgroup -- \
   env -C "$PWD" PATH="/run/layers/bin:$dist:$tools:$PATH" CONTAINERD_ADDRESS="$testbed/containerd.sock" \
   BULKHEAD_TESTBED="$testbed" CONTAINERD_SUPPRESS_DEPRECATION_WARNINGS=true "$@"

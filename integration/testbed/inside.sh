@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# The first process of a testbed, started by launch.sh in namespaces of its own (mount, network, pid,
-# cgroup). Makes the machine look empty around containerd, then keeps it company: when this process
+# The first process of a testbed, started by launch.sh in namespaces of its own (mount, network, IPC,
+# pid, cgroup). Makes the machine look empty around containerd, then keeps it company: when this process
 # ends, the kernel ends everything in here with it.
 . "$(dirname "$0")/lib.sh"
 . "$here/cgroups.sh"

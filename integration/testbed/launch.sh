@@ -5,4 +5,4 @@
 . "$here/cgroups.sh"
 
 cgroups_join daemon
-exec unshare --mount --net --pid --fork "$here/inside.sh"
+exec unshare --mount --net --ipc --pid --fork "$here/inside.sh"

@@ -35,6 +35,13 @@ if [ "${1:-}" = test ]; then
   )
 fi
 
+if [ "${1:-}" = conformance ]; then
+  packages+=(
+    nftables               # how the CNI plugin portmap maps a port of the host
+    util-linux             # ipcmk, which a spec runs on the host
+  )
+fi
+
 if [ "${1:-}" = fuzz ]; then
   packages+=(g++)          # libFuzzer
 fi

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Puts containerd, runsc and the CNI plugins into target/tools/bin: linked from PATH where PATH has
 # a good enough one, else built at the pinned version by Go, each by its own module graph and
-# checked against Go's checksum database. tools.sh older | kubernetes | bench: with what those targets need beside.
+# checked against Go's checksum database. tools.sh older | kubernetes | conformance | bench: with what those targets need
+# beside.
 . "$(dirname "$0")/lib.sh"
 
 containerd_version=2.4.2
@@ -150,6 +151,18 @@ etcd() {
   rm -rf "$unpacked"
 }
 
+# The CRI's conformance suite is a test program, so it is built from a module that requires it.
+critest() {
+  local module=$repo/integration/critest package=sigs.k8s.io/cri-tools program=$tools/critest version
+  version=$(sed -n "s|^require $package v||p" "$module/go.mod")
+  says() { "$program" -version 2>/dev/null | sed -n 's/^critest version: //p'; }
+  [ "$(says)" != "$version" ] || return 0
+  need_go critest
+  step "building critest ($version)" env -C "$module" "${go_env[@]}" go test -c -mod=readonly -trimpath \
+    -ldflags "-s -w -X $package/pkg/version.Version=$version" -o "$program" "$package/cmd/critest"
+  [ "$(says)" = "$version" ] || die "critest $version was built but says '$(says)'"
+}
+
 # gVisor's own shim is only measured beside Bulkhead. Its package is called shim, so it is renamed.
 stock() {
   [ -x "$tools/containerd-shim-runsc-v1" ] && return
@@ -166,6 +179,11 @@ case ${1:-} in
     older
     kubernetes
     etcd
+    ;;
+  conformance)
+    tool portmap "$cni_module/plugins/meta/portmap@v$cni_version" \
+      "-X $cni_module/pkg/utils/buildversion.BuildVersion=v$cni_version"
+    critest
     ;;
   bench) stock ;;
 esac

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Starts a private containerd with the tests' images, in namespaces and cgroups of its own.
-# BULKHEAD_TESTBED names its folder, so that several can run side by side. -q: do not print its use.
+# BULKHEAD_TESTBED names its folder, so that several can run side by side; BULKHEAD_TESTBED_CONFIG a file of further tables
+# for containerd's configuration. -q: do not print its use.
 . "$(dirname "$0")/lib.sh"
 . "$here/cgroups.sh"
 
@@ -60,6 +61,7 @@ state = "$testbed/state"
     runtime_type = "io.containerd.bulkhead.v1"
     pod_annotations = ["dev.bulkhead.*"]
 CONFIG
+[ -z "${BULKHEAD_TESTBED_CONFIG:-}" ] || cat "$BULKHEAD_TESTBED_CONFIG" >>"$testbed/config.toml"
 
 say "==> starting containerd $("$tools/containerd" --version | awk '{ print $3 }') in $testbed"
 (

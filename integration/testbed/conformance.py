@@ -1,0 +1,96 @@
+"""What `make conformance` does with data.
+
+policy BASE LINES: a policy with further lines, where both have a key by the lines' word.
+compare DOCUMENT NAME=REPORT NAME=REPORT: a table of two reports of critest, runc's and Bulkhead's, then each failure of
+Bulkhead with the document's reason. Fails when what fails is not what the document lists.
+"""
+
+import collections
+import json
+import re
+import sys
+import tomllib
+
+BOTH = "## What fails for both"
+
+
+def merged(base, lines):
+    for key, value in lines.items():
+        tables = isinstance(value, dict) and isinstance(base.get(key), dict)
+        base[key] = merged(base[key], value) if tables else value
+    return base
+
+
+def flat(table, *path):
+    """A line for each value; JSON's values, as far as a policy has them, are TOML's."""
+    for key, value in table.items():
+        if isinstance(value, dict):
+            yield from flat(value, *path, key)
+        else:
+            yield f"{'.'.join(json.dumps(each) for each in (*path, key))} = {json.dumps(value)}"
+
+
+def policy(base, lines):
+    tables = []
+    for name in (base, lines):
+        with open(name, "rb") as file:
+            tables.append(tomllib.load(file))
+    print("\n".join(flat(merged(*tables))))
+
+
+def listed(document):
+    """The rows of the document's tables whose first cell is a spec, by its words: the reason, and whether runc fails too."""
+    rows, heading = {}, ""
+    with open(document) as file:
+        for line in file:
+            heading = line.strip() if line.startswith("## ") else heading
+            if row := re.match(r"\| `([^`]+)` \| (.+) \|$", line):
+                rows[row[1]] = (row[2], heading == BOTH)
+    return rows
+
+
+def specs(report):
+    """Each spec's name, state and message."""
+    with open(report) as file:
+        for suite in json.load(file):
+            # The others are the suite's own set-up; when that fails no spec is run.
+            for spec in (spec for spec in suite["SpecReports"] if spec["LeafNodeType"] == "It"):
+                name = " ".join([*spec["ContainerHierarchyTexts"], spec["LeafNodeText"]])
+                yield name, spec["State"], spec.get("Failure", {}).get("Message", "")
+
+
+def compare(document, *reports):
+    rows, wrong = listed(document), []
+    print("\n| | ran | passed | failed |\n|---|---|---|---|")
+    for index, report in enumerate(reports):
+        title, _, file = report.partition("=")
+        results = list(specs(file))
+        ran = {name: (state, text) for name, state, text in results if state not in ("skipped", "pending")}
+        failed = {name: text for name, (state, text) in ran.items() if state != "passed"}
+        print(f"| {title} | {len(ran)} | {len(ran) - len(failed)} | {len(failed)} |")
+        expected = {}
+        for words, (reason, both) in rows.items():
+            names = [name for name in ran if name.endswith(" " + words)]
+            if len(names) != 1:
+                wrong.append(f"{title}: the words of {len(names)} specs that ran: {words}")
+            elif both or index:
+                expected[names[0]] = f"{words}: {reason}"
+        for name in failed.keys() - expected.keys():
+            # After its first lines a message shows the inside of a Go structure.
+            text = "\n    ".join(failed[name].strip().split("\n")[:4])
+            wrong.append(f"{title} fails, and it is not listed: {name}\n    {text}")
+        wrong += [f"{title} passes, though it is listed: {name}" for name in expected.keys() - failed.keys()]
+    print()
+    # Those of the last report, which is Bulkhead's.
+    skipped = collections.Counter(text or "left out by critest" for _, state, text in results if state == "skipped")
+    print(f"{sum(skipped.values())} of {len(results)} did not run:")
+    print("\n".join(f"  {count} {text}" for text, count in skipped.most_common()))
+    print("\nBulkhead fails:")
+    print("\n".join(f"  {expected[name]}" for name in failed if name in expected))
+    if wrong:
+        sys.exit("\nNot as listed in docs/kubernetes-conformance.md:\n" + "\n".join(f"  {line}" for line in wrong))
+    print("\nAs listed in docs/kubernetes-conformance.md.")
+
+
+if __name__ == "__main__":
+    {"policy": policy, "compare": compare}[sys.argv[1]](*sys.argv[2:])

@@ -1,0 +1,87 @@
+#!/usr/bin/env bash
+# conformance.sh: Kubernetes' suite for a node's runtime, critest, against runc and then against Bulkhead in a testbed of
+# its own, compared with docs/kubernetes-conformance.md. CONFORMANCE_POLICY names another file of lines for
+# docs/policies/compat.toml: the same run under another ceiling.
+export BULKHEAD_TESTBED=${BULKHEAD_TESTBED:-/run/bulkhead-conformance}
+. "$(dirname "$0")/lib.sh"
+
+base=$repo/docs/policies/compat.toml
+lines=${CONFORMANCE_POLICY:-$here/conformance.toml}
+document=$repo/docs/kubernetes-conformance.md
+results=$target/conformance
+registry=127.0.0.1:5000
+
+# conformance.py COMMAND…: what is data, not processes.
+data() { python3 -I "$here/conformance.py" "$@"; }
+
+# What containerd has beside a testbed's own: every image comes from the registry below, and a handler has the policy. Asked
+# for the host's devices, as it is without that key, Bulkhead refuses a privileged container before it starts.
+configuration() {
+  cat <<CONFIG
+
+[plugins.'io.containerd.cri.v1.images'.pinned_images]
+  sandbox = "bulkhead.test/sandbox:latest"
+
+[plugins.'io.containerd.cri.v1.images'.registry]
+  config_path = "$testbed/registries"
+
+[plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.conformance]
+  runtime_type = "io.containerd.bulkhead.v1"
+  privileged_without_host_devices = true
+
+  [plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.conformance.options]
+    ConfigPath = "/etc/bulkhead/conformance.toml"
+CONFIG
+}
+
+# furnish: what the node has beside a testbed's own.
+furnish() {
+  mkdir -p "$testbed/registries/_default"
+  printf 'server = "http://%s"\n' "$registry" >"$testbed/registries/_default/hosts.toml"
+  "$here/enter.sh" python3 -I "$here/conformance_registry.py" "$images/critest.tar" "${registry#*:}" >"$testbed/registry.log" 2>&1 &
+  # It ends with the testbed, which is no news.
+  disown
+  local deadline=$((SECONDS + 30))
+  until "$here/enter.sh" bash -c ": >/dev/tcp/${registry/://}" 2>/dev/null; do
+    [ "$SECONDS" -lt $deadline ] || die "the registry does not answer: $(cat "$testbed/registry.log")"
+    sleep 0.1
+  done
+  "$here/enter.sh" ln -s "$tools/portmap" /opt/cni/bin/
+  "$here/enter.sh" cp "$here/conformance.conflist" /etc/cni/net.d/10-testbed.conflist
+  # Only root's own file is a policy, and a checkout may be anybody's.
+  "$here/enter.sh" install -m 0644 "$results/policy.toml" /etc/bulkhead/conformance.toml
+}
+
+# judge HANDLER: its status says that specs failed, which is no news; without a report it failed itself.
+judge() {
+  "$here/enter.sh" env TMPDIR="$volumes" critest --runtime-endpoint "unix://$testbed/containerd.sock" --runtime-handler "$1" \
+    --ginkgo.seed=1 --ginkgo.no-color --ginkgo.json-report="$results/$1.json" || [ -s "$results/$1.json" ]
+}
+
+finish() {
+  cp "$testbed"/*.log "$results/" 2>/dev/null || true
+  "$here/down.sh" -q
+  rm -rf "$volumes"
+}
+
+need_root "a node of its own"
+"$here/down.sh" -q
+rm -rf "$results"
+mkdir -p "$results"
+data policy "$base" "$lines" >"$results/policy.toml"
+configuration >"$results/containerd.toml"
+# critest leaves some of its volumes behind.
+volumes=$(mktemp -d /tmp/bulkhead-conformance.XXXXXX)
+trap finish EXIT
+BULKHEAD_TESTBED_CONFIG=$results/containerd.toml "$here/up.sh" -q
+furnish
+for handler in runc conformance; do
+  step "critest, handler $handler" judge $handler
+done
+ceiling="Bulkhead, ${base##*/}"
+[ "$lines" = "$here/conformance.toml" ] || ceiling+=" and ${lines##*/}"
+say "cri-tools $("$tools/critest" -version 2>/dev/null | sed -n 's/^critest version: //p')," \
+  "containerd $("$tools/containerd" --version | awk '{ sub("v", "", $3); print $3 }')," \
+  "runsc $("$tools/runsc" --version | sed -n 's/^runsc version release-\([0-9]*\).*/\1/p'), kernel $(uname -r)"
+data compare "$document" "runc $(runc --version | sed -n 's/^runc version \([0-9.]*\).*/\1/p')=$results/runc.json" \
+  "$ceiling=$results/conformance.json"
