@@ -241,6 +241,14 @@ impl RunscFlags {
                 "allow_old_runsc",
             );
         }
+        if policy.allow_set_uid && !features.has_flag("allow-suid") {
+            report.note(
+                "set_uid",
+                "set-uid files that work",
+                "as this runsc has it: it cannot be told",
+                "",
+            );
+        }
         let given = table.iter().filter(|flag| features.has_flag(flag.name));
         let mut flags: Vec<String> = given
             .map(|flag| format!("--{}={}", flag.name, (flag.value)(policy)))

@@ -124,7 +124,13 @@ pub(crate) fn harden(
     clamp_capabilities(process, policy, report);
     let asked = process.get("noNewPrivileges") == Some(&Value::Bool(true));
     if !asked && !policy.allow_set_uid {
-        report.note("no_new_privs", "false", "true", "allow_set_uid");
+        // Together with run_as_non_root it would be refused.
+        let key = if policy.run_as_non_root {
+            ""
+        } else {
+            "allow_set_uid"
+        };
+        report.note("no_new_privs", "false", "true", key);
     }
     let no_new_privileges = asked || !policy.allow_set_uid;
     let kept: Vec<&str> = KEPT.iter().chain(&DECIDED).copied().collect();
@@ -197,6 +203,10 @@ fn check(process: &Map<String, Value>, field: &str) -> Result<(), Refusal> {
     Ok(())
 }
 
+/// What no process has: raw and packet sockets are off. runsc takes it from what its command starts, by `--net-raw=false`, and not
+/// from a process that is asked for by the control socket.
+const RAW: &str = "CAP_NET_RAW";
+
 /// Intersects all five sets with the policy's ceiling. A set that is missing counts as empty: runsc would give root all.
 fn clamp_capabilities(process: &mut Map<String, Value>, policy: &Policy, report: &mut Report) {
     let asked = process.get("capabilities").cloned().unwrap_or(Value::Null);
@@ -211,12 +221,16 @@ fn clamp_capabilities(process: &mut Map<String, Value>, policy: &Policy, report:
             .flatten()
             .filter_map(Value::as_str);
         let (kept, lost): (Vec<&str>, Vec<&str>) =
-            names.partition(|name| ceiling.iter().any(|c| c == name));
+            names.partition(|name| *name != RAW && ceiling.iter().any(|c| c == name));
         taken.extend(lost.into_iter().map(str::to_owned));
         given.insert(set.to_owned(), json!(kept));
     }
     taken.sort();
     taken.dedup();
+    if ceiling.iter().any(|allowed| allowed == RAW) && taken.iter().any(|name| name == RAW) {
+        taken.retain(|name| name != RAW);
+        report.note("capabilities", RAW, "none: raw sockets are off", "");
+    }
     if !taken.is_empty() {
         report.note(
             "capabilities",
@@ -228,14 +242,13 @@ fn clamp_capabilities(process: &mut Map<String, Value>, policy: &Policy, report:
     process.insert("capabilities".to_owned(), Value::Object(given));
 }
 
-/// Every capability that is in one of the five sets of a spec's process.
+/// Every capability that a spec's process has or can come to: the other sets give nothing by themselves.
 pub(crate) fn capabilities(spec: &Map<String, Value>) -> Vec<&str> {
     let sets = spec
         .get("process")
-        .and_then(|process| process.get("capabilities"))
-        .and_then(Value::as_object);
-    let names = sets.into_iter().flat_map(Map::values);
-    let names = names.filter_map(Value::as_array).flatten();
+        .and_then(|process| process.get("capabilities"));
+    let names = ["bounding", "permitted"].map(|set| sets?.get(set)?.as_array());
+    let names = names.into_iter().flatten().flatten();
     names.filter_map(Value::as_str).collect()
 }
 

@@ -354,7 +354,13 @@ pub(crate) fn read_small(path: &Path) -> io::Result<String> {
     loop {
         let before = content.len();
         content.resize(before + PIECE, 0);
-        let read = file.read(content.get_mut(before..).unwrap_or_default())?;
+        let read = match file.read(content.get_mut(before..).unwrap_or_default()) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {
+                content.truncate(before);
+                continue;
+            }
+            read => read?,
+        };
         content.truncate(before + read);
         if read == 0 {
             return String::from_utf8(content).map_err(io::Error::other);

@@ -5,6 +5,7 @@ use std::time::Duration;
 use containerd_client::tonic::Code;
 use integration::bed::Bed;
 use integration::container::Container;
+use integration::policy::NodePolicy;
 use integration::runtime::Needs;
 use serde_json::json;
 
@@ -42,6 +43,7 @@ cases! {
     Needs::Bulkhead => [
         a_process_spec_that_does_not_parse_is_invalid,
         an_exec_has_no_more_capabilities_than_init,
+        no_exec_has_raw_sockets_whatever_the_policy_allows,
         kill_while_an_exec_starts_never_reaches_init,
         no_process_stays_beside_sandbox_and_gofer,
         a_hundred_execs_leave_no_descriptor_and_no_memory,
@@ -413,6 +415,35 @@ async fn an_exec_has_no_more_capabilities_than_init(bed: &Bed) {
         assert_eq!(value.trim(), expected, "{name}");
     }
     container.remove().await;
+}
+
+/// runsc takes CAP_NET_RAW from what it starts by its command, and not from what is asked for by its socket.
+async fn no_exec_has_raw_sockets_whatever_the_policy_allows(bed: &Bed) {
+    for control in ["socket", "command"] {
+        let _policy = NodePolicy::set(&format!(
+            "runsc.control = {control:?}\ncapabilities.allow = [\"CAP_NET_RAW\", \"CAP_CHOWN\"]"
+        ));
+        let ask = |process: &mut serde_json::Value| {
+            for set in ["bounding", "effective", "permitted"] {
+                process["capabilities"][set] = serde_json::json!(["CAP_NET_RAW", "CAP_CHOWN"]);
+            }
+        };
+        let container = bed
+            .shell("sleep 1000")
+            .with(move |spec| ask(&mut spec["process"]));
+        let container = container.run().await.expect("run");
+        let script = "grep -E '^Cap(Prm|Eff|Bnd)' /proc/self/status; ping -c 1 -W 1 127.0.0.1 >/dev/null && echo raw";
+        let exec = container.exec("raw", &["sh", "-c", script]).with(ask);
+        let done = exec.finish().await;
+        let only_chown = ":\t0000000000000001\n";
+        assert_eq!(
+            done.stdout.matches(only_chown).count(),
+            3,
+            "{control}: {done:?}"
+        );
+        assert!(!done.stdout.contains("raw"), "{control}: {done:?}");
+        container.remove().await;
+    }
 }
 
 async fn kill_while_an_exec_starts_never_reaches_init(bed: &Bed) {

@@ -400,7 +400,7 @@ impl Policy {
             }
         }
         if self.run_as_non_root && self.allow_set_uid {
-            let problem = " = true: cannot be together with run_as_non_root, as a set-uid file makes root of others";
+            let problem = " = true: must not be together with run_as_non_root = true, as a set-uid file makes root of any user";
             return Err(Broken {
                 key: "allow_set_uid",
                 problem: problem.to_owned(),

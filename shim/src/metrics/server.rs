@@ -155,8 +155,8 @@ async fn request(stream: &mut UnixStream) -> io::Result<String> {
     }
 }
 
-/// Gathers for one asker after the other, and gives the next ones what is still fresh. The last text stays where it is until the
-/// next one takes its place: waking up to drop some 30 KiB would cost a good part of what a scrape does.
+/// Gathers for one asker after the other, and gives the next ones what is still fresh. The last text stays until the next scrape:
+/// waking up to drop some 30 KiB would cost a good part of what a scrape does.
 async fn answer(mut collector: Collector, mut asked: mpsc::Receiver<Answer>) {
     let mut last: Option<(Instant, Arc<String>)> = None;
     while let Some(asker) = asked.recv().await {

@@ -51,8 +51,9 @@ impl Errors {
 
     fn reason(&self) -> Option<String> {
         match (&self.first, &self.last) {
+            (Some(first), Some(last)) if first.contains(last.as_str()) => Some(first.clone()),
             (Some(first), Some(last)) if !last.contains(first.as_str()) => {
-                Some(format!("{last}; before that: {first}"))
+                Some(one_line(&format!("{last}; before that: {first}")))
             }
             (first, last) => last.as_ref().or(first.as_ref()).cloned(),
         }
@@ -232,6 +233,8 @@ mod tests {
         );
         let told_on = br#"{"msg":"cause","level":"error"}{"msg":"failed: cause","level":"error"}"#;
         assert_eq!(reason_of(&[told_on]).as_deref(), Some("failed: cause"));
+        let told_less = br#"{"msg":"mount x: EOF","level":"error"}{"msg":"EOF","level":"error"}"#;
+        assert_eq!(reason_of(&[told_less]).as_deref(), Some("mount x: EOF"));
     }
 
     #[test]

@@ -71,6 +71,9 @@ impl<'a> Sample<'a> {
     fn parse(line: &'a str) -> Option<Self> {
         let end = line.bytes().position(|b| b == b'{' || b == b' ')?;
         let (name, rest) = line.split_at_checked(end)?;
+        if !is_name(name) {
+            return None;
+        }
         let (labels, rest) = match rest.strip_prefix('{') {
             Some(inside) => {
                 let mut left = inside;
@@ -129,7 +132,7 @@ impl Serialize for Sample<'_> {
 fn take_label(text: &str) -> Option<(&str, &str, &str)> {
     let (name, after) = text.split_at_checked(text.bytes().position(|b| b == b'=')?)?;
     let after = after.strip_prefix("=\"")?;
-    if name.is_empty() || !name.bytes().all(|b| b == b'_' || b.is_ascii_alphanumeric()) {
+    if !is_name(name) {
         return None;
     }
     let mut end = 0;
@@ -144,11 +147,21 @@ fn take_label(text: &str) -> Option<(&str, &str, &str)> {
         }
     }
     let rest = after.get(end + 1..)?;
-    Some((
-        name,
-        after.get(..end)?,
-        rest.strip_prefix(',').unwrap_or(rest),
-    ))
+    let rest = match rest.strip_prefix(',') {
+        Some(next) if !next.starts_with('}') => next,
+        None if rest.is_empty() || rest.starts_with('}') => rest,
+        _ => return None,
+    };
+    Some((name, after.get(..end)?, rest))
+}
+
+/// What the format takes for the name of a metric or of a label. Ours have no colon.
+fn is_name(name: &str) -> bool {
+    name.bytes().all(|b| b == b'_' || b.is_ascii_alphanumeric())
+        && name
+            .bytes()
+            .next()
+            .is_some_and(|first| !first.is_ascii_digit())
 }
 
 /// Takes a text apart.
@@ -291,6 +304,10 @@ mod tests {
             "# TYPE a gauge\na{x=\"\\x\"} 1\n# EOF\n",
             "# TYPE a gauge\na{} {=\"\"} 1\n# EOF\n",
             "# TYPE a gauge\na{x y=\"\"} 1\n# EOF\n",
+            "# TYPE a gauge\na{x=\"\"y=\"\"} 1\n# EOF\n",
+            "# TYPE a gauge\na{x=\"\",} 1\n# EOF\n",
+            "# TYPE a gauge\na{1x=\"\"} 1\n# EOF\n",
+            "# TYPE a gauge\na\u{7f} 1\n# EOF\n",
             "# TYPE a gauge\na many\n# EOF\n",
             "# TYPE\n# EOF\n",
         ] {
