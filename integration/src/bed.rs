@@ -153,11 +153,20 @@ impl Bed {
         let built = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/images");
         let folder = std::env::var_os("BULKHEAD_TEST_IMAGES").map_or(built, PathBuf::from);
         let archive = folder.join(format!("{image}.tar"));
-        let archive = archive.display().to_string();
         assert!(
-            Path::new(&archive).is_file(),
-            "{archive} is missing: make images"
+            archive.is_file(),
+            "{} is missing: make images",
+            archive.display()
         );
+        self.import_archive(namespace, &archive);
+    }
+
+    /// Imports an image from its archive.
+    ///
+    /// # Panics
+    /// When containerd does not take it.
+    pub fn import_archive(&self, namespace: &str, archive: &Path) {
+        let archive = archive.display().to_string();
         // The later of two --namespace counts.
         self.ctr_ok(&[
             "--namespace",

@@ -33,6 +33,19 @@ pub fn process(args: &[&str]) -> Value {
     })
 }
 
+/// Asks for capabilities in all five sets of a process.
+pub fn ask_capabilities(process: &mut Value, names: &[&str]) {
+    for set in [
+        "bounding",
+        "effective",
+        "permitted",
+        "inheritable",
+        "ambient",
+    ] {
+        process["capabilities"][set] = json!(names);
+    }
+}
+
 /// The spec of a container.
 #[must_use]
 pub fn container(namespace: &str, id: &str, args: &[&str]) -> Value {

@@ -123,7 +123,8 @@ pub(crate) fn harden(
     }
     clamp_capabilities(process, policy, report);
     let asked = process.get("noNewPrivileges") == Some(&Value::Bool(true));
-    if !asked && !policy.allow_set_uid {
+    let no_new_privileges = asked || !policy.allow_set_uid;
+    if no_new_privileges != asked {
         // Together with run_as_non_root it would be refused.
         let key = if policy.run_as_non_root {
             ""
@@ -132,7 +133,6 @@ pub(crate) fn harden(
         };
         report.note("no_new_privs", "false", "true", key);
     }
-    let no_new_privileges = asked || !policy.allow_set_uid;
     let kept: Vec<&str> = KEPT.iter().chain(&DECIDED).copied().collect();
     for dropped in retain(process, &kept) {
         report.note(

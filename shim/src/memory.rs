@@ -1,5 +1,4 @@
-//! Gives memory back: a create reads specs, policies and profiles, a scrape builds a text, and an idle shim keeps none of
-//! that.
+//! Gives memory back: a create reads specs, policies and profiles, and an idle shim keeps none of that.
 
 use std::ops::Range;
 use std::time::Duration;
@@ -45,7 +44,7 @@ fn code_of_a_file(line: &str) -> Option<Range<usize>> {
 }
 
 /// Returns what is free of the heap to the kernel. The C library keeps it otherwise, for as long as the shim lives.
-pub(crate) fn give_back() {
+fn give_back() {
     #[cfg(target_env = "gnu")]
     // SAFETY: malloc_trim(3) may be called at any time, from any thread.
     unsafe {

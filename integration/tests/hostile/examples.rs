@@ -6,6 +6,7 @@ use integration::bed::Bed;
 use integration::cases;
 use integration::policy::NodePolicy;
 use integration::runtime::Needs;
+use integration::spec::ask_capabilities;
 use serde_json::{Value, json};
 
 use crate::contender::Contender;
@@ -137,15 +138,7 @@ async fn the_capability_to_administer_brings_the_host_name_alone(bed: &Bed) {
     let run = async |policy: &str, program: Option<&str>| {
         let _policy = NodePolicy::set(policy);
         let ask = |spec: &mut Value| {
-            for set in [
-                "bounding",
-                "effective",
-                "permitted",
-                "inheritable",
-                "ambient",
-            ] {
-                spec["process"]["capabilities"][set] = json!(ALL);
-            }
+            ask_capabilities(&mut spec["process"], &ALL);
         };
         if let Some(program) = program {
             let outcome = Stage::set(bed)

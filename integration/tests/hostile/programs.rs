@@ -6,6 +6,7 @@ use integration::cases;
 use integration::policy::NodePolicy;
 use integration::processes::{self, Role};
 use integration::runtime::Needs;
+use integration::spec::ask_capabilities;
 use serde_json::{Value, json};
 
 use crate::contender::Contender;
@@ -96,15 +97,7 @@ async fn an_exec_that_asks_for_more(bed: &Bed) {
             let exec = exec.with(|process| {
                 process["user"] = json!({ "uid": 0, "gid": 0 });
                 process["noNewPrivileges"] = false.into();
-                for set in [
-                    "bounding",
-                    "effective",
-                    "permitted",
-                    "inheritable",
-                    "ambient",
-                ] {
-                    process["capabilities"][set] = json!(ALL);
-                }
+                ask_capabilities(process, &ALL);
             });
             got.push(exec.finish().await.status == 0);
         }

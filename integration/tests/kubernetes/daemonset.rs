@@ -60,16 +60,7 @@ fn build_image(bed: &Bed, name: &str) {
         .arg(name)
         .arg(&archive)
         .arg("sh"));
-    let archive = archive.display().to_string();
-    // The later of two --namespace counts.
-    bed.ctr_ok(&[
-        "--namespace",
-        NAMESPACE,
-        "image",
-        "import",
-        "--digests=false",
-        &archive,
-    ]);
+    bed.import_archive(NAMESPACE, &archive);
     fs::remove_dir_all(folder).expect("remove the image's folder");
 }
 

@@ -7,6 +7,7 @@ use integration::bed::Bed;
 use integration::container::Container;
 use integration::policy::NodePolicy;
 use integration::runtime::Needs;
+use integration::spec::ask_capabilities;
 use serde_json::json;
 
 use integration::cases;
@@ -424,9 +425,7 @@ async fn no_exec_has_raw_sockets_whatever_the_policy_allows(bed: &Bed) {
             "runsc.control = {control:?}\ncapabilities.allow = [\"CAP_NET_RAW\", \"CAP_CHOWN\"]"
         ));
         let ask = |process: &mut serde_json::Value| {
-            for set in ["bounding", "effective", "permitted"] {
-                process["capabilities"][set] = serde_json::json!(["CAP_NET_RAW", "CAP_CHOWN"]);
-            }
+            ask_capabilities(process, &["CAP_NET_RAW", "CAP_CHOWN"]);
         };
         let container = bed
             .shell("sleep 1000")

@@ -17,6 +17,7 @@ use integration::container::Container;
 use integration::processes::eventually;
 use integration::runtime::Needs;
 use integration::shim::Shim;
+use integration::spec::ask_capabilities;
 use serde_json::{Value, json};
 
 use request::{LOGGING, Store};
@@ -223,16 +224,16 @@ async fn a_container_is_started_again_under_its_id(bed: &Bed) {
 
 /// The init's own process with other arguments; `--privileged` sets every capability (`pkg/cmd/container/exec_linux.go`).
 async fn an_exec_with_everything_has_nothing(bed: &Bed) {
+    const ALL: [&str; 4] = [
+        "CAP_SYS_ADMIN",
+        "CAP_NET_ADMIN",
+        "CAP_SYS_PTRACE",
+        "CAP_CHOWN",
+    ];
     let store = Store::new(bed);
     let run = store.run(bed, &["sleep", "1000"]);
     let process = run.spec["process"].clone();
     let container = run.run().await.expect("run");
-    let all = json!([
-        "CAP_SYS_ADMIN",
-        "CAP_NET_ADMIN",
-        "CAP_SYS_PTRACE",
-        "CAP_CHOWN"
-    ]);
     let exec = container.exec("all", &[]).with(|exec| {
         exec.clone_from(&process);
         exec["args"] = json!([
@@ -241,15 +242,7 @@ async fn an_exec_with_everything_has_nothing(bed: &Bed) {
             "grep -h -e ^Cap -e ^NoNew /proc/self/status; echo $HOSTNAME"
         ]);
         exec["apparmorProfile"] = "nerdctl-default".into();
-        for set in [
-            "bounding",
-            "effective",
-            "inheritable",
-            "permitted",
-            "ambient",
-        ] {
-            exec["capabilities"][set].clone_from(&all);
-        }
+        ask_capabilities(exec, &ALL);
     });
     let done = exec.finish().await;
     let none = "0000000000000000";
