@@ -14,6 +14,7 @@ mod cgroups;
 mod exec;
 mod features;
 mod flags;
+mod hardened;
 mod json;
 mod limits;
 mod linux;
@@ -32,8 +33,10 @@ mod spec;
 pub use exec::{Capabilities, ExecCeiling, HardenedProcess, harden_exec};
 pub use features::{Features, FeaturesError};
 pub use flags::RunscFlags;
+pub use hardened::{Bind, HardenedSpec, Holder};
 pub use limits::{CpuTime, Declared, SandboxLimits};
 pub use origins::Origin;
+pub use paths::Mask;
 pub use pod::{Role, Shared, Volume, sandbox_of};
 pub use policy::{
     Backend, Binds, Granted, Hooks, Kubernetes, Limits, Log, LogLevel, Network, Platform, Policy,
@@ -41,6 +44,5 @@ pub use policy::{
 };
 pub use report::{Change, REFUSING, Refusal, RefusalKind, Report};
 pub use spec::{
-    Bind, Caller, ContainerKind, Context, Explanation, Hardened, HardenedSpec, HostFacts, harden,
-    validate,
+    Caller, ContainerKind, Context, Explanation, Hardened, HostFacts, harden, validate,
 };

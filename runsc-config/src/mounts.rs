@@ -248,7 +248,7 @@ impl Mount {
                 None,
             ));
         }
-        self.make_private(report);
+        self.limit_propagation(policy, report);
         match self.kind.as_str() {
             "bind" => self.bind(binds, context, shared, report)?,
             "tmpfs" if self.destination == Path::new("/dev") => {
@@ -307,7 +307,8 @@ impl Mount {
         {
             self.kind = "tmpfs".to_owned();
             self.options.retain(|option| {
-                !matches!(option.as_str(), "bind" | "rbind" | "private" | "rprivate")
+                let option = option.as_str();
+                !matches!(option, "bind" | "rbind" | "private" | "rprivate" | "rslave")
             });
         }
         self.require(&["nosuid", "nodev"]);
@@ -325,26 +326,38 @@ impl Mount {
         Ok(())
     }
 
-    /// Nothing that is mounted later, inside or outside, is to appear on the other side.
-    fn make_private(&mut self, report: &mut Report) {
-        const SHARED: [&str; 4] = ["shared", "rshared", "slave", "rslave"];
-        const UNBINDABLE: [&str; 2] = ["unbindable", "runbindable"];
-        if self
-            .options
-            .iter()
-            .any(|option| SHARED.contains(&option.as_str()))
-        {
+    /// Nothing that is mounted later, inside or outside, is to appear on the other side, but what the host mounts where the
+    /// policy gives that to those who ask.
+    fn limit_propagation(&mut self, policy: &Policy, report: &mut Report) {
+        const SHARED: [&str; 2] = ["shared", "rshared"];
+        const SLAVE: [&str; 2] = ["slave", "rslave"];
+        const OTHERS: [&str; 4] = ["private", "rprivate", "unbindable", "runbindable"];
+        let asks = |names: &[&str]| {
+            let mut options = self.options.iter();
+            options.any(|option| names.contains(&option.as_str()))
+        };
+        let (shared, slave) = (asks(&SHARED), asks(&SLAVE));
+        let given = if policy.binds.propagation && self.kind == "bind" && (shared || slave) {
+            "rslave"
+        } else {
+            "rprivate"
+        };
+        if shared || (slave && given != "rslave") {
             let asked = format!("{} shared with the host", self.field);
-            report.note("propagation", asked, "private", "");
+            let key = if given == "rslave" {
+                ""
+            } else {
+                "binds.propagation"
+            };
+            report.note("propagation", asked, given, key);
         }
         self.options.retain(|option| {
             let option = option.as_str();
-            !SHARED.contains(&option) && !UNBINDABLE.contains(&option)
+            !SHARED.contains(&option) && !SLAVE.contains(&option) && !OTHERS.contains(&option)
         });
-        // Without a word runsc's binds are slaves: what the host mounts below one later would appear.
-        let is_private = |option: &String| option == "private" || option == "rprivate";
-        if self.kind == "bind" && !self.options.iter().any(is_private) {
-            self.options.push("rprivate".to_owned());
+        // Without a word runsc's binds are slaves.
+        if self.kind == "bind" {
+            self.options.push(given.to_owned());
         }
     }
 

@@ -1,28 +1,66 @@
 //! Paths that a container is not to read or not to write. runsc applies neither list: below /proc and /sys everything is
-//! gVisor's own, and what can be held elsewhere is held by the mounts.
+//! gVisor's own, and what can be held elsewhere is held by mounts.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value, json};
 
-use crate::report::Report;
+use crate::mounts::normal;
+use crate::report::{Refusal, Report};
 
-/// Makes mounts at read-only paths read-only, and tells of each path that stays as it is.
-pub(crate) fn hold(spec: &mut Map<String, Value>, report: &mut Report) {
+/// Something to be hidden, as it was found in the container's files.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mask {
+    /// Where in the container, without links.
+    pub place: PathBuf,
+    /// A folder, and not a file.
+    pub is_folder: bool,
+}
+
+impl Mask {
+    /// The mount that hides it, as the specification has masked paths: an empty folder, or `empty`, a file of the host.
+    pub(crate) fn mount(&self, empty: &Path) -> Value {
+        if self.is_folder {
+            let options = ["ro", "nosuid", "nodev", "noexec", "size=64k"];
+            json!({ "destination": self.place, "type": "tmpfs", "source": "tmpfs", "options": options })
+        } else {
+            let options = ["bind", "rprivate", "ro", "nosuid", "nodev", "noexec"];
+            json!({ "destination": self.place, "type": "bind", "source": empty, "options": options })
+        }
+    }
+}
+
+/// Makes mounts at read-only paths read-only, and tells of each path that stays as it is. Returns the paths that are to be
+/// masked: what is there is known when the root filesystem is.
+///
+/// # Errors
+/// `InvalidArgument` for one that is not absolute.
+pub(crate) fn hold(
+    spec: &mut Map<String, Value>,
+    report: &mut Report,
+) -> Result<Vec<PathBuf>, Refusal> {
     let asked = |list: &str| -> Vec<String> {
         let paths = spec.get("linux").and_then(|linux| linux.get(list));
         let paths = paths.and_then(Value::as_array).into_iter().flatten();
         let paths = paths.filter_map(Value::as_str);
         paths
-            .filter(|path| !is_gvisors(path))
+            .filter(|path| !is_gvisors(Path::new(path)))
             .map(str::to_owned)
             .collect()
     };
     let (masked, read_only) = (asked("maskedPaths"), asked("readonlyPaths"));
+    let mut masks = Vec::with_capacity(masked.len());
     for path in masked {
-        let asked = format!("linux.maskedPaths: {path}");
-        report.note("paths", asked, "readable: gVisor masks no path", "");
+        let place = normal(Path::new(&path)).ok_or_else(|| {
+            Refusal::invalid("linux.maskedPaths", format!("{path:?} must be absolute"))
+        })?;
+        if !is_gvisors(&place) {
+            masks.push(place);
+        }
     }
+    // A folder is hidden with all that is in it.
+    masks.sort();
+    masks.dedup();
     let is_root_writable = spec
         .get("root")
         .and_then(|root| root.get("readonly"))
@@ -41,12 +79,11 @@ pub(crate) fn hold(spec: &mut Map<String, Value>, report: &mut Report) {
             None => {}
         }
     }
+    Ok(masks)
 }
 
-fn is_gvisors(path: &str) -> bool {
-    ["/proc", "/sys"]
-        .iter()
-        .any(|own| Path::new(path).starts_with(own))
+fn is_gvisors(path: &Path) -> bool {
+    ["/proc", "/sys"].iter().any(|own| path.starts_with(own))
 }
 
 fn is_at(mount: &Value, path: &str) -> bool {
@@ -66,7 +103,14 @@ fn set_read_only(mount: &mut Value) {
 mod tests {
     use super::*;
 
-    fn held(readonly_root: bool, mut linux: Value) -> (Value, Vec<String>) {
+    fn held(readonly_root: bool, linux: Value) -> (Value, Vec<String>) {
+        let (mounts, told, _) = all_of(readonly_root, linux).expect("held");
+        (mounts, told)
+    }
+
+    type Held = (Value, Vec<String>, Vec<PathBuf>);
+
+    fn all_of(readonly_root: bool, mut linux: Value) -> Result<Held, Refusal> {
         let mut report = Report::default();
         let mounts = json!([
             { "destination": "/tmp", "type": "tmpfs", "options": ["rw", "nosuid"] },
@@ -77,9 +121,30 @@ mod tests {
             ("mounts".to_owned(), mounts),
             ("linux".to_owned(), linux.take()),
         ]);
-        hold(&mut spec, &mut report);
+        let masks = hold(&mut spec, &mut report)?;
         let changes = report.changes.into_iter().map(|change| change.asked);
-        (spec.remove("mounts").expect("mounts"), changes.collect())
+        Ok((
+            spec.remove("mounts").expect("mounts"),
+            changes.collect(),
+            masks,
+        ))
+    }
+
+    #[test]
+    fn what_is_to_be_masked_is_told_without_what_is_gvisors() {
+        let asked = json!({
+            "maskedPaths": ["/srv/x", "/bin/ls", "/proc/kcore", "/srv/../sys/firmware", "/bin/./ls"],
+        });
+        let (_, told, masks) = all_of(false, asked).expect("held");
+        assert_eq!(masks, ["/bin/ls", "/srv/x"].map(PathBuf::from));
+        assert!(told.is_empty(), "{told:?}");
+        let refusal = all_of(false, json!({ "maskedPaths": ["etc"] })).expect_err("refused");
+        assert!(
+            refusal
+                .to_string()
+                .contains("maskedPaths: \"etc\" must be absolute"),
+            "{refusal}"
+        );
     }
 
     #[test]
@@ -96,12 +161,9 @@ mod tests {
             "readonlyPaths": ["/etc", "/sys/fs"], "maskedPaths": ["/proc/kcore", "/bin/ls"],
         });
         let (_, told) = held(false, asked.clone());
-        assert_eq!(
-            told,
-            ["linux.maskedPaths: /bin/ls", "linux.readonlyPaths: /etc"]
-        );
-        // A read-only root holds the other.
+        assert_eq!(told, ["linux.readonlyPaths: /etc"]);
+        // A read-only root holds it.
         let (_, told) = held(true, asked);
-        assert_eq!(told, ["linux.maskedPaths: /bin/ls"]);
+        assert!(told.is_empty(), "{told:?}");
     }
 }

@@ -10,6 +10,7 @@ use std::collections::BTreeMap;
 use serde_json::{Value, json};
 
 use crate::features::Features;
+use crate::policy::Policy;
 use crate::report::{Refusal, Report};
 
 const ALLOW: &str = "SCMP_ACT_ALLOW";
@@ -176,18 +177,22 @@ fn built_in(granted: &[&str]) -> BTreeMap<&'static str, Rule> {
     rules
 }
 
-/// The profile that is enforced: the built-in one for these capabilities, narrowed by the caller's.
+/// The profile that is enforced: the built-in one for these capabilities, narrowed by the caller's. None where nothing is
+/// asked for and the policy takes that at its word.
 pub(crate) fn effective(
     asked: Option<&Value>,
     granted: &[&str],
+    policy: &Policy,
     features: &Features,
     report: &mut Report,
-) -> Result<Value, Refusal> {
+) -> Result<Option<Value>, Refusal> {
     let built_in = built_in(granted);
     let caller = match asked {
         // CRI sends the same for "no profile" and for "unconfined".
+        None | Some(Value::Null) if policy.allow_unconfined => return Ok(None),
         None | Some(Value::Null) => {
-            report.note("seccomp", "no profile", "the built-in one", "");
+            let (asked, given) = ("no profile", "the built-in one");
+            report.note("seccomp", asked, given, "allow_unconfined");
             None
         }
         Some(profile) => Some(Profile::read(profile, features, report)?),
@@ -204,11 +209,11 @@ pub(crate) fn effective(
             None => rules.push((name, own.clone())),
         }
     }
-    Ok(json!({
+    Ok(Some(json!({
         "defaultAction": ERRNO,
         "architectures": [native_architecture()],
         "syscalls": grouped(rules),
-    }))
+    })))
 }
 
 /// Calls with the same rule share an entry; those with conditions keep one each, in their order.

@@ -1,6 +1,5 @@
 //! From the spec that was asked for to the one that runs.
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -9,6 +8,7 @@ use serde_json::{Map, Value};
 use crate::exec::ExecCeiling;
 use crate::features::Features;
 use crate::flags::RunscFlags;
+use crate::hardened::HardenedSpec;
 use crate::json::{is_empty, object, retain};
 use crate::limits::{self, Declared, SandboxLimits};
 use crate::never::Never;
@@ -136,114 +136,6 @@ impl Context<'_> {
         } else {
             Caller::Node
         }
-    }
-}
-
-/// A file or folder of the host that a container has.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Bind<'a> {
-    /// Its place among the spec's mounts.
-    pub number: usize,
-    /// Its absolute path on the host; for one that was there when it was judged, without links.
-    pub source: &'a Path,
-    /// With what is mounted below it.
-    pub recursive: bool,
-}
-
-/// A spec that may be written to a bundle. Made by [`harden`] alone.
-#[derive(Debug, Clone, PartialEq)]
-pub struct HardenedSpec {
-    json: Map<String, Value>,
-    cgroup: Option<String>,
-}
-
-impl HardenedSpec {
-    /// As `config.json`.
-    #[must_use]
-    pub fn to_json_bytes(&self) -> Vec<u8> {
-        serde_json::to_vec(&self.json).unwrap_or_default()
-    }
-
-    /// Whether the container's stdio is a terminal.
-    #[must_use]
-    pub fn terminal(&self) -> bool {
-        self.get("/process/terminal")
-            .and_then(Value::as_bool)
-            .unwrap_or(false)
-    }
-
-    /// Where the sandbox's cgroup lies below the root of each hierarchy; `None` for a container that joins a sandbox, and
-    /// where none was asked for.
-    #[must_use]
-    pub fn cgroup(&self) -> Option<&str> {
-        self.cgroup.as_deref()
-    }
-
-    /// The cgroup that it lies in, if that is not the root.
-    #[must_use]
-    pub fn cgroup_above(&self) -> Option<&str> {
-        cgroups::parent(self.cgroup()?)
-    }
-
-    /// The spec, to read.
-    #[must_use]
-    pub fn as_map(&self) -> &Map<String, Value> {
-        &self.json
-    }
-
-    /// Its binds of the host's files and folders.
-    pub fn binds(&self) -> impl Iterator<Item = Bind<'_>> {
-        let mounts = self.json.get("mounts").and_then(Value::as_array);
-        let mounts = mounts.into_iter().flatten().enumerate();
-        mounts.filter_map(|(number, mount)| {
-            let text = |key: &str| mount.get(key).and_then(Value::as_str);
-            let options = mount.get("options").and_then(Value::as_array);
-            (text("type") == Some("bind")).then_some(Bind {
-                number,
-                source: Path::new(text("source")?),
-                recursive: options.is_some_and(|options| options.iter().any(|one| one == "rbind")),
-            })
-        })
-    }
-
-    /// The same spec with other names for the sources of some binds, by [`Bind::number`]: for a caller that has opened
-    /// these very sources and gives them to runsc under names of its own.
-    #[must_use]
-    pub fn with_sources(&self, names: &BTreeMap<usize, PathBuf>) -> Self {
-        let mut spec = self.clone();
-        let mounts = spec.json.get_mut("mounts").and_then(Value::as_array_mut);
-        let mounts = mounts.into_iter().flatten().enumerate();
-        for (number, mount) in mounts {
-            let is_bind = mount.get("type").and_then(Value::as_str) == Some("bind");
-            if let (Some(name), Some(mount), true) =
-                (names.get(&number), mount.as_object_mut(), is_bind)
-            {
-                let name = name.to_string_lossy().into_owned();
-                mount.insert("source".to_owned(), Value::String(name));
-            }
-        }
-        spec
-    }
-
-    /// Whether runsc has something to do after the container has gone.
-    #[must_use]
-    pub fn has_poststop_hooks(&self) -> bool {
-        self.get("/hooks/poststop")
-            .is_some_and(|hooks| !is_empty(hooks))
-    }
-
-    /// Whether its network namespace is made for it, not somebody's that it joins.
-    fn has_own_network(&self) -> bool {
-        let namespaces = self.get("/linux/namespaces").and_then(Value::as_array);
-        namespaces.into_iter().flatten().any(|namespace| {
-            let text = |key: &str| namespace.get(key).and_then(Value::as_str);
-            text("type") == Some("network") && text("path").unwrap_or_default().is_empty()
-        })
-    }
-
-    fn get(&self, pointer: &str) -> Option<&Value> {
-        let (first, rest) = pointer.strip_prefix('/')?.split_once('/')?;
-        self.json.get(first)?.pointer(&format!("/{rest}"))
     }
 }
 
@@ -376,7 +268,7 @@ pub fn harden(asked: Value, policy: &Policy, context: &Context<'_>) -> Result<Ha
         scratch: 0,
     };
     shared.scratch = mounts::harden(&mut spec, &mut shared, policy, context, &mut report)?;
-    paths::hold(&mut spec, &mut report);
+    let masked = paths::hold(&mut spec, &mut report)?;
     match context.kind {
         ContainerKind::Plain => pod::annotate_nothing(&mut spec),
         ContainerKind::PodSandbox => {
@@ -389,18 +281,19 @@ pub fn harden(asked: Value, policy: &Policy, context: &Context<'_>) -> Result<Ha
     }
     let asked = spec.get("linux").and_then(|linux| linux.get("seccomp"));
     let granted = process::capabilities(&spec);
-    let profile = seccomp::effective(asked, &granted, context.features, &mut report)?;
-    object(&mut spec, "linux")?.insert("seccomp".to_owned(), profile);
+    let profile = seccomp::effective(asked, &granted, policy, context.features, &mut report)?;
+    let linux = object(&mut spec, "linux")?;
+    linux.remove("seccomp");
+    if let Some(profile) = profile {
+        linux.insert("seccomp".to_owned(), profile);
+    }
     let kept: Vec<&str> = KEPT.iter().copied().chain(["annotations"]).collect();
     for dropped in retain(&mut spec, &kept) {
         report.note("spec", dropped, "dropped: runsc does not apply it", "");
     }
     let exec = ExecCeiling::new(policy, user);
     Ok(Hardened {
-        spec: HardenedSpec {
-            json: spec,
-            cgroup: cgroup.place,
-        },
+        spec: HardenedSpec::new(spec, cgroup.place, masked),
         policy: effective,
         flags,
         report,

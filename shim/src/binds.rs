@@ -87,6 +87,8 @@ impl Opened {
                 for (tree, place) in &sources {
                     let from_itself = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
                     move_mount(tree, c"", CWD, place.as_c_str(), from_itself)?;
+                    // A copy of a shared mount is its peer; from here it is to hear of the host's mounts alone.
+                    mount_change(place.as_c_str(), below)?;
                 }
                 Ok(())
             });

@@ -15,6 +15,7 @@ use crate::host;
 use crate::io::{self, ProcessIo, Stdio};
 use crate::layout::Bundle;
 use crate::logging;
+use crate::masks;
 use crate::metrics::COUNTERS;
 use crate::mount;
 use crate::names::Names;
@@ -74,8 +75,9 @@ impl Asked<'_> {
             let limit = Duration::from_secs(hardened.policy.runsc().create_timeout);
             mount::mount_rootfs(mounts, &target, limit).await?;
         }
-        let opened = Opened::new(&hardened.spec, || runsc.scratch_path("bind"))?;
-        let spec = hardened.spec.with_sources(&opened.places());
+        let spec = masks::hide(&hardened.spec, &self.bundle)?;
+        let opened = Opened::new(&spec, || runsc.scratch_path("bind"))?;
+        let spec = spec.with_sources(&opened.places());
         self.bundle.write_spec(&spec, &hardened.explanation())?;
         Ok(opened)
     }

@@ -21,6 +21,7 @@ mod io;
 mod layout;
 mod limits;
 mod logging;
+mod masks;
 mod memory;
 mod metrics;
 mod mount;

@@ -7,6 +7,7 @@ use integration::cases;
 use integration::policy::NodePolicy;
 use integration::runtime::Needs;
 use integration::spec::ask_capabilities;
+use nix::mount::{MsFlags, mount, umount};
 use serde_json::{Value, json};
 
 use crate::contender::Contender;
@@ -20,6 +21,8 @@ cases! {
         compat_gives_ordinary_images_what_they_want_and_no_host,
         a_set_uid_program_works_where_the_policy_lets_it,
         the_capability_to_administer_brings_the_host_name_alone,
+        without_seccomp_gvisor_still_holds_what_is_the_hosts,
+        a_program_that_mounts_writes_to_nothing_that_is_read_only,
     ],
 }
 
@@ -160,4 +163,63 @@ async fn the_capability_to_administer_brings_the_host_name_alone(bed: &Bed) {
     ] {
         assert_eq!(run(&policy, Some(program)).await, given, "{program}");
     }
+}
+
+/// What gVisor has is the program's then: other processes of the sandbox, mounts and namespaces inside. The network, the limits and
+/// the host's files are held by others than the filter.
+async fn without_seccomp_gvisor_still_holds_what_is_the_hosts(bed: &Bed) {
+    const POLICY: &str = "allow_unconfined = true";
+    for program in [
+        "host_files.py",
+        "peers.py",
+        "network.py",
+        "kernel_files.py",
+        "tasks.py",
+    ] {
+        let outcome = under(bed, POLICY, program).await;
+        assert!(got(&outcome).is_empty(), "{program}: {outcome:?}");
+    }
+    let calls = under(bed, POLICY, "kernel_calls.py").await;
+    let given = [
+        "memory of another process by process_vm_readv",
+        "ptrace another process",
+        "the session keyring by keyctl",
+    ];
+    assert_eq!(got(&calls), BTreeSet::from(given), "{calls:?}");
+    let writes = under(bed, POLICY, "writes.py").await;
+    let given = [
+        "a network namespace in a user namespace",
+        "a user namespace",
+        "mount in a user namespace",
+    ];
+    assert_eq!(got(&writes), BTreeSet::from(given), "{writes:?}");
+}
+
+/// A mount's own options are the sentry's, which its program may change; what is below them is the gofer's to refuse.
+async fn a_program_that_mounts_writes_to_nothing_that_is_read_only(bed: &Bed) {
+    const ALL: [&str; 2] = ["CAP_SYS_ADMIN", "CAP_DAC_OVERRIDE"];
+    let folder = bed.folder.join(bed.id("read-only"));
+    let below = folder.join("below");
+    std::fs::create_dir_all(&below).expect("make a folder");
+    let flags = MsFlags::empty();
+    mount(Some("tmpfs"), &below, Some("tmpfs"), flags, None::<&str>).expect("mount");
+    let policy = format!("allow_unconfined = true\ncapabilities.allow = {ALL:?}");
+    let _policy = NodePolicy::set(&policy);
+    let script = "mkdir /tmp/in && mount -t tmpfs none /tmp/in && echo mounts\n\
+        for place in / /srv /srv/below; do\n\
+          mount -o remount,bind,rw $place; mount -o remount,rw $place; touch $place/written && echo $place\n\
+        done\n\
+        mount --bind /srv /tmp/in; mount -o remount,bind,rw /tmp/in; touch /tmp/in/below/written && echo again";
+    let container = bed.shell(script).with(|spec| {
+        ask_capabilities(&mut spec["process"], &ALL);
+        let mounts = spec["mounts"].as_array_mut().expect("mounts");
+        mounts.push(json!({
+            "destination": "/srv", "type": "bind", "source": folder, "options": ["rbind", "ro"],
+        }));
+    });
+    let done = container.run().await.expect("run").finish().await;
+    let written = [&folder, &below].map(|folder| folder.join("written").exists());
+    umount(&below).expect("unmount");
+    assert_eq!(done.stdout, "mounts\n", "{}", done.stderr);
+    assert_eq!(written, [false, false]);
 }

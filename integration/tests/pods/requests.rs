@@ -5,13 +5,16 @@ use integration::cases;
 use integration::cri::Pod;
 use integration::policy::NodePolicy;
 use integration::runtime::Needs;
-use k8s_cri::v1::PodSandboxConfig;
+use k8s_cri::v1::security_profile::ProfileType;
+use k8s_cri::v1::{LinuxContainerSecurityContext as Security, PodSandboxConfig, SecurityProfile};
 
 cases! {
     Needs::Bulkhead => [
         a_pod_gets_what_it_asks_for_and_its_namespace_is_granted,
         a_pod_of_another_namespace_is_refused_by_name,
         an_unknown_request_is_refused_by_name,
+        a_masked_path_is_empty_in_its_container_alone,
+        a_container_without_a_profile_has_none_where_the_policy_says_so,
     ],
 }
 
@@ -73,4 +76,75 @@ async fn an_unknown_request_is_refused_by_name(bed: &Bed) {
         error.message().contains("dev.bulkhead.netwrok"),
         "{error:?}"
     );
+}
+
+/// `Seccomp` of proc_pid_status(5) as a container sees it, with what else a script says.
+async fn said(pod: &Pod, name: &str, script: &str, change: impl FnOnce(&mut Security)) -> String {
+    let mut container = pod.shell(name, script);
+    let linux = container.linux.as_mut().expect("linux");
+    change(linux.security_context.as_mut().expect("security context"));
+    let id = pod.launch(container).await.expect("launch");
+    pod.ended(&id).await;
+    pod.log(name)
+}
+
+async fn a_masked_path_is_empty_in_its_container_alone(bed: &Bed) {
+    const SCRIPT: &str = "wc -c </etc/passwd; ls /home/agent | wc -l";
+    let pod = Pod::run(Pod::config(bed)).await.expect("run");
+    let open = said(&pod, "open", SCRIPT, |_| ()).await;
+    let masked = said(&pod, "masked", SCRIPT, |security| {
+        let paths = ["/etc/passwd", "/home", "/not/there"];
+        security.masked_paths = paths.map(str::to_owned).into();
+    });
+    let masked = masked.await;
+    let mut shared = pod.container("shared", &["true"]);
+    let linux = shared.linux.as_mut().expect("linux");
+    let security = linux.security_context.as_mut().expect("security context");
+    security.masked_paths = vec!["/dev/shm/x".into()];
+    let refused = pod.launch(shared).await.expect_err("refused");
+    pod.remove().await;
+    let said = "linux.maskedPaths: /dev/shm/x: is of a volume inside of the sandbox";
+    assert!(refused.message().contains(said), "{refused:?}");
+    assert!(!open.starts_with("0\n"), "{open}");
+    assert!(masked.starts_with("0\n"), "{masked}");
+}
+
+async fn a_container_without_a_profile_has_none_where_the_policy_says_so(bed: &Bed) {
+    const SCRIPT: &str = "grep Seccomp: /proc/self/status; unshare -U true && echo unshared";
+    let profile = |profile_type: ProfileType| {
+        move |security: &mut Security| {
+            let localhost_ref = String::new();
+            let profile_type = profile_type.into();
+            security.seccomp = Some(SecurityProfile {
+                profile_type,
+                localhost_ref,
+            });
+        }
+    };
+    for (policy, unconfined) in [
+        ("", "Seccomp:\t2\n"),
+        ("allow_unconfined = true", "Seccomp:\t0\nunshared\n"),
+    ] {
+        let _policy = NodePolicy::set(policy);
+        let pod = Pod::run(Pod::config(bed)).await.expect("run");
+        let silent = said(&pod, "silent", SCRIPT, |_| ()).await;
+        let open = said(&pod, "open", SCRIPT, profile(ProfileType::Unconfined)).await;
+        let held = said(&pod, "held", SCRIPT, profile(ProfileType::RuntimeDefault)).await;
+        pod.remove().await;
+        for said in [silent, open] {
+            assert!(
+                said.ends_with(unconfined) || said.starts_with(unconfined),
+                "{policy:?}: {said}"
+            );
+            assert_eq!(
+                said.contains("unshared"),
+                !policy.is_empty(),
+                "{policy:?}: {said}"
+            );
+        }
+        assert!(
+            held.starts_with("Seccomp:\t2\n") && !held.contains("unshared"),
+            "{policy:?}: {held}"
+        );
+    }
 }

@@ -28,6 +28,7 @@ cases! {
         a_forged_hint_of_a_pod_has_no_effect,
         a_read_only_volume_is_so_with_what_is_mounted_below_it,
         what_the_host_mounts_later_stays_outside,
+        what_the_host_mounts_later_appears_where_the_policy_gives_it,
         a_folder_of_the_host_is_refused_by_name,
         a_folder_of_the_host_is_given_as_the_policy_lists_it,
     ],
@@ -427,6 +428,23 @@ async fn a_read_only_volume_is_so_with_what_is_mounted_below_it(bed: &Bed) {
 }
 
 async fn what_the_host_mounts_later_stays_outside(bed: &Bed) {
+    let empty = "/data:\nbelow\n\n/data/below:\n";
+    assert_eq!(with_a_later_mount(bed).await, [empty; 3]);
+}
+
+/// By the container's request alone; and nothing that it mounts is to be seen on the host, which no container can.
+async fn what_the_host_mounts_later_appears_where_the_policy_gives_it(bed: &Bed) {
+    let _policy = NodePolicy::set("binds.propagation = true");
+    let (empty, later) = (
+        "/data:\nbelow\n\n/data/below:\n",
+        "/data:\nbelow\n\n/data/below:\nlater\n",
+    );
+    assert_eq!(with_a_later_mount(bed).await, [empty, later, later]);
+}
+
+/// What containers see of what was mounted in their volume after they had started: one that asks for nothing of it, one for
+/// the host's mounts, and one for both directions.
+async fn with_a_later_mount(bed: &Bed) -> Vec<String> {
     let config = Pod::config(bed);
     let uid = &config.metadata.as_ref().expect("metadata").uid;
     let pods = PathBuf::from(integration::cri::KUBELET).join("pods");
@@ -444,6 +462,7 @@ async fn what_the_host_mounts_later_stays_outside(bed: &Bed) {
     for (name, propagation) in [
         ("private", MountPropagation::PropagationPrivate),
         ("slave", MountPropagation::PropagationHostToContainer),
+        ("shared", MountPropagation::PropagationBidirectional),
     ] {
         let mut container = pod.container(name, &["sleep", "1000"]);
         container.mounts.push(k8s_cri::v1::Mount {
@@ -456,14 +475,15 @@ async fn what_the_host_mounts_later_stays_outside(bed: &Bed) {
     fs::write(below.join("later"), "").expect("write");
     let mut seen = Vec::new();
     for id in &containers {
-        seen.push(pod.exec(id, &["ls", "/data", "/data/below"]).await);
+        let (code, text) = pod.exec(id, &["ls", "/data", "/data/below"]).await;
+        assert_eq!(code, 0, "{text}");
+        seen.push(text);
     }
     pod.stop().await;
     umount(&below).expect("unmount");
     umount(&volume).expect("unmount");
     pod.remove().await;
-    let empty = (0, "/data:\nbelow\n\n/data/below:\n".to_owned());
-    assert_eq!(seen, [empty.clone(), empty]);
+    seen
 }
 
 async fn a_folder_of_the_host_is_given_as_the_policy_lists_it(bed: &Bed) {

@@ -6,8 +6,10 @@ use std::path::{Path, PathBuf};
 
 use integration::bed::Bed;
 use integration::container::Builder;
+use integration::policy::NodePolicy;
 use integration::runtime::Needs;
 use integration::wrapper::Wrapper;
+use nix::mount::{MntFlags, MsFlags, mount, umount, umount2};
 
 use integration::cases;
 
@@ -23,6 +25,7 @@ cases! {
         a_file_exchanged_for_a_link_is_not_followed,
         a_folder_exchanged_before_a_pods_container_starts_is_not_followed,
         a_link_is_judged_by_where_it_leads,
+        what_is_mounted_in_a_users_folder_later_appears_where_the_policy_gives_it,
     ],
 }
 
@@ -149,4 +152,50 @@ async fn a_link_is_judged_by_where_it_leads(bed: &Bed) {
     let container = bound(bed.shell("ls /srv"), &home.path("user/to_run"), "/srv");
     let error = container.create().await.expect_err("refused");
     assert!(error.message().contains("never given"), "{error:?}");
+}
+
+/// The folder is opened for the container, so what it has is a copy of the mount.
+async fn what_is_mounted_in_a_users_folder_later_appears_where_the_policy_gives_it(bed: &Bed) {
+    let home = Home::new(bed);
+    let (work, below) = (home.path("user/work"), home.path("user/work/below"));
+    let tmpfs = |place: &Path, flags| {
+        mount(Some("tmpfs"), place, Some("tmpfs"), flags, None::<&str>).expect("mount");
+    };
+    tmpfs(&work, MsFlags::empty());
+    tmpfs(&work, MsFlags::MS_SHARED);
+    fs::create_dir(&below).expect("make a folder");
+    let mut seen = Vec::new();
+    for policy in ["", "binds.propagation = true"] {
+        let _policy = NodePolicy::set(policy);
+        for option in ["rprivate", "rslave"] {
+            let container = bed.container(&["sleep", "1000"]).with(|spec| {
+                let mounts = spec["mounts"].as_array_mut().expect("mounts");
+                mounts.push(serde_json::json!({
+                    "destination": "/srv", "type": "bind", "source": work, "options": ["rbind", option],
+                }));
+            });
+            let container = container.run().await.expect("run");
+            tmpfs(&below, MsFlags::empty());
+            fs::write(below.join("later"), "").expect("write");
+            seen.push(
+                container
+                    .exec("ls", &["ls", "/srv/below"])
+                    .finish()
+                    .await
+                    .stdout,
+            );
+            // gVisor's gofer keeps open what was looked at, so it is taken away from all at once.
+            umount2(&below, MntFlags::MNT_DETACH).expect("unmount");
+            seen.push(
+                container
+                    .exec("again", &["ls", "/srv/below"])
+                    .finish()
+                    .await
+                    .stdout,
+            );
+            container.remove().await;
+        }
+    }
+    umount(&work).expect("unmount");
+    assert_eq!(seen, ["", "", "", "", "", "", "later\n", ""]);
 }

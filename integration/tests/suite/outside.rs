@@ -20,6 +20,7 @@ cases! {
         every_thread_of_the_gofer_can_open_files_and_nothing_else,
         the_shim_holds_its_sandboxs_ends_and_nothing_of_containerds,
         masked_paths_show_nothing_and_few_settings_can_be_written,
+        a_masked_path_is_empty_and_cannot_be_run_or_written,
     ],
 }
 
@@ -256,5 +257,41 @@ async fn masked_paths_show_nothing_and_few_settings_can_be_written(bed: &Bed) {
         lines.is_subset(&known),
         "{:?}",
         lines.difference(&known).collect::<Vec<_>>()
+    );
+}
+
+/// Below /proc and /sys there is nothing to hide; elsewhere a mount hides it, by the links of the image.
+async fn a_masked_path_is_empty_and_cannot_be_run_or_written(bed: &Bed) {
+    let folder = bed.folder.join(bed.id("masked"));
+    fs::create_dir_all(folder.join("secret")).expect("make a folder");
+    for file in ["secret/file", "file", "shown", "program"] {
+        fs::write(folder.join(file), "of the host").expect("write");
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o777);
+        fs::set_permissions(folder.join(file), mode).expect("chmod");
+    }
+    let script = "cat /etc/passwd /srv/file /srv/shown; echo; ls /srv/secret; ls /tmp; test -e /nothing && echo made\n\
+                  echo x >/srv/file && echo written; touch /srv/secret/x && echo made; umount /srv/secret && echo shown\n\
+                  /srv/program || echo refused; cat /srv/file";
+    let container = bed.shell(script).with(|spec| {
+        let paths = [
+            "/etc/passwd",
+            "/srv/program",
+            "/srv/file",
+            "/srv/secret",
+            "/srv/secret/file",
+            "/nothing/at/all",
+            "/tmp/later",
+        ];
+        spec["linux"]["maskedPaths"] = json!(paths);
+        let mounts = spec["mounts"].as_array_mut().expect("mounts");
+        mounts.push(json!({
+            "destination": "/srv", "type": "bind", "source": folder, "options": ["rbind", "rw"],
+        }));
+    });
+    let done = container.run().await.expect("run").finish().await;
+    assert_eq!(done.stdout, "of the host\nrefused\n", "{}", done.stderr);
+    assert_eq!(
+        fs::read_to_string(folder.join("file")).expect("read"),
+        "of the host"
     );
 }

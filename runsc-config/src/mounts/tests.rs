@@ -6,6 +6,14 @@ fn hardened(mounts: Value) -> Result<(Vec<Value>, Report), Refusal> {
 }
 
 fn hardened_in(mounts: Value, context: &Context<'_>) -> Result<(Vec<Value>, Report), Refusal> {
+    hardened_under(&Policy::strict(), mounts, context)
+}
+
+fn hardened_under(
+    policy: &Policy,
+    mounts: Value,
+    context: &Context<'_>,
+) -> Result<(Vec<Value>, Report), Refusal> {
     let mut spec = Map::from_iter([("mounts".to_owned(), mounts)]);
     let mut report = Report::default();
     let mut shared = match context.kind {
@@ -15,8 +23,7 @@ fn hardened_in(mounts: Value, context: &Context<'_>) -> Result<(Vec<Value>, Repo
             ..Shared::default()
         },
     };
-    let policy = Policy::strict();
-    harden(&mut spec, &mut shared, &policy, context, &mut report)?;
+    harden(&mut spec, &mut shared, policy, context, &mut report)?;
     Ok((spec["mounts"].as_array().expect("list").clone(), report))
 }
 
@@ -91,6 +98,40 @@ fn a_bind_is_private_whatever_was_asked() {
                 .iter()
                 .any(|option| ["rshared", "slave"].contains(&option.as_str()))
         );
+    }
+}
+
+#[test]
+fn what_the_host_mounts_later_appears_where_the_policy_gives_that_to_who_asks() {
+    let policy = Policy::parse("binds.propagation = true", "x").expect("a policy");
+    for (asked, given, told) in [
+        ("slave", "rslave", 0),
+        ("rslave", "rslave", 0),
+        // What is mounted inside never reaches the host.
+        ("rshared", "rslave", 1),
+        ("rprivate", "rprivate", 0),
+        ("nodev", "rprivate", 0),
+    ] {
+        let mount = json!([
+            { "destination": "/x", "type": "bind", "source": "/home/u/work", "options": ["rbind", asked] },
+            { "destination": "/y", "type": "tmpfs", "options": [asked, "size=1m"] },
+        ]);
+        let (mounts, report) = hardened_under(&policy, mount, &context()).expect("ok");
+        let words = [
+            "private", "rprivate", "shared", "rshared", "slave", "rslave",
+        ];
+        let words = |place| {
+            let options = options_at(&mounts, place).into_iter();
+            let words = options.filter(|option| words.contains(&option.as_str()));
+            words.collect::<Vec<_>>()
+        };
+        assert_eq!(words("/x"), [given], "{asked}");
+        assert!(words("/y").is_empty(), "{asked}");
+        let noted = report.changes.iter();
+        let noted = noted.filter(|change| {
+            change.control == "propagation" && change.asked.starts_with("mounts[0]")
+        });
+        assert_eq!(noted.count(), told, "{asked}");
     }
 }
 

@@ -239,6 +239,8 @@ pub struct Binds {
     pub read_only: Vec<PathBuf>,
     /// As the pod asks.
     pub writable: Vec<PathBuf>,
+    /// What the host mounts later below a bind appears in it where the request asks for that. Default false.
+    pub propagation: bool,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
@@ -256,6 +258,7 @@ pub struct Policy {
     pub(crate) run_as_non_root: bool,
     pub(crate) allow_old_runsc: bool,
     pub(crate) allow_set_uid: bool,
+    pub(crate) allow_unconfined: bool,
     runsc: RunscPolicy,
     log: Log,
     pub(crate) rootfs: Rootfs,
@@ -406,6 +409,14 @@ impl Policy {
                 problem: problem.to_owned(),
             });
         }
+        if self.allow_unconfined && self.runsc.directfs {
+            let problem = " = true: must not be together with runsc.directfs = true, as the sentry alone then keeps a program \
+                           with mount(2) from writing what is mounted below a read-only bind";
+            return Err(Broken {
+                key: "allow_unconfined",
+                problem: problem.to_owned(),
+            });
+        }
         let mut allowed = self.capabilities.allow.iter();
         match allowed.find(|name| crate::process::capability(name).is_none()) {
             Some(name) => Err(Broken {
@@ -481,6 +492,10 @@ mod tests {
             (
                 "run_as_non_root = true\nallow_set_uid = true",
                 "allow_set_uid",
+            ),
+            (
+                "runsc.directfs = true\nallow_unconfined = true",
+                "allow_unconfined",
             ),
             ("[limits]\ncpus = -1.0", "limits.cpus"),
             ("[limits]\ncpus = nan", "limits.cpus"),

@@ -1,13 +1,17 @@
 use super::*;
 use crate::spec::tests::context;
 
+fn given(
+    policy: &Policy,
+    granted: &[&str],
+    asked: Option<&Value>,
+) -> Result<Option<Value>, Refusal> {
+    let mut report = Report::default();
+    effective(asked, granted, policy, context().features, &mut report)
+}
+
 fn profile(asked: Option<Value>) -> Result<Value, Refusal> {
-    effective(
-        asked.as_ref(),
-        &[],
-        context().features,
-        &mut Report::default(),
-    )
+    given(&Policy::strict(), &[], asked.as_ref()).map(|given| given.expect("a profile"))
 }
 
 /// The actions a profile has for a call, in order; its default where it has none.
@@ -70,14 +74,13 @@ fn some_calls_come_with_their_capability_alone() {
 fn what_a_capability_brings_a_callers_profile_takes_away() {
     let names = ["setdomainname", "sethostname"];
     let asked = json!({ "defaultAction": ERRNO, "syscalls": [{ "names": ["setdomainname"], "action": ALLOW }] });
-    let given = |asked: Option<&Value>| {
-        let mut report = Report::default();
-        let given = effective(asked, &["CAP_SYS_ADMIN"], context().features, &mut report);
+    let counted = |asked: Option<&Value>| {
+        let given = given(&Policy::strict(), &["CAP_SYS_ADMIN"], asked).expect("given");
         let given = given.expect("a profile");
         names.map(|name| actions(&given, name).len())
     };
-    assert_eq!(given(None), [1, 1]);
-    assert_eq!(given(Some(&asked)), [1, 0]);
+    assert_eq!(counted(None), [1, 1]);
+    assert_eq!(counted(Some(&asked)), [1, 0]);
 }
 
 #[test]
@@ -88,6 +91,24 @@ fn without_a_profile_the_built_in_one_holds() {
     assert_eq!(actions(&profile, "clone"), [(ALLOW.to_owned(), 1)]);
     assert_eq!(actions(&profile, "clone3"), [(TRACE.to_owned(), 0)]);
     assert!(actions(&profile, "ptrace").is_empty() && actions(&profile, "mount").is_empty());
+}
+
+#[test]
+fn nothing_is_enforced_where_the_policy_allows_that_and_no_profile_is_asked_for() {
+    let policy = Policy::parse("allow_unconfined = true", "x").expect("a policy");
+    for none in [None, Some(Value::Null)] {
+        assert_eq!(given(&policy, &[], none.as_ref()), Ok(None));
+    }
+    for some in [
+        json!({ "defaultAction": ALLOW }),
+        json!({ "defaultAction": ERRNO }),
+    ] {
+        let strict = given(&Policy::strict(), &[], Some(&some));
+        assert!(strict.as_ref().is_ok_and(Option::is_some), "{strict:?}");
+        assert_eq!(given(&policy, &[], Some(&some)), strict);
+    }
+    let broken = json!({ "defaultAction": "SCMP_ACT_LOG" });
+    given(&policy, &[], Some(&broken)).expect_err("refused");
 }
 
 #[test]

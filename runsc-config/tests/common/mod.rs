@@ -73,6 +73,9 @@ pub struct Allowed {
     pub root: bool,
     /// Together with `root` alone.
     pub set_uid: bool,
+    /// Without `directfs` alone.
+    pub unconfined: bool,
+    pub propagation: bool,
     pub directfs: bool,
     pub kvm: bool,
     pub capabilities: Vec<String>,
@@ -97,6 +100,8 @@ impl Allowed {
             exec: false,
             root: true,
             set_uid: false,
+            unconfined: false,
+            propagation: false,
             directfs: false,
             kvm: false,
             capabilities: Vec::new(),
@@ -116,17 +121,18 @@ impl Allowed {
         let [read_only, writable] = &self.binds;
         let [grants_network, grants_root, grants_exec] = self.grants;
         let text = format!(
-            "network = {:?}\nrun_as_non_root = {}\nallow_set_uid = {}\nrunsc.directfs = {}\nrunsc.platform = {:?}\n\
+            "network = {:?}\nrun_as_non_root = {}\nallow_set_uid = {}\nallow_unconfined = {}\nrunsc.directfs = {}\nrunsc.platform = {:?}\n\
              rootfs = {{ writable = {}, size_mib = {overlay} }}\n\
              scratch = {{ exec = {}, tmp_mib = {tmp}, run_mib = {run}, shm_mib = {shm} }}\n\
              capabilities.allow = {:?}\n\
              limits = {{ pids = {}, open_files = {}, memory_mib = {}, cpus = {}.{:02} }}\n\
-             binds = {{ read_only = {read_only:?}, writable = {writable:?} }}\n\
+             binds = {{ read_only = {read_only:?}, writable = {writable:?}, propagation = {} }}\n\
              [kubernetes.namespaces.granted]\n\
              network = {:?}\nrootfs_writable = {grants_root}\nscratch_exec = {grants_exec}\n",
             network(self.network),
             !self.root,
             self.set_uid,
+            self.unconfined,
             self.directfs,
             if self.kvm { "kvm" } else { "systrap" },
             self.writable,
@@ -137,6 +143,7 @@ impl Allowed {
             self.memory_mib,
             self.cpu / 100,
             self.cpu % 100,
+            self.propagation,
             network(grants_network),
         );
         Policy::parse(&text, "generated").expect("a policy")
@@ -254,7 +261,7 @@ pub fn assert_held(asked: &Value, hardened: &Hardened, allowed: &Allowed, asker:
     let allowed = &allowed.with_grants(asked, asker);
     assert!(allowed.writable || spec["root"]["readonly"] == json!(true));
     held_process(asked, &spec, allowed);
-    held_seccomp(&spec);
+    held_seccomp(asked, &spec, allowed);
     held_mounts(asked, &spec, allowed, asker);
     let root = Path::new(spec["root"]["path"].as_str().expect("a root"));
     assert!(normal(root), "{root:?}");
@@ -509,8 +516,12 @@ static BUILT_IN: LazyLock<BTreeSet<String>> = LazyLock::new(|| {
 });
 
 /// The capabilities it has were compared with the policy's before.
-fn held_seccomp(spec: &Value) {
+fn held_seccomp(asked: &Value, spec: &Value, allowed: &Allowed) {
     let profile = &spec["linux"]["seccomp"];
+    if allowed.unconfined && asked["linux"]["seccomp"].is_null() {
+        assert!(profile.is_null(), "{profile}");
+        return;
+    }
     let sets = &spec["process"]["capabilities"];
     let of = |set: &str| texts(sets, set);
     let granted: BTreeSet<&str> = ["/bounding", "/permitted"]
@@ -578,9 +589,22 @@ fn held_mounts(asked: &Value, spec: &Value, allowed: &Allowed, asker: Asker) {
             destination.starts_with('/') && !destination.contains("/../"),
             "{mount}"
         );
-        for shared in ["shared", "rshared", "slave", "rslave", "idmap", "ridmap"] {
+        for shared in ["shared", "rshared", "slave", "idmap", "ridmap"] {
             assert!(!options.contains(&shared), "{mount}");
         }
+        let is_bind = mount["type"] == "bind";
+        assert!(
+            (allowed.propagation && is_bind) || !options.contains(&"rslave"),
+            "{mount}"
+        );
+        // Without a word a bind would be a slave.
+        assert!(
+            !is_bind
+                || ["rprivate", "rslave"]
+                    .iter()
+                    .any(|one| options.contains(one)),
+            "{mount}"
+        );
         match mount["type"].as_str().expect("a type") {
             "bind" => {
                 let source = Path::new(mount["source"].as_str().expect("source"));

@@ -71,7 +71,7 @@ fn mounts() -> impl Strategy<Value = Value> {
     let kind = prop_oneof![20 => given, 1 => refused];
     let options = subsequence(
         vec![
-            "rw", "ro", "exec", "suid", "dev", "rshared", "size=9g", "size=1m", "mode=777",
+            "rw", "ro", "exec", "suid", "dev", "rshared", "slave", "size=9g", "size=1m", "mode=777",
         ],
         0..6,
     );
@@ -287,7 +287,7 @@ pub fn spec() -> impl Strategy<Value = Value> {
 
 /// Policies, of the strictest and of any.
 pub fn allowed() -> impl Strategy<Value = Allowed> {
-    let flags = any::<([bool; 7], [bool; 3])>();
+    let flags = any::<([bool; 9], [bool; 3])>();
     let numbers = (1_u64..2000, 16_u64..5000, 64_u64..4096, 1_u64..800);
     let sizes = [1_u64..200, 1..200, 1..200, 1..5000];
     let folders = vec!["/srv/models", "/srv/results"];
@@ -297,7 +297,17 @@ pub fn allowed() -> impl Strategy<Value = Allowed> {
     ];
     (flags, some_capabilities(), numbers, sizes, binds).prop_map(
         |((flags, grants), capabilities, numbers, sizes, binds)| {
-            let [network, writable, exec, root, set_uid, directfs, kvm] = flags;
+            let [
+                network,
+                writable,
+                exec,
+                root,
+                set_uid,
+                unconfined,
+                propagation,
+                directfs,
+                kvm,
+            ] = flags;
             let (tasks, open_files, memory_mib, cpu) = numbers;
             Allowed {
                 network,
@@ -305,6 +315,8 @@ pub fn allowed() -> impl Strategy<Value = Allowed> {
                 exec,
                 root,
                 set_uid: set_uid && root,
+                unconfined: unconfined && !directfs,
+                propagation,
                 directfs,
                 kvm,
                 capabilities: capabilities.into_iter().map(str::to_owned).collect(),
@@ -339,7 +351,10 @@ pub fn looser() -> impl Strategy<Value = (Allowed, Allowed)> {
             exec: strict.exec || other.exec,
             root: strict.root || other.root,
             set_uid: strict.set_uid || other.set_uid,
-            directfs: strict.directfs || other.directfs,
+            unconfined: strict.unconfined || (other.unconfined && !strict.directfs),
+            propagation: strict.propagation || other.propagation,
+            // Not together with `unconfined`.
+            directfs: strict.directfs || (other.directfs && !strict.unconfined),
             kvm: strict.kvm,
             capabilities,
             tasks: strict.tasks.max(other.tasks),
