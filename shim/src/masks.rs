@@ -128,6 +128,7 @@ mod tests {
         fs::write(at("usr/bin/ls"), "x").expect("write");
         symlink("/usr/bin", at("bin")).expect("link");
         symlink("../../../../usr", at("up")).expect("link");
+        symlink("usr/bin", at("inside")).expect("link");
         symlink("/proc/self/root", at("out")).expect("link");
         root
     }
@@ -159,7 +160,7 @@ mod tests {
         assert_eq!(find("usr/bin/ls").expect("look"), found(false));
         assert_eq!(find("").expect("look"), found(true));
         assert_eq!(find("none").expect("look"), None);
-        for link in ["bin", "bin/ls", "up"] {
+        for link in ["bin", "bin/ls", "up", "inside", "inside/ls"] {
             find(link).expect_err(link);
         }
     }

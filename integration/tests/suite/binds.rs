@@ -26,6 +26,7 @@ cases! {
         a_folder_exchanged_before_a_pods_container_starts_is_not_followed,
         a_link_is_judged_by_where_it_leads,
         what_is_mounted_in_a_users_folder_later_appears_where_the_policy_gives_it,
+        what_is_mounted_for_a_container_does_not_appear_on_the_host,
     ],
 }
 
@@ -154,26 +155,37 @@ async fn a_link_is_judged_by_where_it_leads(bed: &Bed) {
     assert!(error.message().contains("never given"), "{error:?}");
 }
 
-/// The folder is opened for the container, so what it has is a copy of the mount.
-async fn what_is_mounted_in_a_users_folder_later_appears_where_the_policy_gives_it(bed: &Bed) {
-    let home = Home::new(bed);
+fn tmpfs(place: &Path, flags: MsFlags) {
+    mount(Some("tmpfs"), place, Some("tmpfs"), flags, None::<&str>).expect("mount");
+}
+
+/// A mount in a user's folder that others hear of, with a folder to mount something in.
+fn shared_mount(home: &Home) -> (PathBuf, PathBuf) {
     let (work, below) = (home.path("user/work"), home.path("user/work/below"));
-    let tmpfs = |place: &Path, flags| {
-        mount(Some("tmpfs"), place, Some("tmpfs"), flags, None::<&str>).expect("mount");
-    };
     tmpfs(&work, MsFlags::empty());
     tmpfs(&work, MsFlags::MS_SHARED);
     fs::create_dir(&below).expect("make a folder");
+    (work, below)
+}
+
+fn with_propagation<'a>(builder: Builder<'a>, work: &Path, option: &str) -> Builder<'a> {
+    builder.with(|spec| {
+        let mounts = spec["mounts"].as_array_mut().expect("mounts");
+        mounts.push(serde_json::json!({
+            "destination": "/srv", "type": "bind", "source": work, "options": ["rbind", option],
+        }));
+    })
+}
+
+/// The folder is opened for the container, so what it has is a copy of the mount.
+async fn what_is_mounted_in_a_users_folder_later_appears_where_the_policy_gives_it(bed: &Bed) {
+    let home = Home::new(bed);
+    let (work, below) = shared_mount(&home);
     let mut seen = Vec::new();
     for policy in ["", "binds.propagation = true"] {
         let _policy = NodePolicy::set(policy);
         for option in ["rprivate", "rslave"] {
-            let container = bed.container(&["sleep", "1000"]).with(|spec| {
-                let mounts = spec["mounts"].as_array_mut().expect("mounts");
-                mounts.push(serde_json::json!({
-                    "destination": "/srv", "type": "bind", "source": work, "options": ["rbind", option],
-                }));
-            });
+            let container = with_propagation(bed.container(&["sleep", "1000"]), &work, option);
             let container = container.run().await.expect("run");
             tmpfs(&below, MsFlags::empty());
             fs::write(below.join("later"), "").expect("write");
@@ -198,4 +210,19 @@ async fn what_is_mounted_in_a_users_folder_later_appears_where_the_policy_gives_
     }
     umount(&work).expect("unmount");
     assert_eq!(seen, ["", "", "", "", "", "", "later\n", ""]);
+}
+
+/// Whoever mounts in the namespace that runsc is given: nothing of it is to reach the mount that was opened.
+async fn what_is_mounted_for_a_container_does_not_appear_on_the_host(bed: &Bed) {
+    let home = Home::new(bed);
+    let (work, below) = shared_mount(&home);
+    let _policy = NodePolicy::set("binds.propagation = true");
+    let script = r"place=$(grep -o '/[^ ]*/bind-[0-9]*' /proc/self/mountinfo | head -n 1)/below
+mount -n -t tmpfs inside $place && touch $place/inside || exit 1";
+    let _wrapper = Wrapper::at(bed, "create", script);
+    let container = with_propagation(bed.shell("ls /srv/below"), &work, "rslave");
+    let done = container.run().await.expect("run").finish().await;
+    let on_host: Vec<_> = fs::read_dir(&below).expect("list").collect();
+    umount(&work).expect("nothing is mounted in it");
+    assert_eq!((done.stdout.as_str(), on_host.len()), ("inside\n", 0));
 }
