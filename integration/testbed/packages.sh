@@ -9,6 +9,7 @@ packages=(
   protobuf-compiler        # the tests' client of containerd's API is generated
   libprotobuf-dev          # the well-known types that it imports
   runc                     # the runtime that Bulkhead is compared with
+  procps                   # ps, which nerdctl runs
   iproute2                 # links and addresses of the testbed's own network
   mmdebstrap               # makes the images from Debian packages
   debian-archive-keyring   # what those packages are verified with

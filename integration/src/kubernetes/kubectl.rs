@@ -51,7 +51,26 @@ pub(super) async fn run(folder: &Path, args: &[&str], stdin: &str) -> Answer {
     command
         .arg("--kubeconfig")
         .arg(folder.join("access.json"))
-        .args(args)
+        .args(args);
+    answer(command, folder, args, stdin).await
+}
+
+/// In a terminal of 33 rows and 101 columns, which `script` makes (Debian: bsdutils).
+pub(super) async fn in_a_terminal(folder: &Path, args: &[&str]) -> Answer {
+    let quoted = args.iter().map(|arg| format!("'{arg}'"));
+    let line = format!(
+        "stty rows 33 cols 101; exec {} --kubeconfig {} {}",
+        program("kubectl").display(),
+        folder.join("access.json").display(),
+        quoted.collect::<Vec<_>>().join(" ")
+    );
+    let mut command = Command::new("script");
+    command.args(["--quiet", "--return", "--command", &line, "/dev/null"]);
+    answer(command, folder, args, "").await
+}
+
+async fn answer(mut command: Command, folder: &Path, args: &[&str], stdin: &str) -> Answer {
+    command
         .env("HOME", folder)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())

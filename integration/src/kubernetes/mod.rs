@@ -36,6 +36,15 @@ pub struct Cluster {
     cri: Cri,
 }
 
+/// kubectl's arguments for whether the node is ready, and since when it is or is not.
+const READY: [&str; 5] = [
+    "get",
+    "node",
+    NODE,
+    "-o",
+    "jsonpath={range .status.conditions[?(@.type=='Ready')]}{.status} {.lastTransitionTime}{end}",
+];
+
 impl Cluster {
     /// Starts everything and waits until the node is ready.
     ///
@@ -71,6 +80,11 @@ impl Cluster {
     /// Runs `kubectl`.
     pub async fn kubectl(&self, args: &[&str]) -> Answer {
         kubectl::run(&self.folder, args, "").await
+    }
+
+    /// Runs `kubectl` in a terminal of 33 rows and 101 columns; no argument may have a single quote.
+    pub async fn kubectl_in_a_terminal(&self, args: &[&str]) -> Answer {
+        kubectl::in_a_terminal(&self.folder, args).await
     }
 
     /// Runs `kubectl` with something on its stdin.
@@ -124,17 +138,20 @@ impl Cluster {
     /// # Panics
     /// When it does not.
     pub async fn ready(&self) {
-        let query = [
-            "get",
-            "node",
-            NODE,
-            "-o",
-            "jsonpath={.status.conditions[?(@.type=='Ready')].status}",
-        ];
-        self.until("the node is ready", UP, &query, |answer| {
-            answer.stdout == "True"
+        self.until("the node is ready", UP, &READY, |answer| {
+            answer.stdout.starts_with("True ")
         })
         .await;
+    }
+
+    /// Since when the node is ready, without a break, as the API server has it.
+    ///
+    /// # Panics
+    /// When it is not.
+    pub async fn ready_since(&self) -> String {
+        let answer = self.kubectl(&READY).await;
+        let since = answer.stdout.strip_prefix("True ");
+        since.expect("the node is ready").to_owned()
     }
 
     /// Starts the controllers of these names, which are there until the result is dropped.

@@ -65,8 +65,14 @@ async fn a_containerd_that_is_restarted_finds_its_pods(bed: &Bed) {
     .await;
 }
 
-/// A pod of a class that cannot work: an event names it, the node stays ready and another pod runs.
+/// A pod of a class that cannot work: an event names it, the node stays ready all the time, a pod that was there is not
+/// touched, and another one runs.
 async fn is_told(bed: &Bed, class: &str, words: &[&str]) {
+    let neighbour = Pod::new(bed, cluster(), "bulkhead", "sleep 1000")
+        .up()
+        .await;
+    let started = neighbour.get(RUNNING).await;
+    let ready_since = cluster().ready_since().await;
     let pod = Pod::new(bed, cluster(), class, "true");
     pod.apply().await;
     let event = pod.event("FailedCreatePodSandBox").await;
@@ -76,9 +82,16 @@ async fn is_told(bed: &Bed, class: &str, words: &[&str]) {
     let other = Pod::new(bed, cluster(), "bulkhead", "true");
     assert_eq!(other.end().await, "Succeeded");
     other.delete().await;
-    cluster().ready().await;
+    assert_eq!(cluster().ready_since().await, ready_since);
+    assert_eq!(neighbour.get(RUNNING).await, started);
+    assert!(started.starts_with("0 true "), "{started}");
     pod.delete().await;
+    neighbour.delete().await;
 }
+
+/// How often a pod's container was started anew, whether it runs, and since when.
+const RUNNING: &str = "{.status.containerStatuses[0].restartCount} {.status.containerStatuses[0].ready} \
+                       {.status.containerStatuses[0].state.running.startedAt}";
 
 async fn a_class_without_a_handler_is_named(bed: &Bed) {
     is_told(bed, "no-handler", &["no-handler", "no runtime"]).await;

@@ -18,6 +18,7 @@ cases! {
         init_containers_end_one_after_the_other,
         a_sidecar_runs_before_and_beside_the_others,
         exec_and_cp_reach_a_running_container,
+        exec_in_a_terminal_has_its_size_and_its_exit_code,
         attach_reads_and_types,
         a_log_that_grows_is_rotated_and_goes_on,
         exec_probes_decide_readiness_and_restart,
@@ -61,8 +62,10 @@ async fn init_containers_end_one_after_the_other(bed: &Bed) {
 }
 
 async fn a_sidecar_runs_before_and_beside_the_others(bed: &Bed) {
-    let sidecar = "echo up >/work/x; trap 'exit 0' TERM; while :; do sleep 0.1; done";
-    let pod = Pod::new(bed, cluster(), "bulkhead", "cat /work/x")
+    let sidecar = "trap 'exit 0' TERM; n=0; while :; do n=$((n+1)); echo $n >/work/new; mv /work/new /work/x; sleep 0.1; done";
+    let main = "first=$(cat /work/x); for n in $(seq 100); do sleep 0.1; [ $(cat /work/x) -gt $((first+5)) ] && break; done\n\
+                [ $first -gt 0 ] && echo before; [ $(cat /work/x) -gt $((first+5)) ] && echo beside";
+    let pod = Pod::new(bed, cluster(), "bulkhead", main)
         .first("sidecar", sidecar)
         .with("/initContainers/0/restartPolicy", json!("Always"))
         .with(
@@ -71,7 +74,7 @@ async fn a_sidecar_runs_before_and_beside_the_others(bed: &Bed) {
         )
         .volume("work", "/work", &json!({ "emptyDir": {} }));
     assert_eq!(pod.end().await, "Succeeded");
-    assert_eq!(pod.logs("main").await, "up\n");
+    assert_eq!(pod.logs("main").await, "before\nbeside\n");
     pod.delete().await;
 }
 
@@ -91,6 +94,18 @@ async fn exec_and_cp_reach_a_running_container(bed: &Bed) {
         cluster().kubectl(&["cp", &from, &to]).await.ok();
     }
     assert_eq!(fs::read_to_string(back).expect("copied"), "carried\n");
+    pod.delete().await;
+}
+
+async fn exec_in_a_terminal_has_its_size_and_its_exit_code(bed: &Bed) {
+    let pod = Pod::new(bed, cluster(), "bulkhead", "sleep 1000");
+    let pod = pod.up().await;
+    // The size comes after the program has been started.
+    let script = "for n in $(seq 100); do [ \"$(stty size)\" = \"33 101\" ] && break; sleep 0.1; done; stty size; exit 9";
+    let exec = ["exec", "-it", pod.name.as_str(), "--", "sh", "-c", script];
+    let answer = cluster().kubectl_in_a_terminal(&exec).await;
+    assert!(answer.stdout.contains("33 101\r\n"), "{answer:?}");
+    assert_eq!(answer.code, 9, "{answer:?}");
     pod.delete().await;
 }
 

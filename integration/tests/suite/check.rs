@@ -110,12 +110,31 @@ async fn a_runsc_that_is_missing_or_anybodys_is_found(bed: &Bed) {
     assert!(error.message().contains("only root may write"), "{error:?}");
 }
 
-async fn a_state_folder_that_others_may_enter_is_found(_: &Bed) {
-    let root = "/run/bulkhead";
-    fs::set_permissions(root, fs::Permissions::from_mode(0o755)).expect("chmod");
-    let faults = faults(&[]);
-    fs::set_permissions(root, fs::Permissions::from_mode(0o700)).expect("chmod");
-    assert_found(&faults, "state", "fail", "0755");
+/// One that is empty holds nothing that others may not reach, and the first sandbox closes it: a DaemonSet's volume makes it so.
+async fn a_state_folder_that_others_may_enter_is_found(bed: &Bed) {
+    let root = bed.folder.join(bed.id("state"));
+    fs::create_dir(&root).expect("make a folder");
+    let _policy = NodePolicy::set(&format!("runsc.root = {root:?}"));
+    let state = |mode| {
+        fs::set_permissions(&root, fs::Permissions::from_mode(mode)).expect("chmod");
+        let (_, findings) = check(&[], PATH_FOLDER);
+        let state = findings.iter().find(|finding| finding[0] == "state");
+        let [_, state, text, _] = state.expect("the state folder");
+        format!("{state}: {text}")
+    };
+    assert!(state(0o755).starts_with("ok: "), "{}", state(0o755));
+    assert!(
+        state(0o777).starts_with("fail: ") && state(0o777).contains("0777"),
+        "{}",
+        state(0o777)
+    );
+    fs::create_dir(root.join("sandbox")).expect("make a folder");
+    assert!(
+        state(0o755).starts_with("fail: ") && state(0o755).contains("0755"),
+        "{}",
+        state(0o755)
+    );
+    assert!(state(0o700).starts_with("ok: "), "{}", state(0o700));
 }
 
 async fn handlers_of_containerd_are_found_with_their_faults(bed: &Bed) {

@@ -25,6 +25,8 @@ use request::{LOGGING, Store};
 cases! {
     Needs::Any => [
         a_detached_container_is_logged_by_nerdctl_itself,
+        a_detached_containers_log_can_be_followed,
+        services_of_a_compose_file_share_a_volume_and_end_apart,
         a_terminal_needs_no_stderr_though_one_is_named,
         an_exec_takes_its_terminals_size_before_it_is_started,
         a_paused_container_is_removed_by_force,
@@ -61,6 +63,53 @@ async fn a_detached_container_is_logged_by_nerdctl_itself(bed: &Bed) {
     ] {
         assert!(environment.lines().any(|one| one == line), "{environment}");
     }
+}
+
+/// `nerdctl logs -f`: it reads what the logger has written (`pkg/logging/json_logger.go`), so each line must be there while the program
+/// runs.
+async fn a_detached_containers_log_can_be_followed(bed: &Bed) {
+    let store = Store::new(bed);
+    let script = "echo first; while [ ! -e /tmp/go ]; do sleep 0.05; done; echo second; sleep 1000";
+    let run = store.run(bed, &["sh", "-c", script]);
+    let container = run.log_to(&store.log_uri()).run().await.expect("run");
+    let has = |text: &'static str| {
+        let store = &store;
+        eventually(text, Duration::from_secs(5), move || {
+            store.read("out") == text
+        })
+    };
+    has("first\n").await;
+    container.exec("go", &["touch", "/tmp/go"]).finish().await;
+    has("first\nsecond\n").await;
+    container.remove().await;
+}
+
+/// `nerdctl compose up`: containers of their own with compose's labels, that have a volume of nerdctl's (`pkg/composer`,
+/// `pkg/mountutil/volumestore`) in common.
+async fn services_of_a_compose_file_share_a_volume_and_end_apart(bed: &Bed) {
+    let store = Store::new(bed);
+    let volume = store.path("volumes/app_data/_data");
+    std::fs::create_dir_all(&volume).expect("make the volume");
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o777);
+    std::fs::set_permissions(&volume, mode).expect("open the volume");
+    let service = async |name: &str, script: &str| {
+        let run = store.run(bed, &["sh", "-c", script]).with(|spec| {
+            spec["annotations"]["com.docker.compose.project"] = "app".into();
+            spec["annotations"]["com.docker.compose.service"] = name.into();
+            let mounts = spec["mounts"].as_array_mut().expect("mounts");
+            mounts.push(json!({
+                "destination": "/srv", "type": "none", "source": volume, "options": ["rbind", "rprivate"],
+            }));
+        });
+        run.run().await.expect("run")
+    };
+    let reader = "until [ -e /srv/asked ]; do sleep 0.05; done; cat /srv/asked; echo answered >/srv/answer; sleep 1000";
+    let reader = service("reader", reader).await;
+    let writer = "echo asked >/srv/asked; until [ -e /srv/answer ]; do sleep 0.05; done; cat /srv/answer; exit 4";
+    let done = service("writer", writer).await.finish().await;
+    assert_eq!((done.status, done.stdout.as_str()), (4, "answered\n"));
+    assert_eq!(reader.status().await.expect("status"), Status::Running);
+    reader.remove().await;
 }
 
 fn terminal(spec: &mut Value) {

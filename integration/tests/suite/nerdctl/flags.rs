@@ -88,8 +88,20 @@ const REFUSED: [(&str, Change, &str); 10] = [
     ),
     (
         "--privileged",
-        |spec| device(spec, "/dev/mem", 1, 1),
-        "/dev/mem: a sandbox has no device of the host",
+        // `WithAllDevices` and `WithAllCapabilities` among others.
+        |spec| {
+            for (path, major, minor) in [
+                ("/dev/autofs", 10, 235),
+                ("/dev/fuse", 10, 229),
+                ("/dev/mem", 1, 1),
+            ] {
+                device(spec, path, major, minor);
+            }
+            for unset in ["maskedPaths", "readonlyPaths", "seccomp"] {
+                spec["linux"][unset] = Value::Null;
+            }
+        },
+        "/dev/autofs and 2 more, as of a privileged container: a sandbox has no device of the host",
     ),
     (
         "-v /:/mnt",
@@ -120,7 +132,7 @@ async fn flags_that_share_the_host_are_refused_in_words(bed: &Bed) {
 }
 
 /// A flag, what nerdctl makes of it, what to look with, and what is seen.
-const CLAMPED: [(&str, Change, &str, &str); 8] = [
+const CLAMPED: [(&str, Change, &str, &str); 11] = [
     (
         "--cap-add SYS_ADMIN",
         |spec| {
@@ -142,6 +154,24 @@ const CLAMPED: [(&str, Change, &str, &str); 8] = [
         |_| {},
         "touch /new 2>&1",
         "touch: /new: Read-only file system\n",
+    ),
+    (
+        "--read-only",
+        |spec| spec["root"]["readonly"] = true.into(),
+        "touch /new 2>&1; touch /tmp/new && echo scratch",
+        "touch: /new: Read-only file system\nscratch\n",
+    ),
+    (
+        "--net none",
+        |spec| spec["annotations"]["nerdctl/networks"] = "[\"none\"]".into(),
+        "tail -n +3 /proc/net/dev | cut -d: -f1",
+        "    lo\n",
+    ),
+    (
+        "--security-opt seccomp=unconfined",
+        |spec| spec["linux"]["seccomp"] = Value::Null,
+        "grep Seccomp: /proc/self/status; unshare -U true 2>/dev/null || echo refused",
+        "Seccomp:\t2\nrefused\n",
     ),
     (
         "--security-opt systempaths=unconfined",

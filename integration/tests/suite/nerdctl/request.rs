@@ -4,9 +4,10 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
+use std::sync::OnceLock;
 
 use containerd_client::types::Mount;
-use integration::bed::{Bed, IMAGE};
+use integration::bed::{Bed, IMAGE, IMAGE_NAME};
 use integration::client::NAMESPACE;
 use integration::container::Builder;
 use integration::fifo::sha256;
@@ -110,6 +111,7 @@ impl Store {
             self.process(&mut spec["process"], &hostname);
             self.mounts(&mut spec["mounts"], &state);
             linux(&mut spec["linux"]);
+            spec["linux"]["seccomp"] = default_profile(bed).clone();
             spec["annotations"] = self.annotations(&id, &hostname, &state);
             spec["hooks"] = self.hooks();
         })
@@ -183,6 +185,21 @@ impl Drop for Store {
     fn drop(&mut self) {
         let _ = fs::remove_dir_all(&self.0);
     }
+}
+
+/// containerd's own profile, which nerdctl asks for without `--security-opt seccomp=…` (`run_security_linux.go`), by the word
+/// of containerd's client.
+fn default_profile(bed: &Bed) -> &'static Value {
+    static PROFILE: OnceLock<Value> = OnceLock::new();
+    PROFILE.get_or_init(|| {
+        let id = bed.id("profile");
+        bed.ctr_ok(&["container", "create", "--seccomp", IMAGE_NAME, &id]);
+        let spec = bed.ctr_ok(&["container", "info", "--spec", &id]);
+        bed.ctr_ok(&["container", "delete", &id]);
+        let spec: Value = serde_json::from_str(&spec).expect("a spec");
+        assert!(spec["linux"]["seccomp"]["syscalls"].is_array(), "{spec}");
+        spec["linux"]["seccomp"].clone()
+    })
 }
 
 /// `withDefaultUnprivilegedPortSysctl` (`create.go`), `generateCgroupOpts` (`run_cgroup_linux.go`), which leaves empty parts,
