@@ -31,6 +31,7 @@ cases! {
         close_io_of_a_container_without_stdin_is_no_error,
     ],
     Needs::Bulkhead => [
+        a_reader_that_comes_after_the_exit_gets_what_was_written,
         fifty_mib_beyond_the_rate_arrive_whole_and_slowed,
         a_program_that_floods_its_output_is_killed_at_once,
         an_exec_has_no_rate,
@@ -183,6 +184,21 @@ async fn a_slow_reader_slows_the_program_and_gets_everything(bed: &Bed) {
     assert!(text == lines().into_bytes(), "lines differ");
     assert_eq!(container.wait().await.expect("wait").status, 0);
     container.delete().await.expect("delete");
+}
+
+/// containerd's clients open their ends beside what else they do: a program can be faster.
+async fn a_reader_that_comes_after_the_exit_gets_what_was_written(bed: &Bed) {
+    let fifo = Fifo::new(bed);
+    let container = bed.shell("echo last words; exit 5").log_to(&fifo.path());
+    let container = container.run().await.expect("run");
+    assert_eq!(container.wait().await.expect("wait").status, 5);
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    let mut reader = fifo.open();
+    container.delete().await.expect("delete");
+    let mut text = String::new();
+    reader.read_to_string(&mut text).expect("read");
+    // Both outputs go there, and only one had any.
+    assert_eq!(text, "last words\n");
 }
 
 async fn a_reader_that_comes_back_gets_the_rest(bed: &Bed) {

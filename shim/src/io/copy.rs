@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use tokio::io::unix::AsyncFd;
 use tokio::sync::watch;
 
+use crate::io::fifo;
 use crate::io::throttle::Throttle;
 use crate::poll;
 
@@ -21,8 +22,10 @@ const HELD_OPEN_LIMIT: Duration = Duration::from_secs(2);
 /// Where a copy goes.
 #[derive(Debug)]
 pub(crate) enum Sink {
-    /// A pipe, FIFO or terminal.
+    /// A pipe or terminal.
     Stream(AsyncFd<File>),
+    /// A client's FIFO, open at both ends.
+    Fifo(AsyncFd<File>),
     /// A file, whose disk may be slow and cannot be waited for otherwise than by a thread.
     File(Arc<File>),
 }
@@ -34,14 +37,27 @@ impl Sink {
         poll::pollable(file.into()).map(Self::Stream)
     }
 
+    /// # Errors
+    /// As [`Sink::stream`].
+    pub(crate) fn fifo(file: File) -> io::Result<Self> {
+        poll::pollable(file.into()).map(Self::Fifo)
+    }
+
     pub(crate) fn file(file: File) -> Self {
         Self::File(Arc::new(file))
+    }
+
+    /// Lets go of it, once what was written is the client's.
+    async fn finish(self) {
+        if let Self::Fifo(fifo) = self {
+            fifo::hand_over(fifo.into_inner()).await;
+        }
     }
 
     /// Writes all of the buffer and gives it back.
     async fn write(&self, buffer: Vec<u8>) -> io::Result<Vec<u8>> {
         match self {
-            Self::Stream(stream) => {
+            Self::Stream(stream) | Self::Fifo(stream) => {
                 let mut data = buffer.as_slice();
                 while !data.is_empty() {
                     let mut ready = stream.writable().await?;
@@ -134,7 +150,7 @@ impl Pump {
             let has_exited = *exited.borrow();
             let read = tokio::select! {
                 read = self.read(&mut buffer) => read,
-                () = tokio::time::sleep(HELD_OPEN_LIMIT), if has_exited => return,
+                () = tokio::time::sleep(HELD_OPEN_LIMIT), if has_exited => Ok(false),
                 changed = exited.changed(), if !has_exited => {
                     if changed.is_err() {
                         return;
@@ -144,7 +160,7 @@ impl Pump {
             };
             match read {
                 Ok(true) => {}
-                Ok(false) => return,
+                Ok(false) => return self.to.finish().await,
                 Err(error) => return log_failure(Err(error)),
             }
             // What is not read stays in the pipe, and the program waits: nothing is dropped.

@@ -123,7 +123,7 @@ impl Sinks {
                 }
                 Some(LogUri::File(path)) => Sink::file(logger::open_file(&path).map_err(failed)?),
                 None => open_output(path_of(uri))
-                    .and_then(Sink::stream)
+                    .and_then(Sink::fifo)
                     .map_err(failed)?,
             };
             match name {
