@@ -2,6 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::Read as _;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -193,7 +194,13 @@ async fn a_reader_that_comes_after_the_exit_gets_what_was_written(bed: &Bed) {
     let container = container.run().await.expect("run");
     assert_eq!(container.wait().await.expect("wait").status, 5);
     tokio::time::sleep(Duration::from_millis(100)).await;
-    let mut reader = fifo.open();
+    // Where nobody had it open any more, a blocking open would wait for ever.
+    let nonblocking = nix::fcntl::OFlag::O_NONBLOCK.bits();
+    let open = File::options()
+        .read(true)
+        .custom_flags(nonblocking)
+        .open(&fifo.0);
+    let mut reader = open.expect("open the FIFO");
     container.delete().await.expect("delete");
     let mut text = String::new();
     reader.read_to_string(&mut text).expect("read");
