@@ -167,6 +167,12 @@ async fn handlers_of_containerd_are_found_with_their_faults(bed: &Bed) {
         "pod_annotations = [\"dev.bulkhead.*\"]\noptions.ConfigPath = \"/nonexistent/p.toml\"";
     write("b.toml", &handler("lost", options));
     assert_found(&found(), "containerd", "fail", "/nonexistent/p.toml");
+    let own = folder.join("own.toml");
+    fs::write(&own, "runsc.path = \"/nonexistent/runsc\"").expect("write");
+    let options = format!("pod_annotations = [\"dev.bulkhead.*\"]\noptions.ConfigPath = {own:?}");
+    write("b.toml", &handler("bare", &options));
+    assert_found(&found(), "runsc", "fail", "handler bare, policy");
+    assert_found(&found(), "runsc", "fail", "/nonexistent/runsc is not");
     write("b.toml", "not toml");
     assert_found(&found(), "containerd", "fail", "b.toml");
 }

@@ -105,16 +105,25 @@ fn judge(handler: Handler<'_>, table: &toml::Table, file: &ConfigFile, findings:
         let text = format!("handler {name}: what pods ask for by {PATTERN} does not arrive");
         findings.add("containerd", State::Warn, text, fix);
     }
-    if let Some(path) = handler.policy()
-        && let Err(error) = Policy::load(Path::new(path))
-    {
-        let fix = "mend the file: until then the handler makes no container";
-        findings.add(
-            "containerd",
-            State::Fail,
-            format!("handler {name}: {error}"),
-            fix,
-        );
+    let Some(path) = handler.policy() else {
+        return;
+    };
+    match Policy::load(Path::new(path)) {
+        Ok(policy) => {
+            // The runsc of its own policy, as far as there is something to say of it.
+            let mut own = Findings::default();
+            super::runsc(&policy, &mut own);
+            own.0.retain(|finding| finding.state != State::Ok);
+            for finding in own.0 {
+                let text = format!("handler {name}, policy {path}: {}", finding.found);
+                findings.add(finding.what, finding.state, text, finding.fix);
+            }
+        }
+        Err(error) => {
+            let fix = "mend the file: until then the handler makes no container";
+            let text = format!("handler {name}: {error}");
+            findings.add("containerd", State::Fail, text, fix);
+        }
     }
 }
 
