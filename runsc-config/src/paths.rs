@@ -43,10 +43,7 @@ pub(crate) fn hold(
         let paths = spec.get("linux").and_then(|linux| linux.get(list));
         let paths = paths.and_then(Value::as_array).into_iter().flatten();
         let paths = paths.filter_map(Value::as_str);
-        paths
-            .filter(|path| !is_gvisors(Path::new(path)))
-            .map(str::to_owned)
-            .collect()
+        paths.map(str::to_owned).collect()
     };
     let (masked, read_only) = (asked("maskedPaths"), asked("readonlyPaths"));
     let mut masks = Vec::with_capacity(masked.len());
@@ -58,7 +55,7 @@ pub(crate) fn hold(
             masks.push(place);
         }
     }
-    // A folder is hidden with all that is in it.
+    // A folder before what is in it, which is hidden with it.
     masks.sort();
     masks.dedup();
     let is_root_writable = spec
@@ -68,6 +65,9 @@ pub(crate) fn hold(
     let mounts = spec.get_mut("mounts").and_then(Value::as_array_mut);
     let mut mounts: Vec<_> = mounts.into_iter().flatten().collect();
     for path in read_only {
+        if is_gvisors(Path::new(&path)) {
+            continue;
+        }
         // Of several mounts at one place the last is seen.
         let mut at = mounts.iter_mut().rev();
         match at.find(|mount| is_at(mount, &path)) {
@@ -133,10 +133,15 @@ mod tests {
     #[test]
     fn what_is_to_be_masked_is_told_without_what_is_gvisors() {
         let asked = json!({
-            "maskedPaths": ["/srv/x", "/bin/ls", "/proc/kcore", "/srv/../sys/firmware", "/bin/./ls"],
+            "maskedPaths": [
+                "/srv/x", "/bin/ls", "/proc/kcore", "/srv/../sys/firmware", "/bin/./ls", "/proc/../etc/shadow",
+            ],
         });
         let (_, told, masks) = all_of(false, asked).expect("held");
-        assert_eq!(masks, ["/bin/ls", "/srv/x"].map(PathBuf::from));
+        assert_eq!(
+            masks,
+            ["/bin/ls", "/etc/shadow", "/srv/x"].map(PathBuf::from)
+        );
         assert!(told.is_empty(), "{told:?}");
         let refusal = all_of(false, json!({ "maskedPaths": ["etc"] })).expect_err("refused");
         assert!(

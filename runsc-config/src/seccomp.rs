@@ -186,7 +186,6 @@ pub(crate) fn effective(
     features: &Features,
     report: &mut Report,
 ) -> Result<Option<Value>, Refusal> {
-    let built_in = built_in(granted);
     let caller = match asked {
         // CRI sends the same for "no profile" and for "unconfined".
         None | Some(Value::Null) if policy.allow_unconfined => return Ok(None),
@@ -198,7 +197,7 @@ pub(crate) fn effective(
         Some(profile) => Some(Profile::read(profile, features, report)?),
     };
     let mut rules: Vec<(&str, Rule)> = Vec::new();
-    for (name, own) in &built_in {
+    for (name, own) in &built_in(granted) {
         match &caller {
             Some(profile) => rules.extend(
                 profile

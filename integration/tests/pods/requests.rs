@@ -6,7 +6,9 @@ use integration::cri::Pod;
 use integration::policy::NodePolicy;
 use integration::runtime::Needs;
 use k8s_cri::v1::security_profile::ProfileType;
-use k8s_cri::v1::{LinuxContainerSecurityContext as Security, PodSandboxConfig, SecurityProfile};
+use k8s_cri::v1::{
+    ContainerConfig, LinuxContainerSecurityContext as Security, PodSandboxConfig, SecurityProfile,
+};
 
 cases! {
     Needs::Bulkhead => [
@@ -78,11 +80,15 @@ async fn an_unknown_request_is_refused_by_name(bed: &Bed) {
     );
 }
 
-/// `Seccomp` of proc_pid_status(5) as a container sees it, with what else a script says.
+fn security(container: &mut ContainerConfig) -> &mut Security {
+    let linux = container.linux.as_mut().expect("linux");
+    linux.security_context.as_mut().expect("security context")
+}
+
+/// What a script says in a container of this security context.
 async fn said(pod: &Pod, name: &str, script: &str, change: impl FnOnce(&mut Security)) -> String {
     let mut container = pod.shell(name, script);
-    let linux = container.linux.as_mut().expect("linux");
-    change(linux.security_context.as_mut().expect("security context"));
+    change(security(&mut container));
     let id = pod.launch(container).await.expect("launch");
     pod.ended(&id).await;
     pod.log(name)
@@ -98,9 +104,7 @@ async fn a_masked_path_is_empty_in_its_container_alone(bed: &Bed) {
     });
     let masked = masked.await;
     let mut shared = pod.container("shared", &["true"]);
-    let linux = shared.linux.as_mut().expect("linux");
-    let security = linux.security_context.as_mut().expect("security context");
-    security.masked_paths = vec!["/dev/shm/x".into()];
+    security(&mut shared).masked_paths = vec!["/dev/shm/x".into()];
     let refused = pod.launch(shared).await.expect_err("refused");
     pod.remove().await;
     let said = "linux.maskedPaths: /dev/shm/x: is of a volume inside of the sandbox";
