@@ -54,9 +54,21 @@ expect() { # WHAT COMMAND…
   "$@" || die "the package: $what"
 }
 
+# older DEB: the same package as an earlier version of it, with another shim and without one of its policies.
+older() {
+  local tree=$out/older
+  rm -rf "$tree"
+  dpkg-deb --raw-extract "$1" "$tree"
+  sed -i 's/^Version: .*/Version: 0.0.0/' "$tree/DEBIAN/control"
+  echo older >"$tree/usr/bin/containerd-shim-bulkhead-v1"
+  rm "$tree/etc/bulkhead/network.toml"
+  sed -i '/network.toml/d' "$tree/DEBIAN/conffiles"
+  dpkg-deb --root-owner-group -Znone --build "$tree" "$out/older" >/dev/null
+}
+
 try() {
   local deb root config
-  deb=$(echo "$out"/*.deb)
+  deb=$(echo "$out"/bulkhead_*.deb)
   root=$(mktemp -d)
   # shellcheck disable=SC2064 # the folder of now
   trap "rm -rf '$root'" EXIT
@@ -65,6 +77,11 @@ try() {
   touch "$root"/var/lib/dpkg/{status,available}
   config=$root/etc/containerd/config.toml
   printf '# Mine.\nversion = 3\n' >"$config"
+  older "$deb"
+  in_root --install "$out"/older/*.deb
+  expect "an older one is installed" grep -q older "$root/usr/bin/containerd-shim-bulkhead-v1"
+  # An administrator's policy lives through an upgrade and a removal, and goes with a purge.
+  echo 'network = "sandbox"' >>"$root/etc/bulkhead/config.toml"
   in_root --install "$deb"
   for file in usr/bin/bulkhead usr/bin/containerd-shim-bulkhead-v1 etc/bulkhead/config.toml etc/bulkhead/network.toml \
     usr/share/doc/bulkhead/{copyright,policy.md,install.md,bulkhead.cdx.json} \
@@ -77,8 +94,7 @@ try() {
   "$root/usr/bin/bulkhead" install --without binaries --root "$root" >"$out/install.log"
   expect "containerd imports the handlers" grep -q 'conf.d/bulkhead' "$config"
   expect "the policy is dpkg's" sh -c "! grep -q '^put .*/etc/bulkhead/config.toml' '$out/install.log'"
-  # An administrator's policy lives through an upgrade and a removal, and goes with a purge.
-  echo 'network = "sandbox"' >>"$root/etc/bulkhead/config.toml"
+  # The same version once more renews what is missing.
   rm "$root/etc/containerd/conf.d/bulkhead.toml"
   in_root --install "$deb"
   expect "the policy stays" grep -q '^network' "$root/etc/bulkhead/config.toml"
@@ -89,7 +105,7 @@ try() {
   expect "the policy stays" grep -q '^network' "$root/etc/bulkhead/config.toml"
   in_root --purge bulkhead
   expect "nothing of it stays" test -z "$(find "$root" -name '*bulkhead*' -not -path '*/var/lib/dpkg/*')"
-  rm -f "$out"/{dpkg,install}.log
+  rm -rf "$out"/{dpkg,install}.log "$out/older"
   say "    installed, upgraded, removed and purged in a private root"
 }
 
