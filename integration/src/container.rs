@@ -1,5 +1,7 @@
 //! Containers and execs, as a client of containerd handles them.
 
+use std::fs;
+use std::path::Path;
 use std::time::Duration;
 
 use containerd_client::services::v1::container::Runtime as ContainerRuntime;
@@ -25,6 +27,28 @@ struct PolicyOptions {
     config_path: String,
     #[prost(bytes = "vec", tag = "3")]
     config_body: Vec<u8>,
+}
+
+/// An image with a layer in `folder` that takes what is written.
+///
+/// # Panics
+/// When the layer cannot be made.
+#[must_use]
+pub fn overlay(image: &Path, folder: &Path) -> Mount {
+    for layer in ["upper", "work"] {
+        fs::create_dir_all(folder.join(layer)).expect("make a folder");
+    }
+    let layers = [
+        format!("lowerdir={}", image.display()),
+        format!("upperdir={}/upper", folder.display()),
+        format!("workdir={}/work", folder.display()),
+    ];
+    Mount {
+        r#type: "overlay".into(),
+        source: "overlay".into(),
+        target: String::new(),
+        options: layers.to_vec(),
+    }
 }
 
 /// A container to be.

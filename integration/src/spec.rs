@@ -2,7 +2,8 @@
 
 use serde_json::{Value, json};
 
-const CAPABILITIES: [&str; 14] = [
+/// What containerd gives a container by default.
+pub const CAPABILITIES: [&str; 14] = [
     "CAP_CHOWN",
     "CAP_DAC_OVERRIDE",
     "CAP_FSETID",

@@ -1,9 +1,9 @@
 """What `make conformance` does with data.
 
 policy BASE LINES…: a policy with further lines, where several have a key by the last one's word.
-compare DOCUMENT NAME=REPORT NAME=REPORT NAME=REPORT: a table of three reports of critest, runc's, Bulkhead's, and Bulkhead's with
-what the suite asks for beyond its policy; then each failure of Bulkhead with the document's reason. Fails when what fails is not
-what the document lists.
+compare DOCUMENT NAME=REPORT NAME=REPORT [NAME=REPORT]: a table of the reports of critest, runc's, Bulkhead's and perhaps that of gVisor's
+own shim; then each failure of Bulkhead with the document's reason. Fails when what fails for the first two is not what the document
+lists.
 """
 
 import collections
@@ -13,11 +13,10 @@ import sys
 import tomllib
 
 # Which of the reports a part of the document is about, by its heading.
-RUNC, STANDING, ASKED = range(3)
+RUNC, BULKHEAD = range(2)
 PARTS = {
-    "## What fails for runc as well": {RUNC, STANDING, ASKED},
-    "## What gVisor does not have": {STANDING, ASKED},
-    "## What compat.toml does not give": {STANDING},
+    "## What fails for runc as well": {RUNC, BULKHEAD},
+    "## What gVisor does not have, or not without the host": {BULKHEAD},
 }
 
 
@@ -72,16 +71,20 @@ def specs(report):
                 yield name, spec["State"], spec.get("Failure", {}).get("Message", "")
 
 
-def compare(document, *reports):
+def compare(document, runc, bulkhead, *beside):
     rows, counts, wrong = listed(document), counted(document), []
     print("\n| | ran | passed | failed |\n|---|---|---|---|")
-    for index, report in enumerate(reports):
+    failures = []
+    for index, report in enumerate((runc, bulkhead, *beside)):
         title, _, file = report.partition("=")
         results = list(specs(file))
         ran = {name: (state, text) for name, state, text in results if state not in ("skipped", "pending")}
         failed = {name: text for name, (state, text) in ran.items() if state != "passed"}
+        failures.append(failed)
         figures = f"| {len(ran)} | {len(ran) - len(failed)} | {len(failed)} |"
         print(f"| {title} {figures}")
+        if report in beside:
+            continue
         # A spec that is skipped neither fails nor passes.
         if [figures] != counts[index : index + 1]:
             wrong.append(f"{title}: {figures} ran, passed, failed; the document has {counts[index : index + 1]}")
@@ -97,13 +100,17 @@ def compare(document, *reports):
             text = "\n    ".join(failed[name].strip().split("\n")[:4])
             wrong.append(f"{title} fails, and it is not listed: {name}\n    {text}")
         wrong += [f"{title} passes, though it is listed: {name}" for name in expected.keys() - failed.keys()]
-    print()
-    # Those of the last report, which is Bulkhead's.
-    skipped = collections.Counter(text or "left out by critest" for _, state, text in results if state == "skipped")
-    print(f"{sum(skipped.values())} of {len(results)} did not run:")
+        if index == BULKHEAD:
+            listing = [(name, expected[name]) for name in failed if name in expected]
+            skipped = collections.Counter(text or "left out by critest" for _, state, text in results if state == "skipped")
+    print(f"\n{sum(skipped.values())} specs did not run for Bulkhead:")
     print("\n".join(f"  {count} {text}" for text, count in skipped.most_common()))
-    print("\nBulkhead fails, with all that it may give:")
-    print("\n".join(f"  {expected[name]}" for name in failed if name in expected))
+    print("\nBulkhead fails:")
+    for name, reason in listing:
+        also = " (gVisor's own shim passes)" if beside and name not in failures[-1] else ""
+        print(f"  {reason}{also}")
+    for name in failures[-1].keys() - failures[BULKHEAD].keys() if beside else ():
+        print(f"gVisor's own shim fails, Bulkhead does not: {name}")
     if wrong:
         sys.exit("\nNot as listed in docs/kubernetes-conformance.md:\n" + "\n".join(f"  {line}" for line in wrong))
     print("\nAs listed in docs/kubernetes-conformance.md.")

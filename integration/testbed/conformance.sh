@@ -1,26 +1,27 @@
 #!/usr/bin/env bash
-# conformance.sh: Kubernetes' suite for a node's runtime, critest, in a testbed of its own: against runc, against Bulkhead under
-# docs/policies/compat.toml, and against it with what the suite itself asks for beyond that. Compared with
-# docs/kubernetes-conformance.md. CONFORMANCE_POLICY names another file of lines for the last.
+# conformance.sh: Kubernetes' suite for a node's runtime, critest, in a testbed of its own: against runc, and against Bulkhead
+# under docs/policies/compat.toml. Compared with docs/kubernetes-conformance.md. CONFORMANCE_POLICY names a file of lines that
+# go over those of compat.toml; CONFORMANCE_STOCK gVisor's own shim, to be shown beside.
 export BULKHEAD_TESTBED=${BULKHEAD_TESTBED:-/run/bulkhead-conformance}
 . "$(dirname "$0")/lib.sh"
 
 base=$repo/docs/policies/compat.toml
-lines=${CONFORMANCE_POLICY:-$here/conformance.toml}
 document=$repo/docs/kubernetes-conformance.md
 results=$target/conformance
+stock=${CONFORMANCE_STOCK:+$(realpath "$CONFORMANCE_STOCK")}
 registry=127.0.0.1:5000
 
 # conformance.py COMMAND…: what is data, not processes.
 data() { python3 -I "$here/conformance.py" "$@"; }
 
-# handler NAME: one whose policy has that name. Asked for the host's devices, as it is without that key, Bulkhead refuses a
-# privileged container before it starts.
+# handler NAME TYPE [SHIM]: one whose options are in a file of that name. Asked for the host's devices, as it is without that key,
+# Bulkhead refuses a privileged container before it starts.
 handler() {
   cat <<CONFIG
 
 [plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.$1]
-  runtime_type = "io.containerd.bulkhead.v1"
+  runtime_type = "$2"
+  runtime_path = "${3:-}"
   privileged_without_host_devices = true
 
   [plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.$1.options]
@@ -28,7 +29,7 @@ handler() {
 CONFIG
 }
 
-# What containerd has beside a testbed's own: every image comes from the registry below, and two handlers have the policies.
+# What containerd has beside a testbed's own: every image comes from the registry below, and the handlers.
 configuration() {
   cat <<CONFIG
 
@@ -38,8 +39,24 @@ configuration() {
 [plugins.'io.containerd.cri.v1.images'.registry]
   config_path = "$testbed/registries"
 CONFIG
-  handler compat
-  handler conformance
+  handler compat io.containerd.bulkhead.v1
+  if [ -n "$stock" ]; then
+    handler stock io.containerd.runsc.v1 "$stock"
+    # Its shim reads the file where this says what it is.
+    echo '    TypeUrl = "io.containerd.runsc.v1.options"'
+  fi
+}
+
+# The flags of runsc that Bulkhead sets under compat.toml, where they decide what a spec sees.
+stock_options() {
+  cat <<CONFIG
+binary_name = "$tools/runsc"
+
+[runsc_config]
+  platform = "systrap"
+  oci-seccomp = "true"
+  allow-suid = "true"
+CONFIG
 }
 
 # furnish: what the node has beside a testbed's own.
@@ -57,7 +74,7 @@ furnish() {
   "$here/enter.sh" ln -s "$tools/portmap" /opt/cni/bin/
   "$here/enter.sh" cp "$here/conformance.conflist" /etc/cni/net.d/10-testbed.conflist
   # Only root's own file is a policy, and a checkout may be anybody's.
-  "$here/enter.sh" install -m 0644 "$results/compat.toml" "$results/conformance.toml" /etc/bulkhead/
+  "$here/enter.sh" install -m 0644 "$results/compat.toml" "$results/stock.toml" /etc/bulkhead/
 }
 
 # judge HANDLER: its status says that specs failed, which is no news; without a report it failed itself.
@@ -73,24 +90,25 @@ finish() {
 }
 
 need_root "a node of its own"
+[ -z "$stock" ] || [ -x "$stock" ] || die "CONFORMANCE_STOCK: $stock is no program"
 "$here/down.sh" -q
 rm -rf "$results"
 mkdir -p "$results"
 # The suite keeps its volumes there.
 echo 'binds.writable = ["/tmp"]' >"$results/volumes.toml"
-data policy "$base" "$results/volumes.toml" >"$results/compat.toml"
-data policy "$base" "$results/volumes.toml" "$lines" >"$results/conformance.toml"
+data policy "$base" "$results/volumes.toml" ${CONFORMANCE_POLICY:+"$CONFORMANCE_POLICY"} >"$results/compat.toml"
+stock_options >"$results/stock.toml"
 configuration >"$results/containerd.toml"
 # critest leaves some of its volumes behind.
 volumes=$(mktemp -d /tmp/bulkhead-conformance.XXXXXX)
 trap finish EXIT
 BULKHEAD_TESTBED_CONFIG=$results/containerd.toml "$here/up.sh" -q
 furnish
-for handler in runc compat conformance; do
-  step "critest, handler $handler" judge $handler
+for handler in runc compat ${stock:+stock}; do
+  step "critest, handler $handler" judge "$handler"
 done
 say "cri-tools $("$tools/critest" -version 2>/dev/null | sed -n 's/^critest version: //p')," \
   "containerd $("$tools/containerd" --version | awk '{ sub("v", "", $3); print $3 }')," \
   "runsc $("$tools/runsc" --version | sed -n 's/^runsc version release-\([0-9]*\).*/\1/p'), kernel $(uname -r)"
 data compare "$document" "runc $(runc --version | sed -n 's/^runc version \([0-9.]*\).*/\1/p')=$results/runc.json" \
-  "Bulkhead, compat.toml=$results/compat.json" "Bulkhead, compat.toml and ${lines##*/}=$results/conformance.json"
+  "Bulkhead, compat.toml${CONFORMANCE_POLICY:+ and ${CONFORMANCE_POLICY##*/}}=$results/compat.json" ${stock:+"gVisor's own shim=$results/stock.json"}

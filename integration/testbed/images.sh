@@ -64,7 +64,7 @@ python() {
 # What people run: servers, libraries with shared objects, programs without libc.
 workbench() {
   local tree=$1
-  unpack "$tree" python3,libpython3-stdlib,python3-numpy,python3-ipykernel,nginx-light,postgresql-15,dash,coreutils,libc-bin,grep,sed,procps
+  unpack "$tree" python3,libpython3-stdlib,python3-numpy,python3-ipykernel,nginx-light,postgresql-15,dash,coreutils,libc-bin,grep,sed,procps,util-linux,strace,gdb-minimal,bubblewrap
   furnish "$tree"
   # Users that packages make when they are installed, which they are not.
   printf '%s\n' www-data:x:33:33:www-data:/var/www:/bin/false >>"$tree/etc/passwd"

@@ -14,6 +14,7 @@ fn the_strict_example_is_the_strictest_policy() {
 fn the_looser_examples_are_policies_and_differ_from_it() {
     for text in [
         include_str!("../../docs/policies/network.toml"),
+        include_str!("../../docs/policies/ordinary.toml"),
         include_str!("../../docs/policies/compat.toml"),
         include_str!("../../docs/policies/nginx.toml"),
         include_str!("../../docs/policies/wheels.toml"),

@@ -9,9 +9,10 @@ use super::{KUBELET, NODE, program};
 use crate::bed::SOCKET;
 
 /// Handlers of containerd that the tests use: the name, and the policy file where it has one of its own.
-pub const HANDLERS: [(&str, Option<&str>); 5] = [
+pub const HANDLERS: [(&str, Option<&str>); 6] = [
     ("bulkhead", None),
     ("bulkhead-net", Some("/etc/handlers/network.toml")),
+    ("bulkhead-ordinary", Some("/etc/handlers/ordinary.toml")),
     ("bulkhead-compat", Some("/etc/handlers/compat.toml")),
     // Faults of a node: a policy that does not parse, and a runsc that cannot hold it.
     ("broken-policy", Some("/etc/handlers/broken.toml")),
@@ -31,7 +32,7 @@ pub fn containerd_handlers(runtime: &str) -> String {
     let folder = Path::new("/etc/handlers");
     let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/policies");
     fs::create_dir_all(folder).expect("make the policies' folder");
-    for name in ["network.toml", "compat.toml"] {
+    for name in ["network.toml", "ordinary.toml", "compat.toml"] {
         let text = fs::read(examples.join(name)).expect("read an example policy");
         fs::write(folder.join(name), text).expect("write a policy");
     }

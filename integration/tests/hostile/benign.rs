@@ -4,12 +4,10 @@ use std::fs;
 
 use integration::bed::Bed;
 use integration::cases;
-use integration::container::Finished;
+use integration::container::{Finished, overlay};
 use integration::policy::NodePolicy;
 use integration::runtime::Needs;
 use serde_json::{Value, json};
-
-use crate::stage::overlay;
 
 cases! {
     Needs::Bulkhead => [
@@ -22,12 +20,14 @@ cases! {
         a_jupyter_kernel_on_loopback,
         postgresql_from_initdb_to_a_query,
         nginx_as_its_package_sets_it_up,
+        what_traces_and_what_makes_a_sandbox_of_its_own,
     ],
 }
 
 const PROGRAMS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/benign");
 const STRICT: &str = "";
 const WHEEL: &str = include_str!("../../../docs/policies/wheels.toml");
+const ORDINARY: &str = include_str!("../../../docs/policies/ordinary.toml");
 const WEB: &str = include_str!("../../../docs/policies/nginx.toml");
 
 async fn run(bed: &Bed, policy: &str, args: &[&str], change: fn(&mut Value)) -> Finished {
@@ -112,4 +112,41 @@ async fn nginx_as_its_package_sets_it_up(bed: &Bed) {
     let strict = run(bed, STRICT, &args, |_| {}).await;
     assert_ne!(strict.status, 0, "it needs its policy: {strict:?}");
     goes_well(bed, WEB, &args, "web True").await;
+}
+
+/// Debuggers, and what browsers and builds do without privileges: namespaces of their own. None of it is for the built-in profile.
+async fn what_traces_and_what_makes_a_sandbox_of_its_own(bed: &Bed) {
+    const PROGRAMS: [(&str, &str); 4] = [
+        (
+            "strace -f -e trace=openat sh -c 'cat </etc/group >/tmp/x; true' 2>&1",
+            "openat(AT_FDCWD, \"/etc/group\"",
+        ),
+        (
+            "gdb -batch -ex starti -ex 'stepi 3' -ex 'print $pc != 0' -ex kill /opt/static-rust 2>&1",
+            "$1 = 1\n",
+        ),
+        (
+            "bwrap --unshare-user --unshare-pid --unshare-ipc --unshare-uts --ro-bind / / --ro-bind /tmp /srv --tmpfs /tmp \
+             --proc /proc --dev /dev sh -c '! touch /srv/x 2>/dev/null && touch /tmp/x && ls /tmp && echo $$'",
+            "x\n2\n",
+        ),
+        (
+            "unshare --user --map-root-user --mount --pid --fork sh -c 'id -u; echo $$'",
+            "0\n1\n",
+        ),
+    ];
+    const UNFILTERED: &str = "allow_unconfined = true";
+    for (program, says) in PROGRAMS {
+        let args = ["sh", "-c", program];
+        let held = run(bed, ORDINARY, &args, as_agent).await;
+        assert!(!held.stdout.contains(says), "{program}: {held:?}");
+        let done = run(bed, UNFILTERED, &args, as_agent).await;
+        assert!(
+            done.status == 0 && done.stdout.contains(says),
+            "{program}: {done:?}"
+        );
+    }
+    let network = ["bwrap", "--unshare-net", "--ro-bind", "/", "/", "true"];
+    let done = run(bed, UNFILTERED, &network, as_agent).await;
+    assert!(done.stderr.contains("RTM_NEWADDR"), "{done:?}");
 }

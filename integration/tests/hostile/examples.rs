@@ -1,12 +1,14 @@
 //! The example policies in `docs/policies`: each gives what it says, and nothing beyond.
 
 use std::collections::BTreeSet;
+use std::path::Path;
 
-use integration::bed::Bed;
+use integration::bed::{Bed, IMAGE};
 use integration::cases;
+use integration::container::overlay;
 use integration::policy::NodePolicy;
 use integration::runtime::Needs;
-use integration::spec::ask_capabilities;
+use integration::spec::{CAPABILITIES, ask_capabilities};
 use nix::mount::{MsFlags, mount, umount};
 use serde_json::{Value, json};
 
@@ -18,7 +20,9 @@ cases! {
     Needs::Bulkhead => [
         strict_gives_nothing,
         network_gives_a_network_and_nothing_else,
-        compat_gives_ordinary_images_what_they_want_and_no_host,
+        ordinary_gives_ordinary_images_what_they_want_and_no_host,
+        compat_gives_what_gvisor_has_and_no_host,
+        root_with_everything_is_not_bound_by_a_number_of_tasks_and_others_live,
         a_set_uid_program_works_where_the_policy_lets_it,
         the_capability_to_administer_brings_the_host_name_alone,
         without_seccomp_gvisor_still_holds_what_is_the_hosts,
@@ -28,11 +32,17 @@ cases! {
 
 const STRICT: &str = include_str!("../../../docs/policies/strict.toml");
 const NETWORK: &str = include_str!("../../../docs/policies/network.toml");
+const ORDINARY: &str = include_str!("../../../docs/policies/ordinary.toml");
 const COMPAT: &str = include_str!("../../../docs/policies/compat.toml");
 
 async fn under(bed: &Bed, policy: &str, program: &str) -> Outcome {
     let _policy = NodePolicy::set(policy);
     let outcome = Stage::set(bed).play(Contender::Bulkhead, program).await;
+    went_well(program, outcome)
+}
+
+/// Whether the program came to its end, so that what it did not get was tried.
+fn went_well(program: &str, outcome: Outcome) -> Outcome {
     assert!(
         outcome.failed.is_empty() && outcome.work > 0,
         "{program}: {:?} {}",
@@ -73,8 +83,8 @@ async fn network_gives_a_network_and_nothing_else(bed: &Bed) {
     }
 }
 
-async fn compat_gives_ordinary_images_what_they_want_and_no_host(bed: &Bed) {
-    let writes = under(bed, COMPAT, "writes.py").await;
+async fn ordinary_gives_ordinary_images_what_they_want_and_no_host(bed: &Bed) {
+    let writes = under(bed, ORDINARY, "writes.py").await;
     for wanted in [
         "write to /",
         "write to /usr/lib",
@@ -93,16 +103,120 @@ async fn compat_gives_ordinary_images_what_they_want_and_no_host(bed: &Bed) {
     }
     // What is the host's stays the host's, whatever the ceiling.
     for program in ["host_files.py", "peers.py", "kernel_calls.py"] {
-        let outcome = under(bed, COMPAT, program).await;
+        let outcome = under(bed, ORDINARY, program).await;
         assert!(got(&outcome).is_empty(), "{program}: {outcome:?}");
     }
-    let network = under(bed, COMPAT, "network.py").await;
+    let network = under(bed, ORDINARY, "network.py").await;
     let packets = "ARP that claims the gateway's address";
     for held in ["raw socket", "packet socket", packets] {
         assert!(!got(&network).contains(held), "{held}: {network:?}");
     }
-    let disk = under(bed, COMPAT, "disk.py").await;
+    let disk = under(bed, ORDINARY, "disk.py").await;
     assert!(got(&disk).contains("fill /"), "{disk:?}");
+}
+
+/// What steers a kernel, beside what containerd gives by default.
+const BEYOND: [&str; 9] = [
+    "CAP_SYS_ADMIN",
+    "CAP_SYS_PTRACE",
+    "CAP_SYS_MODULE",
+    "CAP_SYS_RAWIO",
+    "CAP_SYS_RESOURCE",
+    "CAP_SYS_BOOT",
+    "CAP_SYS_TIME",
+    "CAP_NET_ADMIN",
+    "CAP_DAC_READ_SEARCH",
+];
+
+/// What `program` gets under compat.toml when its container asks for every capability, and for no filter.
+async fn unrestricted(bed: &Bed, program: &str) -> Outcome {
+    let _policy = NodePolicy::set(COMPAT);
+    let stage = Stage::set(bed).with(|spec| {
+        let all = [&CAPABILITIES[..], &BEYOND].concat();
+        ask_capabilities(&mut spec["process"], &all);
+    });
+    went_well(program, stage.play(Contender::Bulkhead, program).await)
+}
+
+async fn compat_gives_what_gvisor_has_and_no_host(bed: &Bed) {
+    // Of the sandbox's own: its users, mounts, namespaces, processes, its name and network.
+    let own: [(&str, &[&str]); 5] = [
+        ("host_files.py", &[]),
+        ("peers.py", &[]),
+        (
+            "kernel_calls.py",
+            &[
+                "a name for the machine",
+                "memory of another process by process_vm_readv",
+                "ptrace another process",
+                "the session keyring by keyctl",
+            ],
+        ),
+        (
+            "kernel_files.py",
+            &[
+                "make the node of a device",
+                "write /proc/sys/net/ipv4/ip_forward",
+            ],
+        ),
+        (
+            "network.py",
+            &[
+                "DNS query that carries data",
+                "TCP over IPv4",
+                "TCP over IPv6",
+                "UDP over IPv4",
+                "UDP over IPv6",
+                "UDP to the metadata service",
+            ],
+        ),
+    ];
+    for (program, given) in own {
+        let outcome = unrestricted(bed, program).await;
+        let given = given.iter().copied().collect();
+        assert_eq!(got(&outcome), given, "{program}: {outcome:?}");
+    }
+    let writes = unrestricted(bed, "writes.py").await;
+    for held in [
+        "a file in /dev",
+        "remount in a user namespace",
+        "the namespaces of init",
+        "out of the root by chroot",
+    ] {
+        let attempt = writes.attempts.get(held);
+        assert!(
+            attempt.is_some_and(|attempt| !attempt.got),
+            "{held}: {writes:?}"
+        );
+    }
+    // The scratch that is given has a size.
+    let disk = unrestricted(bed, "disk.py").await;
+    let sized = ["fill /tmp", "fill /run", "fill /dev/shm", "fill /dev"];
+    for held in sized {
+        let attempt = disk.attempts.get(held);
+        assert!(
+            attempt.is_some_and(|attempt| !attempt.got),
+            "{held}: {disk:?}"
+        );
+    }
+}
+
+/// gVisor holds root to no RLIMIT_NPROC where it has CAP_SYS_ADMIN (`pkg/sentry/kernel/kernel.go`).
+async fn root_with_everything_is_not_bound_by_a_number_of_tasks_and_others_live(bed: &Bed) {
+    let script = "i=0; while [ $i -lt 1200 ]; do sleep 1000 & i=$((i+1)); done; echo $i";
+    let _policy = NodePolicy::set(COMPAT);
+    let other = bed.shell("sleep 1000").run().await.expect("run");
+    let bomb = async |asked: &[&str]| {
+        let ask = |spec: &mut Value| ask_capabilities(&mut spec["process"], asked);
+        let container = bed.shell(script).with(ask).run().await.expect("run");
+        container.finish().await
+    };
+    let held = bomb(&["CAP_CHOWN"]).await;
+    let free = bomb(&["CAP_CHOWN", "CAP_SYS_ADMIN"]).await;
+    assert_eq!(other.exec("e", &["true"]).finish().await.status, 0);
+    other.remove().await;
+    assert!(held.stderr.contains("can't fork"), "{held:?}");
+    assert_eq!(free.stdout, "1200\n", "{}", free.stderr);
 }
 
 /// What `set_uid.py` got as uid 1000, where the request asks for no_new_privs or not.
@@ -121,8 +235,8 @@ async fn set_uid_programs(bed: &Bed, bound: bool) -> Outcome {
 
 async fn a_set_uid_program_works_where_the_policy_lets_it(bed: &Bed) {
     const PROGRAM: &str = "a set-uid program of the image";
-    {
-        let _policy = NodePolicy::set(COMPAT);
+    for policy in [ORDINARY, COMPAT] {
+        let _policy = NodePolicy::set(policy);
         let outcome = set_uid_programs(bed, false).await;
         assert!(got(&outcome).contains(PROGRAM), "{outcome:?}");
         // A pod's `allowPrivilegeEscalation: false`.
@@ -203,23 +317,32 @@ async fn a_program_that_mounts_writes_to_nothing_that_is_read_only(bed: &Bed) {
     std::fs::create_dir_all(&below).expect("make a folder");
     let flags = MsFlags::empty();
     mount(Some("tmpfs"), &below, Some("tmpfs"), flags, None::<&str>).expect("mount");
-    let policy = format!("allow_unconfined = true\ncapabilities.allow = {ALL:?}");
-    let _policy = NodePolicy::set(&policy);
     let script = "mkdir /tmp/in && mount -t tmpfs none /tmp/in && echo mounts\n\
         for place in / /srv /srv/below; do\n\
           mount -o remount,bind,rw $place; mount -o remount,rw $place; touch $place/written && echo $place\n\
         done\n\
         mount --bind /srv /tmp/in; mount -o remount,bind,rw /tmp/in; touch /tmp/in/below/written && echo again";
-    let container = bed.shell(script).with(|spec| {
-        ask_capabilities(&mut spec["process"], &ALL);
-        let mounts = spec["mounts"].as_array_mut().expect("mounts");
-        mounts.push(json!({
-            "destination": "/srv", "type": "bind", "source": folder, "options": ["rbind", "ro"],
-        }));
-    });
-    let done = container.run().await.expect("run").finish().await;
-    let written = [&folder, &below].map(|folder| folder.join("written").exists());
+    let narrow = format!("allow_unconfined = true\ncapabilities.allow = {ALL:?}");
+    let mut seen = Vec::new();
+    // Under compat.toml the root is one to write to, in an overlay.
+    for policy in [narrow.as_str(), COMPAT] {
+        let _policy = NodePolicy::set(policy);
+        let layer = bed.folder.join(bed.id("layer"));
+        let rootfs = overlay(Path::new(IMAGE), &layer);
+        let container = bed.shell(script).rootfs(rootfs).with(|spec| {
+            ask_capabilities(&mut spec["process"], &ALL);
+            spec["root"]["readonly"] = false.into();
+            let mounts = spec["mounts"].as_array_mut().expect("mounts");
+            mounts.push(json!({
+                "destination": "/srv", "type": "bind", "source": folder, "options": ["rbind", "ro"],
+            }));
+        });
+        let done = container.run().await.expect("run").finish().await;
+        let upper = layer.join("upper");
+        let written = [&folder, &below, &upper].map(|folder| folder.join("written").exists());
+        seen.push((done.stdout, written));
+    }
     umount(&below).expect("unmount");
-    assert_eq!(done.stdout, "mounts\n", "{}", done.stderr);
-    assert_eq!(written, [false, false]);
+    let expected = ["mounts\n", "mounts\n/\n"].map(|text| (text.to_owned(), [false; 3]));
+    assert_eq!(seen, expected);
 }

@@ -13,9 +13,8 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use containerd_client::types::Mount;
 use integration::bed::Bed;
-use integration::container::Builder;
+use integration::container::{Builder, overlay};
 use nix::sys::stat::{Mode, SFlag, makedev, mknod};
 use serde_json::{Value, json};
 
@@ -34,24 +33,6 @@ fn image(bed: &Bed) -> PathBuf {
 pub(crate) fn prepare(bed: &Bed) {
     for image in ["python", "workbench"] {
         let _ = bed.image(image);
-    }
-}
-
-/// An image with a layer in `folder` that takes what is written.
-pub(crate) fn overlay(image: &Path, folder: &Path) -> Mount {
-    for layer in ["upper", "work"] {
-        fs::create_dir_all(folder.join(layer)).expect("make a folder");
-    }
-    let layers = [
-        format!("lowerdir={}", image.display()),
-        format!("upperdir={}/upper", folder.display()),
-        format!("workdir={}/work", folder.display()),
-    ];
-    Mount {
-        r#type: "overlay".into(),
-        source: "overlay".into(),
-        target: String::new(),
-        options: layers.to_vec(),
     }
 }
 

@@ -7,6 +7,7 @@
     reason = "this is a test: it ends at the first thing that is not as expected"
 )]
 
+mod ceilings;
 mod daemonset;
 mod docs;
 mod faults;
@@ -31,6 +32,7 @@ fn main() -> ExitCode {
         volumes::cases(),
         network::cases(),
         refused::cases(),
+        ceilings::cases(),
         limits::cases(),
         faults::cases(),
         daemonset::cases(),

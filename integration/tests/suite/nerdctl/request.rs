@@ -3,13 +3,13 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use containerd_client::types::Mount;
 use integration::bed::{Bed, IMAGE, IMAGE_NAME};
 use integration::client::NAMESPACE;
-use integration::container::Builder;
+use integration::container::{Builder, overlay};
 use integration::fifo::sha256;
 use serde_json::{Value, json};
 
@@ -77,20 +77,7 @@ impl Store {
 
     /// What a snapshot of the overlay snapshotter is: the image, and a layer for what is written.
     pub(super) fn snapshot(&self) -> Mount {
-        for layer in ["upper", "work"] {
-            fs::create_dir_all(self.path(layer)).expect("make a layer");
-        }
-        let layer = |kind, name| format!("{kind}={}", self.path(name).display());
-        Mount {
-            r#type: "overlay".into(),
-            source: "overlay".into(),
-            target: String::new(),
-            options: vec![
-                format!("lowerdir={IMAGE}"),
-                layer("upperdir", "upper"),
-                layer("workdir", "work"),
-            ],
-        }
+        overlay(Path::new(IMAGE), &self.0)
     }
 
     /// `nerdctl run IMAGE ARGS`, with what it asks for when no flag says otherwise.
