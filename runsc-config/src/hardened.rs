@@ -75,6 +75,18 @@ impl HardenedSpec {
         self.cgroup.as_deref()
     }
 
+    /// Whether programs may write to the root filesystem.
+    #[must_use]
+    pub fn has_writable_root(&self) -> bool {
+        self.get("/root/readonly").and_then(Value::as_bool) != Some(true)
+    }
+
+    /// Its seccomp profile, in the words of the OCI specification (`config-linux.md`, Seccomp).
+    #[must_use]
+    pub fn seccomp(&self) -> Option<&Value> {
+        self.get("/linux/seccomp")
+    }
+
     /// The cgroup that it lies in, if that is not the root.
     #[must_use]
     pub fn cgroup_above(&self) -> Option<&str> {

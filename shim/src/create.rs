@@ -9,7 +9,7 @@ use runsc_config::{ContainerKind, Context, Features, Hardened, Policy, Role, Sha
 use serde_json::Value;
 
 use crate::binds::Opened;
-use crate::container::{Container, Parts};
+use crate::container::{Confinement, Container, Parts};
 use crate::error::{Error, Result};
 use crate::host;
 use crate::io::{self, ProcessIo, Stdio};
@@ -119,6 +119,7 @@ impl Asked<'_> {
             sandbox,
             names: Names::of(&self.spec),
             has_poststop_hooks: hardened.spec.has_poststop_hooks(),
+            confinement: Confinement::of(&hardened.spec),
             ceiling: hardened.exec,
             given_at_start,
             events: pod.events().clone(),

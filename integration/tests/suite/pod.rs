@@ -68,10 +68,19 @@ pub(crate) async fn sandbox(bed: &Bed) -> Container<'_> {
 }
 
 async fn sandbox_by<'a>(bed: &'a Bed, keys: [&str; 2]) -> Container<'a> {
+    let created = first(bed, keys).run().await;
+    created.expect("run the sandbox")
+}
+
+/// A pod to be.
+pub(crate) fn pod(bed: &Bed) -> Builder<'_> {
+    first(bed, CONTAINERD)
+}
+
+fn first<'a>(bed: &'a Bed, keys: [&str; 2]) -> Builder<'a> {
     let id = bed.id("pod");
     let builder = bed.named(&id, &["sleep", "1000"]).null_streams();
-    let created = annotated(builder, keys, "sandbox", &id).run().await;
-    created.expect("run the sandbox")
+    annotated(builder, keys, "sandbox", &id)
 }
 
 /// A further container.

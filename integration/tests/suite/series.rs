@@ -1,24 +1,25 @@
 //! Every series by its cause, and the table of `docs/metrics.md` by what is scraped.
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use integration::bed::Bed;
+use integration::bed::{Bed, IMAGE};
 use integration::cases;
-use integration::container::Container;
+use integration::container::{Container, overlay};
+use integration::policy::NodePolicy;
 use integration::processes::{Role, eventually, of};
 use integration::runtime::Needs;
 use integration::wrapper::Wrapper;
 use nix::mount::{MntFlags, umount2};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::limits::cgroup_file;
 use crate::metrics::{node_tool, scrape, socket, value};
-use crate::pod::{end, member, sandbox};
+use crate::pod::{end, member, pod, sandbox};
 
 cases! {
     Needs::Bulkhead => [
@@ -26,6 +27,7 @@ cases! {
         runsc_has_every_counter_that_it_is_asked_for,
         a_network_has_its_series_and_no_network_has_none,
         limits_show_where_they_hold,
+        one_container_is_enough_for_a_sandbox_that_is_writable_or_without_a_filter,
         what_the_policy_refuses_and_rewrites_is_counted,
         failures_of_runsc_are_counted,
         a_system_call_that_is_missing_is_counted,
@@ -239,6 +241,32 @@ async fn limits_show_where_they_hold(bed: &Bed) {
     })
     .await;
     container.remove().await;
+}
+
+async fn one_container_is_enough_for_a_sandbox_that_is_writable_or_without_a_filter(bed: &Bed) {
+    let _policy =
+        NodePolicy::set("allow_unconfined = true\nrootfs = { writable = true, size_mib = 16 }");
+    let profile = json!({ "defaultAction": "SCMP_ACT_ALLOW" });
+    let with_profile = |spec: &mut Value| spec["linux"]["seccomp"] = profile.clone();
+    let pod = pod(bed).with(with_profile).run().await.expect("run");
+    let info = |labels: &[&str]| told(&pod.id, "sandbox_info", labels) == Some(1.0);
+    let strict = ["rootfs=\"read-only\"", "seccomp=\"enforced\""];
+    assert!(info(&strict), "{}", scrape(&socket(&pod.id)));
+    let layer = overlay(Path::new(IMAGE), &bed.folder.join(bed.id("layer")));
+    let open = member(bed, &pod, "sleep 1000").rootfs(layer).with(|spec| {
+        spec["root"]["readonly"] = false.into();
+        spec["linux"]["seccomp"] = Value::Null;
+    });
+    let open = open.run().await.expect("run");
+    tokio::time::sleep(FRESH).await;
+    let loose = ["rootfs=\"writable\"", "seccomp=\"off\""];
+    assert!(info(&loose), "{}", scrape(&socket(&pod.id)));
+    open.kill(9).await.expect("kill");
+    open.wait().await.expect("wait");
+    open.delete().await.expect("delete");
+    tokio::time::sleep(FRESH).await;
+    assert!(info(&strict), "{}", scrape(&socket(&pod.id)));
+    end(pod).await;
 }
 
 async fn what_the_policy_refuses_and_rewrites_is_counted(bed: &Bed) {

@@ -3,6 +3,7 @@
 //! No lock is held while runsc or the sandbox is asked: a state is claimed first (starting, deleting), so that a second
 //! request is refused at once instead of waiting behind a slow one.
 
+mod confinement;
 mod ending;
 mod exec;
 mod exit;
@@ -18,6 +19,8 @@ use containerd_shim_protos::protobuf::MessageField;
 use runsc_config::ExecCeiling;
 use serde_json::Value;
 use tokio::sync::watch;
+
+pub(crate) use confinement::Confinement;
 
 use crate::clock;
 use crate::error::{Code, Error, Result};
@@ -56,6 +59,7 @@ pub(crate) struct Container {
     sandbox: Arc<Sandbox>,
     /// What an exec may have here.
     ceiling: ExecCeiling,
+    pub(crate) confinement: Confinement,
     /// Whether runsc has hooks to run after its end.
     has_poststop_hooks: bool,
     /// What a further container of a pod starts with; a sandbox's first got its streams when it was created.
@@ -75,6 +79,7 @@ pub(crate) struct Parts {
     pub(crate) init: Process,
     pub(crate) sandbox: Arc<Sandbox>,
     pub(crate) ceiling: ExecCeiling,
+    pub(crate) confinement: Confinement,
     pub(crate) has_poststop_hooks: bool,
     pub(crate) given_at_start: Given,
     pub(crate) events: Events,
@@ -90,6 +95,7 @@ impl Container {
             init: Arc::new(parts.init),
             sandbox: parts.sandbox,
             ceiling: parts.ceiling,
+            confinement: parts.confinement,
             has_poststop_hooks: parts.has_poststop_hooks,
             given_at_start: Mutex::new(parts.given_at_start),
             events: parts.events,

@@ -48,6 +48,7 @@ pub(crate) struct Collector {
     sandbox: String,
     /// What does not change: looked up by the first scrape.
     facts: Option<Facts>,
+    /// By container id.
     gofers: HashMap<String, i32>,
     /// Length of the last text: the next one is not moved while it grows.
     length: usize,

@@ -1,9 +1,9 @@
 //! The families of a sandbox, one after the other: name, unit, what it is, and where its value is from.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use runsc_config::RunscFlags;
-use sha2::{Digest as _, Sha256};
 
 use crate::cgroup::read_small;
 use crate::container::Container;
@@ -29,13 +29,11 @@ pub(super) struct Facts {
     runsc_version: String,
     network: String,
     platform: String,
-    rootfs: &'static str,
-    seccomp: &'static str,
-    profile: String,
+    /// Whether runsc applies what a spec says of seccomp.
+    enforces: bool,
 }
 
 impl Facts {
-    /// Reads the sandbox's own bundle: what was written there is what runs.
     pub(super) fn of(root: &Container, namespace: &str) -> Self {
         let sandbox = root.sandbox();
         let flag = |name: &str| {
@@ -45,27 +43,13 @@ impl Facts {
                 .find_map(|flag| flag.strip_prefix(name)?.strip_prefix('='));
             found.unwrap_or("default").to_owned()
         };
-        let spec = root.bundle.read_spec().unwrap_or_default();
-        let profile = spec.pointer("/linux/seccomp");
-        let read_only = spec
-            .pointer("/root/readonly")
-            .and_then(serde_json::Value::as_bool);
-        let enforced = profile.is_some() && flag("--oci-seccomp") == "true";
         Self {
             namespace: namespace.to_owned(),
             handler: handler(sandbox.policy.origin()),
             runsc_version: features::version(&sandbox.policy.runsc().root),
             network: flag("--network"),
             platform: flag("--platform"),
-            rootfs: if read_only == Some(true) {
-                "read-only"
-            } else {
-                "writable"
-            },
-            seccomp: if enforced { "enforced" } else { "off" },
-            profile: profile
-                .map(|profile| digest(&profile.to_string()))
-                .unwrap_or_default(),
+            enforces: flag("--oci-seccomp") == "true",
         }
     }
 }
@@ -81,8 +65,7 @@ fn handler(origin: &str) -> String {
     )
 }
 
-fn digest(text: &str) -> String {
-    let digest = Sha256::digest(text.as_bytes());
+fn hexadecimal(digest: &[u8]) -> String {
     digest.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
@@ -104,7 +87,7 @@ pub(super) fn text(
         ("handler", &facts.handler),
     ];
     let mut text = Text::new(&common, capacity);
-    about(&mut text, facts, root, guest);
+    about(&mut text, facts, root, containers, guest);
     cgroup(&mut text, sandbox);
     guest_side(&mut text, facts, sandbox, guest);
     for_containers(&mut text, containers, guest);
@@ -113,8 +96,20 @@ pub(super) fn text(
     text.finish()
 }
 
-fn about(text: &mut Text, facts: &Facts, root: &Container, guest: &GuestSide) {
+fn about(
+    text: &mut Text,
+    facts: &Facts,
+    root: &Container,
+    containers: &[Arc<Container>],
+    guest: &GuestSide,
+) {
     let sandbox = root.sandbox();
+    // One container is enough to make a sandbox writable or without a filter.
+    let all = || containers.iter().map(|container| &container.confinement);
+    let is_writable = all().any(|confinement| confinement.has_writable_root);
+    let is_held = facts.enforces && all().all(|confinement| confinement.profile.is_some());
+    let profiles: BTreeSet<&[u8; 32]> = all().filter_map(|it| it.profile.as_ref()).collect();
+    let profiles: Vec<String> = profiles.into_iter().map(|it| hexadecimal(it)).collect();
     // What an old runsc cannot enforce, where the policy accepts that.
     let lacks = RunscFlags::check(&sandbox.policy, &sandbox.features).unwrap_or_default();
     text.family("sandbox", Info, "", "What the sandbox runs with.");
@@ -124,9 +119,9 @@ fn about(text: &mut Text, facts: &Facts, root: &Container, guest: &GuestSide) {
             ("runsc_version", &facts.runsc_version),
             ("platform", &facts.platform),
             ("network", &facts.network),
-            ("rootfs", facts.rootfs),
-            ("seccomp", facts.seccomp),
-            ("profile_sha256", &facts.profile),
+            ("rootfs", if is_writable { "writable" } else { "read-only" }),
+            ("seccomp", if is_held { "enforced" } else { "off" }),
+            ("profile_sha256", &profiles.join(",")),
             ("lacks", &lacks.join(",")),
         ],
         1,

@@ -1,0 +1,22 @@
+//! What holds a container beside its sandbox, for those who look at a node.
+
+use runsc_config::HardenedSpec;
+use sha2::{Digest as _, Sha256};
+
+/// What one container was given of what its pod's containers may differ in.
+#[derive(Debug)]
+pub(crate) struct Confinement {
+    pub(crate) has_writable_root: bool,
+    /// The SHA-256 of its seccomp profile, where it has one.
+    pub(crate) profile: Option<[u8; 32]>,
+}
+
+impl Confinement {
+    pub(crate) fn of(spec: &HardenedSpec) -> Self {
+        let profile = spec.seccomp();
+        Self {
+            has_writable_root: spec.has_writable_root(),
+            profile: profile.map(|profile| Sha256::digest(profile.to_string().as_bytes()).into()),
+        }
+    }
+}
