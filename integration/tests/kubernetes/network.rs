@@ -10,9 +10,10 @@ use crate::cluster;
 
 cases! {
     Needs::Any => [
-        an_http_probe_and_another_pod_reach_a_server,
+        http_and_tcp_probes_and_another_pod_reach_a_server,
     ],
     Needs::Bulkhead => [
+        a_probe_that_needs_a_network_says_so_under_the_strict_class,
         a_pod_asks_for_a_network_and_its_namespace_is_granted_it,
     ],
 }
@@ -23,9 +24,11 @@ const DEVICES: &str = "tail -n +3 /proc/net/dev | cut -d: -f1 | grep -v lo";
 /// Serves `hello` on port 8080, ready after a second.
 const SERVER: &str = "echo hello >/tmp/index.html; sleep 1; exec httpd -f -p 8080 -h /tmp";
 
-async fn an_http_probe_and_another_pod_reach_a_server(bed: &Bed) {
+async fn http_and_tcp_probes_and_another_pod_reach_a_server(bed: &Bed) {
     let probe = json!({ "httpGet": { "port": 8080, "path": "/" }, "periodSeconds": 1 });
+    let open = json!({ "tcpSocket": { "port": 8080 }, "periodSeconds": 1, "failureThreshold": 30 });
     let server = Pod::new(bed, cluster(), "bulkhead-net", SERVER)
+        .with("/containers/0/startupProbe", open)
         .with("/containers/0/readinessProbe", probe.clone())
         .with("/containers/0/livenessProbe", probe)
         .up()
@@ -44,6 +47,24 @@ async fn an_http_probe_and_another_pod_reach_a_server(bed: &Bed) {
     assert_eq!(strict.end().await, "Failed");
     strict.delete().await;
     server.delete().await;
+}
+
+async fn a_probe_that_needs_a_network_says_so_under_the_strict_class(bed: &Bed) {
+    for kind in ["httpGet", "tcpSocket"] {
+        // The server listens by then, and those inside reach it.
+        let probe = json!({ kind: { "port": 8080 }, "periodSeconds": 1, "initialDelaySeconds": 5 });
+        let pod = Pod::new(bed, cluster(), "bulkhead", SERVER)
+            .with("/containers/0/readinessProbe", probe);
+        pod.apply().await;
+        let event = pod.event("Readiness probe failed").await;
+        assert!(event.contains(":8080"), "{event}");
+        let ask = "printf 'GET / HTTP/1.0\\r\\n\\r\\n' | nc -w 20 127.0.0.1 8080 | tail -n 1";
+        let inside = pod.exec("main", &["sh", "-c", ask]).await;
+        assert_eq!(inside.text(), "hello\n");
+        let ready = "{.status.conditions[?(@.type=='Ready')].status}";
+        assert_eq!(pod.get(ready).await, "False");
+        pod.delete().await;
+    }
 }
 
 async fn a_pod_asks_for_a_network_and_its_namespace_is_granted_it(bed: &Bed) {

@@ -1,6 +1,6 @@
 //! What a pod may not have: each refusal is an event that names what was asked and the rule.
 
-use integration::bed::Bed;
+use integration::bed::{Bed, IMAGE_NAME};
 use integration::cases;
 use integration::kubernetes::Pod;
 use integration::runtime::Needs;
@@ -13,6 +13,8 @@ cases! {
         the_hosts_network_is_refused,
         the_hosts_processes_are_refused,
         a_shared_process_namespace_is_refused,
+        a_debugger_that_shares_a_containers_processes_is_refused,
+        a_user_namespace_is_refused,
         a_privileged_container_is_refused,
         a_folder_of_the_host_is_refused,
         a_part_of_a_folder_of_the_host_is_refused,
@@ -49,6 +51,49 @@ async fn the_hosts_processes_are_refused(bed: &Bed) {
 async fn a_shared_process_namespace_is_refused(bed: &Bed) {
     let pod = asking(bed, "/shareProcessNamespace", json!(true));
     is_refused(pod, &["Failed", "shareProcessNamespace"]).await;
+}
+
+/// `kubectl debug`: a container beside a running one, and one that wants its processes.
+async fn a_debugger_that_shares_a_containers_processes_is_refused(bed: &Bed) {
+    let pod = Pod::new(bed, cluster(), "bulkhead", "sleep 1000")
+        .up()
+        .await;
+    let debug = async |name: &str, more: &[&str]| {
+        let image = format!("--image={IMAGE_NAME}");
+        let args = [
+            "debug",
+            pod.name.as_str(),
+            &image,
+            "--image-pull-policy=Never",
+            "-c",
+            name,
+        ];
+        let script = ["--", "sh", "-c", "echo beside"];
+        cluster()
+            .kubectl(&[&args[..], more, &script].concat())
+            .await
+            .ok();
+    };
+    debug("beside", &[]).await;
+    let ended = "{.status.ephemeralContainerStatuses[?(@.name=='beside')].state.terminated.reason}";
+    pod.until(ended, |reason| reason == "Completed").await;
+    assert_eq!(pod.logs("beside").await, "beside\n");
+    debug("within", &["--target=main"]).await;
+    let event = pod.event("shareProcessNamespace").await;
+    assert!(event.contains("kubernetes.share_processes"), "{event}");
+    assert_eq!(
+        pod.get("{.status.containerStatuses[0].ready}").await,
+        "true"
+    );
+    let within = "{.status.ephemeralContainerStatuses[?(@.name=='within')].state.running}";
+    assert_eq!(pod.get(within).await, "");
+    pod.delete().await;
+}
+
+/// The kubelet asks containerd, which asks the shim, whether the handler has them.
+async fn a_user_namespace_is_refused(bed: &Bed) {
+    let pod = asking(bed, "/hostUsers", json!(false));
+    is_refused(pod, &["user namespaces"]).await;
 }
 
 async fn a_privileged_container_is_refused(bed: &Bed) {
