@@ -238,6 +238,7 @@ impl Pod {
             }
             Err(error) => {
                 let has_hooks = hardened.spec.has_poststop_hooks();
+                sandbox.end_if_silent(&error);
                 sandbox.remove(id, &asked.bundle, has_hooks).await;
                 Err(error)
             }

@@ -11,6 +11,8 @@ use integration::patience::patience;
 use integration::processes::{self, Role, eventually};
 use integration::runtime::Needs;
 use integration::wrapper::Wrapper;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
 use integration::cases;
 
@@ -59,6 +61,8 @@ cases! {
         runsc_that_prints_100_mb_is_an_error_and_no_memory,
         runsc_that_hangs_at_create_is_ended_at_the_deadline,
         runsc_that_hangs_at_start_is_ended_at_the_deadline,
+        runsc_that_hangs_at_the_start_of_a_pods_container_leaves_the_others,
+        a_pod_whose_sentry_hangs_is_ended_when_a_container_cannot_be_started,
         runsc_that_fails_at_pause_or_resume_changes_nothing,
         runsc_that_hangs_at_pause_is_ended_at_the_deadline,
         runsc_that_fails_at_delete_leaves_nothing,
@@ -468,6 +472,37 @@ async fn runsc_that_hangs_at_start_is_ended_at_the_deadline(bed: &Bed) {
         began.elapsed()
     );
     container.remove().await;
+}
+
+async fn runsc_that_hangs_at_the_start_of_a_pods_container_leaves_the_others(bed: &Bed) {
+    let pod = hurried(crate::pod::pod(bed)).run().await.expect("run");
+    let other = crate::pod::member(bed, &pod, "sleep 1000");
+    let other = other.run().await.expect("run");
+    let late = crate::pod::member(bed, &pod, "sleep 1000");
+    let late = late.create().await.expect("create");
+    {
+        let _wrapper = Wrapper::at(bed, "start", "exec sleep 1000");
+        assert_ended_at_its_deadline(&late.start().await.expect_err("start must fail"));
+    }
+    // The sentry answers at once, so that it is not taken for one that hangs.
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(other.exec("e", &["true"]).finish().await.status, 0);
+    late.delete().await.expect("delete");
+    other.remove().await;
+    crate::pod::end(pod).await;
+}
+
+async fn a_pod_whose_sentry_hangs_is_ended_when_a_container_cannot_be_started(bed: &Bed) {
+    let pod = hurried(crate::pod::pod(bed)).run().await.expect("run");
+    let late = crate::pod::member(bed, &pod, "sleep 1000");
+    let late = late.create().await.expect("create");
+    let sentry = processes::of(Role::Sandbox, &pod.id)[0].pid;
+    kill(Pid::from_raw(sentry), Signal::SIGSTOP).expect("stop the sentry");
+    assert_ended_at_its_deadline(&late.start().await.expect_err("start must fail"));
+    // Nobody has asked for its end.
+    assert_eq!(pod.wait().await.expect("wait").status, 137);
+    late.delete().await.expect("delete");
+    pod.delete().await.expect("delete");
 }
 
 fn assert_ended_at_its_deadline(error: &Status) {

@@ -152,6 +152,7 @@ impl Container {
                 drop(reply);
                 self.finish(&self.init, Exited::now(Exit::Code(FAILED_TO_START)), false)
                     .await;
+                self.sandbox.end_if_silent(&error);
             }
             return Err(error.context(format!("start container {:?}", self.id)));
         }

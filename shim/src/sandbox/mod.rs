@@ -16,7 +16,7 @@ use tokio::sync::watch;
 
 use crate::cgroup::Cgroups;
 use crate::cleanup;
-use crate::error::{Error, Result};
+use crate::error::{Code, Error, Result};
 use crate::io::console::ConsoleSocket;
 use crate::layout::{self, Bundle, Record};
 use crate::metrics::{Collector, Serving, serve};
@@ -320,6 +320,26 @@ impl Sandbox {
     pub(crate) fn kill(&self) {
         self.was_ended.store(true, Ordering::Relaxed);
         self.exit.signal(Signal::SIGKILL);
+    }
+
+    /// Looks, after a runsc command for one of its containers was ended at its deadline, whether the sentry still answers, and
+    /// kills the sandbox where it does not: whoever restarts a container would wait for the same deadline for ever, and a pod is
+    /// made anew only when its sandbox has gone.
+    pub(crate) fn end_if_silent(self: &Arc<Self>, error: &Error) {
+        if error.code() != Code::DeadlineExceeded {
+            return;
+        }
+        let sandbox = Arc::clone(self);
+        tokio::spawn(async move {
+            // It needs the lock that a start, a create and a delete hold in the sentry (`runsc/boot/loader.go`).
+            let answer = sandbox.control.state(&sandbox.id).await;
+            let Err(error) = answer else { return };
+            if error.code() == Code::DeadlineExceeded {
+                tracing::error!(%error, id = sandbox.id, "the sentry hangs: killing the sandbox");
+                sandbox.note_death();
+                sandbox.kill();
+            }
+        });
     }
 
     /// Whether the shim has killed it.
