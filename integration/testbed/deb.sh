@@ -54,15 +54,13 @@ expect() { # WHAT COMMAND…
   "$@" || die "the package: $what"
 }
 
-# older DEB: the same package as an earlier version of it, with another shim and without one of its policies.
+# older DEB: the same package as an earlier version of it, with another shim.
 older() {
   local tree=$out/older
   rm -rf "$tree"
   dpkg-deb --raw-extract "$1" "$tree"
   sed -i 's/^Version: .*/Version: 0.0.0/' "$tree/DEBIAN/control"
   echo older >"$tree/usr/bin/containerd-shim-bulkhead-v1"
-  rm "$tree/etc/bulkhead/network.toml"
-  sed -i '/network.toml/d' "$tree/DEBIAN/conffiles"
   dpkg-deb --root-owner-group -Znone --build "$tree" "$out/older" >/dev/null
 }
 
@@ -79,24 +77,22 @@ try() {
   printf '# Mine.\nversion = 3\n' >"$config"
   older "$deb"
   in_root --install "$out"/older/*.deb
-  expect "an older one is installed" grep -q older "$root/usr/bin/containerd-shim-bulkhead-v1"
-  # An administrator's policy lives through an upgrade and a removal, and goes with a purge.
-  echo 'network = "sandbox"' >>"$root/etc/bulkhead/config.toml"
-  in_root --install "$deb"
   for file in usr/bin/bulkhead usr/bin/containerd-shim-bulkhead-v1 etc/bulkhead/config.toml etc/bulkhead/network.toml \
     usr/share/doc/bulkhead/{copyright,policy.md,install.md,bulkhead.cdx.json} \
     usr/share/doc/bulkhead/kubernetes/{runtimeclass,daemonset}.yaml; do
     expect "$file is in it" test -f "$root/$file"
   done
-  expect "the shim is the one that was built" cmp "$dist/containerd-shim-bulkhead-v1" "$root/usr/bin/containerd-shim-bulkhead-v1"
   expect "it says how to go on" grep -q 'for Kubernetes: bulkhead install' "$out/dpkg.log"
   expect "policies are conffiles" test "$(dpkg --root="$root" -s bulkhead 2>/dev/null | grep -c ' /etc/bulkhead/')" = 2
   "$root/usr/bin/bulkhead" install --without binaries --root "$root" >"$out/install.log"
   expect "containerd imports the handlers" grep -q 'conf.d/bulkhead' "$config"
   expect "the policy is dpkg's" sh -c "! grep -q '^put .*/etc/bulkhead/config.toml' '$out/install.log'"
-  # The same version once more renews what is missing.
+  # An administrator's policy lives through an upgrade and a removal, and goes with a purge.
+  echo 'network = "sandbox"' >>"$root/etc/bulkhead/config.toml"
   rm "$root/etc/containerd/conf.d/bulkhead.toml"
+  expect "the older shim is there" grep -q older "$root/usr/bin/containerd-shim-bulkhead-v1"
   in_root --install "$deb"
+  expect "the shim is the one that was built" cmp "$dist/containerd-shim-bulkhead-v1" "$root/usr/bin/containerd-shim-bulkhead-v1"
   expect "the policy stays" grep -q '^network' "$root/etc/bulkhead/config.toml"
   expect "the handlers are renewed" test -f "$root/etc/containerd/conf.d/bulkhead.toml"
   in_root --remove bulkhead
