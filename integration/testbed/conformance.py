@@ -105,11 +105,12 @@ def compare(document, runc, bulkhead, *beside):
             skipped = collections.Counter(text or "left out by critest" for _, state, text in results if state == "skipped")
     print(f"\n{sum(skipped.values())} specs did not run for Bulkhead:")
     print("\n".join(f"  {count} {text}" for text, count in skipped.most_common()))
+    # Without a report beside, the last one is Bulkhead's own.
     print("\nBulkhead fails:")
     for name, reason in listing:
-        also = " (gVisor's own shim passes)" if beside and name not in failures[-1] else ""
+        also = "" if name in failures[-1] else " (gVisor's own shim passes)"
         print(f"  {reason}{also}")
-    for name in failures[-1].keys() - failures[BULKHEAD].keys() if beside else ():
+    for name in failures[-1].keys() - failures[BULKHEAD].keys():
         print(f"gVisor's own shim fails, Bulkhead does not: {name}")
     if wrong:
         sys.exit("\nNot as listed in docs/kubernetes-conformance.md:\n" + "\n".join(f"  {line}" for line in wrong))

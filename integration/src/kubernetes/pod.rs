@@ -169,6 +169,17 @@ impl<'a> Pod<'a> {
         self.cluster.kubectl(&all).await
     }
 
+    /// Runs a script in an ephemeral container, with the processes of the container `target` where that is named.
+    pub async fn debug(&self, name: &str, target: Option<&str>, script: &str) {
+        let image = format!("--image={IMAGE_NAME}");
+        let target = target.map(|target| format!("--target={target}"));
+        let mut args = vec!["debug", &self.name, &image, "--image-pull-policy=Never"];
+        args.extend(["-c", name]);
+        args.extend(target.as_deref());
+        args.extend(["--", "sh", "-c", script]);
+        self.cluster.kubectl(&args).await.ok();
+    }
+
     /// Waits for an event about it that says `text`, and returns its whole message.
     pub async fn event(&self, text: &str) -> String {
         let selector = format!("involvedObject.name={}", self.name);

@@ -58,6 +58,12 @@ fn got(outcome: &Outcome) -> BTreeSet<&str> {
     got.map(|(name, _)| name.as_str()).collect()
 }
 
+/// Whether it was tried and got nothing.
+fn is_held(outcome: &Outcome, name: &str) -> bool {
+    let attempt = outcome.attempts.get(name);
+    attempt.is_some_and(|attempt| !attempt.got)
+}
+
 async fn strict_gives_nothing(bed: &Bed) {
     let outcome = under(bed, STRICT, "network.py").await;
     assert!(
@@ -99,7 +105,7 @@ async fn ordinary_gives_ordinary_images_what_they_want_and_no_host(bed: &Bed) {
         "a user namespace",
         "remount the root writable",
     ] {
-        assert!(!got(&writes).contains(held), "{held}: {writes:?}");
+        assert!(is_held(&writes, held), "{held}: {writes:?}");
     }
     // What is the host's stays the host's, whatever the ceiling.
     for program in ["host_files.py", "peers.py", "kernel_calls.py"] {
@@ -109,7 +115,7 @@ async fn ordinary_gives_ordinary_images_what_they_want_and_no_host(bed: &Bed) {
     let network = under(bed, ORDINARY, "network.py").await;
     let packets = "ARP that claims the gateway's address";
     for held in ["raw socket", "packet socket", packets] {
-        assert!(!got(&network).contains(held), "{held}: {network:?}");
+        assert!(is_held(&network, held), "{held}: {network:?}");
     }
     let disk = under(bed, ORDINARY, "disk.py").await;
     assert!(got(&disk).contains("fill /"), "{disk:?}");
@@ -183,21 +189,13 @@ async fn compat_gives_what_gvisor_has_and_no_host(bed: &Bed) {
         "the namespaces of init",
         "out of the root by chroot",
     ] {
-        let attempt = writes.attempts.get(held);
-        assert!(
-            attempt.is_some_and(|attempt| !attempt.got),
-            "{held}: {writes:?}"
-        );
+        assert!(is_held(&writes, held), "{held}: {writes:?}");
     }
     // The scratch that is given has a size.
     let disk = unrestricted(bed, "disk.py").await;
     let sized = ["fill /tmp", "fill /run", "fill /dev/shm", "fill /dev"];
     for held in sized {
-        let attempt = disk.attempts.get(held);
-        assert!(
-            attempt.is_some_and(|attempt| !attempt.got),
-            "{held}: {disk:?}"
-        );
+        assert!(is_held(&disk, held), "{held}: {disk:?}");
     }
 }
 

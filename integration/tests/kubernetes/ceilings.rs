@@ -1,6 +1,6 @@
 //! What the example policies for images that want more give a pod: docs/policies/ordinary.toml, and compat.toml beyond it.
 
-use integration::bed::{Bed, IMAGE_NAME};
+use integration::bed::Bed;
 use integration::cases;
 use integration::kubernetes::Pod;
 use integration::runtime::Needs;
@@ -80,21 +80,7 @@ async fn a_debugger_sees_the_processes_of_its_pod(bed: &Bed) {
         .and("other", "sleep 1234")
         .up()
         .await;
-    let image = format!("--image={IMAGE_NAME}");
-    let args = [
-        "debug",
-        pod.name.as_str(),
-        &image,
-        "--image-pull-policy=Never",
-        "-c",
-        "debugger",
-        "--target=main",
-        "--",
-        "sh",
-        "-c",
-        LOOK,
-    ];
-    cluster().kubectl(&args).await.ok();
+    pod.debug("debugger", Some("main"), LOOK).await;
     let code =
         "{.status.ephemeralContainerStatuses[?(@.name=='debugger')].state.terminated.exitCode}";
     assert_eq!(pod.until(code, |code| !code.is_empty()).await, "0");

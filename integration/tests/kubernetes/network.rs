@@ -24,6 +24,13 @@ const DEVICES: &str = "tail -n +3 /proc/net/dev | cut -d: -f1 | grep -v lo";
 /// Serves `hello` on port 8080, ready after a second.
 const SERVER: &str = "echo hello >/tmp/index.html; sleep 1; exec httpd -f -p 8080 -h /tmp";
 
+/// Prints what a server says. busybox's wget, linked statically, crashes in the resolver of Debian's libc on any host.
+fn fetch(address: &str) -> String {
+    format!(
+        "printf 'GET / HTTP/1.0\\r\\n\\r\\n' | nc -w 20 {address} 8080 >/tmp/x && tail -n 1 /tmp/x"
+    )
+}
+
 async fn http_and_tcp_probes_and_another_pod_reach_a_server(bed: &Bed) {
     let probe = json!({ "httpGet": { "port": 8080, "path": "/" }, "periodSeconds": 1 });
     let open = json!({ "tcpSocket": { "port": 8080 }, "periodSeconds": 1, "failureThreshold": 30 });
@@ -34,10 +41,7 @@ async fn http_and_tcp_probes_and_another_pod_reach_a_server(bed: &Bed) {
         .up()
         .await;
     let address = server.get("{.status.podIP}").await;
-    // busybox's wget, linked statically, crashes in the resolver of Debian's libc on any host.
-    let fetch = format!(
-        "printf 'GET / HTTP/1.0\\r\\n\\r\\n' | nc -w 20 {address} 8080 >/tmp/x && tail -n 1 /tmp/x"
-    );
+    let fetch = fetch(&address);
     let client = Pod::new(bed, cluster(), "bulkhead-net", &fetch);
     client.end().await;
     assert_eq!(client.logs("main").await, "hello\n");
@@ -58,8 +62,7 @@ async fn a_probe_that_needs_a_network_says_so_under_the_strict_class(bed: &Bed) 
         pod.apply().await;
         let event = pod.event("Readiness probe failed").await;
         assert!(event.contains(":8080"), "{event}");
-        let ask = "printf 'GET / HTTP/1.0\\r\\n\\r\\n' | nc -w 20 127.0.0.1 8080 | tail -n 1";
-        let inside = pod.exec("main", &["sh", "-c", ask]).await;
+        let inside = pod.exec("main", &["sh", "-c", &fetch("127.0.0.1")]).await;
         assert_eq!(inside.text(), "hello\n");
         let ready = "{.status.conditions[?(@.type=='Ready')].status}";
         assert_eq!(pod.get(ready).await, "False");

@@ -1,6 +1,6 @@
 //! What a pod may not have: each refusal is an event that names what was asked and the rule.
 
-use integration::bed::{Bed, IMAGE_NAME};
+use integration::bed::Bed;
 use integration::cases;
 use integration::kubernetes::Pod;
 use integration::runtime::Needs;
@@ -58,27 +58,11 @@ async fn a_debugger_that_shares_a_containers_processes_is_refused(bed: &Bed) {
     let pod = Pod::new(bed, cluster(), "bulkhead", "sleep 1000")
         .up()
         .await;
-    let debug = async |name: &str, more: &[&str]| {
-        let image = format!("--image={IMAGE_NAME}");
-        let args = [
-            "debug",
-            pod.name.as_str(),
-            &image,
-            "--image-pull-policy=Never",
-            "-c",
-            name,
-        ];
-        let script = ["--", "sh", "-c", "echo beside"];
-        cluster()
-            .kubectl(&[&args[..], more, &script].concat())
-            .await
-            .ok();
-    };
-    debug("beside", &[]).await;
+    pod.debug("beside", None, "echo beside").await;
     let ended = "{.status.ephemeralContainerStatuses[?(@.name=='beside')].state.terminated.reason}";
     pod.until(ended, |reason| reason == "Completed").await;
     assert_eq!(pod.logs("beside").await, "beside\n");
-    debug("within", &["--target=main"]).await;
+    pod.debug("within", Some("main"), "echo beside").await;
     let event = pod.event("shareProcessNamespace").await;
     assert!(event.contains("kubernetes.share_processes"), "{event}");
     assert_eq!(
