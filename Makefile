@@ -5,7 +5,7 @@ SCRIPTS := integration/testbed
 
 # Each step says what it does; two at once would talk over each other.
 .NOTPARALLEL:
-.PHONY: help build tools images testbed testbed-down demo test test-versions test-v2 test-kubernetes conformance fuzz mutants bench deb lint packages clean
+.PHONY: help build tools images testbed testbed-down demo test test-versions test-v2 test-kubernetes conformance fuzz mutants bench evidence deb lint packages clean
 
 help: ## this list
 	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -65,6 +65,9 @@ mutants: packages ## loosens one rule after the other, and expects the tests to 
 bench: build tools images ## the figures, side by side; gates nothing
 	@$(SCRIPTS)/tools.sh bench
 	@$(SCRIPTS)/rust.sh bench
+
+evidence: ## TARGET=NAME: runs a suite that CI leaves out, whole, and writes how it ended into docs/evidence.md
+	@$(SCRIPTS)/evidence.py run $(TARGET)
 
 deb: build ## the Debian package, with checksums and a list of what it is made of, in target/deb
 	@$(SCRIPTS)/deb.sh

@@ -35,6 +35,7 @@ lint() {
   step "formatting of the fuzz targets" cargo fmt --manifest-path runsc-config/fuzz/Cargo.toml --check
   step "clippy" cargo clippy --workspace --all-targets --locked -- -D warnings
   step "documentation" env RUSTDOCFLAGS=-Dwarnings cargo doc --workspace --no-deps --locked
+  step "the plan of CI and the record of what it leaves out" integration/testbed/evidence.py check
   step "scripts (shellcheck)" shellcheck -x -P SCRIPTDIR .ci/run integration/*/*.sh runsc-config/*/*.sh shim/debian/*
   step "alert rules (promtool)" promtool check rules docs/prometheus/alerts.yml
   step "when they fire (promtool)" promtool test rules docs/prometheus/alerts_test.yml
