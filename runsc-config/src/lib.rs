@@ -29,6 +29,7 @@ mod report;
 mod requests;
 mod seccomp;
 mod spec;
+mod text;
 
 pub use exec::{Capabilities, ExecCeiling, HardenedProcess, harden_exec};
 pub use features::{Features, FeaturesError};
@@ -46,3 +47,4 @@ pub use report::{Change, REFUSING, Refusal, RefusalKind, Report};
 pub use spec::{
     Caller, ContainerKind, Context, Explanation, Hardened, HostFacts, harden, validate,
 };
+pub use text::printable;

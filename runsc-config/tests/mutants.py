@@ -45,7 +45,7 @@ def tests(tree, which=""):
     environment = {**os.environ, "CARGO_TARGET_DIR": built, "RUSTFLAGS": "-Awarnings"}
     kind, _, names = which.partition(" ")
     package = "bulkhead-shim" if kind else "runsc-config"
-    shim = ["--bin", "containerd-shim-bulkhead-v1"] if kind else []
+    shim = ["--bin", "bulkhead" if kind == "tool" else "containerd-shim-bulkhead-v1"] if kind else []
 
     def cargo(verb, *more, where=tree, environment=environment):
         command = ["cargo", verb, "--locked", "--quiet", *more]

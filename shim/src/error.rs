@@ -8,7 +8,7 @@ use std::io;
 
 use crate::metrics::COUNTERS;
 use containerd_shim_protos::ttrpc;
-use runsc_config::{PolicyError, Refusal, RefusalKind};
+use runsc_config::{PolicyError, Refusal, RefusalKind, printable};
 
 /// Result of everything that can answer a client.
 pub(crate) type Result<T> = std::result::Result<T, Error>;
@@ -120,6 +120,8 @@ impl From<Error> for ttrpc::Error {
             Code::Unimplemented => ttrpc::Code::UNIMPLEMENTED,
             Code::Internal => ttrpc::Code::INTERNAL,
         };
-        Self::RpcStatus(ttrpc::get_status(code, error.message))
+        // containerd's clients print it as it is.
+        let message = printable(&error.message);
+        Self::RpcStatus(ttrpc::get_status(code, message))
     }
 }

@@ -4,6 +4,7 @@
 //! directions, so that no reader is needed, and without blocking, so that a full one costs lines and not requests. A policy
 //! may put the log of each sandbox into a file of its own.
 
+use std::borrow::Cow;
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt as _;
@@ -12,7 +13,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use nix::fcntl::OFlag;
-use runsc_config::LogLevel;
+use runsc_config::{LogLevel, printable};
 use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
@@ -101,7 +102,7 @@ impl Write for &Lossy {
             }
             self.lost.fetch_sub(lost, Ordering::Relaxed);
         }
-        if self.put(line).is_err() {
+        if self.put(&escaped(line)).is_err() {
             self.lost.fetch_add(1, Ordering::Relaxed);
         }
         Ok(line.len())
@@ -110,6 +111,18 @@ impl Write for &Lossy {
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
     }
+}
+
+/// A line as it may be written: what a spec or a sandbox put into it ends no line but its own.
+fn escaped(line: &[u8]) -> Cow<'_, [u8]> {
+    let body = line.strip_suffix(b"\n").unwrap_or(line);
+    // Control characters above a space are DEL and, in UTF-8, what begins with this byte.
+    let may_hold_one = |byte: &u8| byte.is_ascii_control() || *byte == 0xc2;
+    if !body.iter().any(may_hold_one) {
+        return Cow::Borrowed(line);
+    }
+    let text = String::from_utf8_lossy(body);
+    Cow::Owned(format!("{}\n", printable(&text)).into_bytes())
 }
 
 /// Starts logging into `log` of the working folder, the bundle. Without one (a shim started by hand) nothing is logged:
@@ -215,6 +228,20 @@ mod tests {
             rest.contains("log lines lost") && rest.ends_with("after\n"),
             "{rest:?}"
         );
+    }
+
+    #[test]
+    fn what_is_logged_forges_no_line_and_rewrites_no_terminal() {
+        let (mut reader, writer) = io::pipe().expect("pipe");
+        let log = Lossy::new(File::from(std::os::fd::OwnedFd::from(writer)));
+        for line in ["INFO as it is é\n", "INFO a\u{1b}[2Jb\nERROR c\u{9b}d\n"] {
+            (&log).write_all(line.as_bytes()).expect("never fails");
+        }
+        drop(log);
+        let mut text = String::new();
+        reader.read_to_string(&mut text).expect("read");
+        let expected = "INFO as it is é\nINFO a\\u{1b}[2Jb\\nERROR c\\u{9b}d\n";
+        assert_eq!(text, expected);
     }
 
     #[test]

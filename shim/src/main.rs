@@ -45,12 +45,14 @@ mod stats;
 use std::process::ExitCode;
 
 use error::{Error, Result};
+use runsc_config::printable;
 
 fn main() -> ExitCode {
     match run() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("{}: {error}", env!("CARGO_BIN_NAME"));
+            let error = error.to_string();
+            eprintln!("{}: {}", env!("CARGO_BIN_NAME"), printable(&error));
             ExitCode::FAILURE
         }
     }

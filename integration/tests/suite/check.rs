@@ -94,12 +94,28 @@ async fn a_runsc_that_is_missing_or_anybodys_is_found(bed: &Bed) {
     assert_found(&findings, "runsc", "fail", "not in PATH");
     let folder = bed.folder.join(bed.id("open"));
     fs::create_dir(&folder).expect("make a folder");
-    fs::copy(bed.runsc.as_ref().expect("runsc"), folder.join("runsc")).expect("copy");
-    fs::set_permissions(&folder, fs::Permissions::from_mode(0o777)).expect("chmod");
+    let ran = folder.join("ran");
+    let script = format!("#!/bin/sh\necho ran >> {}\n", ran.display());
+    fs::write(folder.join("runsc"), script).expect("write");
+    for (path, mode) in [(folder.join("runsc"), 0o755), (folder.clone(), 0o777)] {
+        fs::set_permissions(path, fs::Permissions::from_mode(mode)).expect("chmod");
+    }
     let path = format!("{}:{PATH_FOLDER}", folder.display());
     let (fit, findings) = check(&[], &path);
     assert!(!fit);
     assert_found(&findings, "runsc", "fail", "only root may write");
+    // The same for a spec that is explained, and for the runsc of a handler's policy.
+    let spec = folder.join("config.json");
+    fs::write(&spec, bed.container(&["true"]).spec.to_string()).expect("write");
+    let mut explain = Command::new(tool("bulkhead").expect("found before"));
+    let explain = explain.env("PATH", &path).arg("explain").arg(&spec);
+    let output = explain.output().expect("run bulkhead");
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(
+        !output.status.success() && said.contains("only root may write"),
+        "{said}"
+    );
+    assert!(!ran.exists(), "a runsc that was found untrusted has run");
     // And nothing is made with it.
     let _policy = NodePolicy::set(&format!("runsc.path = {:?}", folder.join("runsc")));
     let error = bed
@@ -159,8 +175,29 @@ async fn handlers_of_containerd_are_found_with_their_faults(bed: &Bed) {
         &handler("good", "pod_annotations = [\"dev.bulkhead.*\"]"),
     );
     assert!(found().is_empty(), "{:?}", found());
-    write("b.toml", &handler("open", "pod_annotations = [\"*\"]"));
-    assert_found(&found(), "containerd", "warn", "open: pod_annotations lets");
+    // As containerd matches them, with Go's path.Match.
+    for open in [
+        "*",
+        "io.*",
+        "i*",
+        "[i]o.*",
+        "[^a-h]?.kubernetes.cri.sandbox-?d",
+    ] {
+        for key in ["pod_annotations", "container_annotations"] {
+            let mut patterns = String::from("pod_annotations = [\"dev.bulkhead.*\"]");
+            match key {
+                "pod_annotations" => patterns = format!("{key} = [\"dev.bulkhead.*\", {open:?}]"),
+                _ => patterns.push_str(&format!("\n{key} = [{open:?}]")),
+            }
+            write("b.toml", &handler("open", &patterns));
+            let told =
+                format!("open: {key} lets a pod write containerd's own annotations: {open:?}");
+            assert_found(&found(), "containerd", "warn", &told);
+        }
+    }
+    let closed = "pod_annotations = [\"dev.*\", \"io.x/*\"]\ncontainer_annotations = [\"[^i]*\"]";
+    write("b.toml", &handler("closed", closed));
+    assert!(found().is_empty(), "{:?}", found());
     write("b.toml", &handler("deaf", ""));
     assert_found(&found(), "containerd", "warn", "deaf: what pods ask for");
     let options =

@@ -20,8 +20,13 @@ cases! {
         what_would_be_refused_is_said_with_the_rule,
         what_is_no_spec_is_named,
         a_running_container_is_found_by_its_id,
+        nothing_waits_for_a_fifo,
+        what_is_printed_has_no_control_characters,
     ],
 }
+
+/// Where the tool is run.
+const HERE: &str = "/run/b";
 
 fn explain(args: &[&str], path: &Path) -> Output {
     let mut command = std::process::Command::new(tool("bulkhead").expect("found before"));
@@ -31,6 +36,7 @@ fn explain(args: &[&str], path: &Path) -> Output {
             "PATH",
             format!("{}:{path_variable}", integration::bed::PATH_FOLDER),
         )
+        .current_dir(HERE)
         .arg("explain")
         .args(args)
         .arg(path);
@@ -135,8 +141,9 @@ async fn a_running_container_is_found_by_its_id(bed: &Bed) {
     let policy = NodePolicy::set("limits.open_files = 333");
     let container = bed.container(&["sleep", "1000"]).run().await.expect("run");
     drop(policy);
-    let state = ["--json", "--state", integration::bed::STATE];
-    let output = explain(&state, Path::new(&container.id));
+    // By the sandbox's record, wherever containerd's state is. A file of that name here is no container.
+    let _decoy = Decoy::fifo(Path::new(HERE).join(&container.id));
+    let output = explain(&["--json"], Path::new(&container.id));
     assert!(output.status.success(), "{output:?}");
     let explained: Value = serde_json::from_slice(&output.stdout).expect("JSON");
     // What it was given, though the policy is another one by now.
@@ -152,11 +159,10 @@ async fn a_running_container_is_found_by_its_id(bed: &Bed) {
         .find(|change| change.contains("333"));
     assert!(limit.is_some(), "{explained}");
     for (namespace, id, told) in [
-        (NAMESPACE, "none", "no container none runs below"),
+        (NAMESPACE, "none", "no container none runs"),
         ("other", container.id.as_str(), "no container"),
     ] {
-        let args = ["--state", integration::bed::STATE, "--namespace", namespace];
-        let output = explain(&args, Path::new(id));
+        let output = explain(&["--namespace", namespace], Path::new(id));
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
         assert!(!output.status.success() && said.contains(told), "{said}");
     }
@@ -168,6 +174,60 @@ async fn a_running_container_is_found_by_its_id(bed: &Bed) {
         refused["refused"].to_string().contains("/dev/kvm"),
         "{refused}"
     );
+}
+
+/// A FIFO, which nobody may read, for as long as a test needs it.
+struct Decoy(PathBuf);
+
+impl Decoy {
+    fn fifo(path: PathBuf) -> Self {
+        let mode = nix::sys::stat::Mode::from_bits_truncate(0o600);
+        nix::unistd::mkfifo(&path, mode).expect("mkfifo");
+        Self(path)
+    }
+}
+
+impl Drop for Decoy {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
+async fn nothing_waits_for_a_fifo(bed: &Bed) {
+    let bundle = bed.folder.join(bed.id("bundle"));
+    std::fs::create_dir(&bundle).expect("make a folder");
+    let fifo = Decoy::fifo(bundle.join("config.json"));
+    for path in [&fifo.0, &bundle] {
+        let output = explain(&[], path);
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(
+            !output.status.success() && said.contains("is not a regular file"),
+            "{said}"
+        );
+    }
+    // A name is an id; nothing here is looked at.
+    let output = explain(&[], Path::new("config.json"));
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(said.contains("no container config.json runs"), "{said}");
+}
+
+/// Keys of a spec are shown as they are told.
+async fn what_is_printed_has_no_control_characters(bed: &Bed) {
+    let mut spec = bed.container(&["true"]).spec;
+    spec["linux"]["resources"]["\u{1b}[2J\u{9b}2J\nok"] = 7.into();
+    spec["process"]["env"] = serde_json::json!(["A=\u{1b}[2J"]);
+    let path = bed.folder.join("config.json");
+    std::fs::write(&path, spec.to_string()).expect("write");
+    for args in [&[][..], &["--json"]] {
+        let output = explain(args, &path);
+        let text = String::from_utf8([output.stdout, output.stderr].concat()).expect("UTF-8");
+        assert!(text.contains("[2J"), "{text:?}");
+        assert!(
+            !text.replace('\n', "").contains(char::is_control),
+            "{text:?}"
+        );
+        assert!(!text.lines().any(|line| line.starts_with("ok")), "{text:?}");
+    }
 }
 
 async fn what_is_no_spec_is_named(bed: &Bed) {

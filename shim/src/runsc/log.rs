@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use nix::fcntl::OFlag;
 use nix::sys::stat::Mode;
+use runsc_config::printable;
 use tokio::io::unix::AsyncFd;
 
 use crate::poll;
@@ -197,15 +198,14 @@ impl Reader {
     }
 }
 
-/// One printable line of bounded length: control characters could rewrite a terminal or forge a log line.
+/// One printable line of bounded length.
 pub(crate) fn one_line(text: &str) -> String {
-    let mut line = String::with_capacity(text.len().min(MESSAGE_MAX));
-    for c in text.trim().chars() {
-        if line.len() >= MESSAGE_MAX {
-            line.push('…');
-            break;
-        }
-        line.push(if c.is_control() { ' ' } else { c });
+    let text = text.trim();
+    let end = text.floor_char_boundary(MESSAGE_MAX);
+    let mut line = printable(text.get(..end).unwrap_or_default()).into_owned();
+    if line.len() > MESSAGE_MAX || end < text.len() {
+        line.truncate(line.floor_char_boundary(MESSAGE_MAX));
+        line.push('…');
     }
     line
 }
@@ -229,7 +229,7 @@ mod tests {
         let log = br#"{"msg":"first","level":"error"}{"msg":"note","level":"info"}{"msg":"second\nline","level":"error"}"#;
         assert_eq!(
             reason_of(&[log]).as_deref(),
-            Some("second line; before that: first")
+            Some("second\\nline; before that: first")
         );
         let told_on = br#"{"msg":"cause","level":"error"}{"msg":"failed: cause","level":"error"}"#;
         assert_eq!(reason_of(&[told_on]).as_deref(), Some("failed: cause"));
@@ -266,7 +266,7 @@ mod tests {
 
     #[test]
     fn control_characters_never_reach_a_log() {
-        assert_eq!(one_line("a\x1b[31mb\r\nc"), "a [31mb  c");
+        assert_eq!(one_line("a\x1b[31mb\r\nc\n"), "a\\u{1b}[31mb\\r\\nc");
         assert!(one_line(&"x".repeat(1 << 20)).len() <= MESSAGE_MAX + 4);
     }
 }

@@ -1,23 +1,25 @@
 //! What a container asked for, what it is given, and by which key.
 
 use std::fs;
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode};
+use std::process::ExitCode;
 
 use runsc_config::{ContainerKind, Context, Explanation, Features, Hardened, Policy, Role, harden};
+use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::text::shorten;
-use crate::{Failure, host};
+use crate::ask::{Ask, ask, look_up};
+use crate::install::{Root, running};
+use crate::text::{self, say, shorten};
+use crate::{Failure, files, host};
 
 /// containerd's address unless it is told otherwise (`defaults/defaults_unix.go`).
 const CONTAINERD: &str = "/run/containerd/containerd.sock";
-/// Where containerd keeps bundles, below its state.
-const TASKS: &str = "io.containerd.runtime.v2.task";
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
-    /// A running container's id, a bundle, or a config.json.
+    /// A running container's id; or the path of a bundle or a config.json, with a "/" in it.
     container: PathBuf,
     /// Judge by this policy file: of a running container, what it would be given now. Default: for a running container
     /// what it was given; else the node's own policy.
@@ -29,9 +31,9 @@ pub(crate) struct Arguments {
     /// containerd's namespace of the id; default: the one that has it.
     #[arg(short, long)]
     namespace: Option<String>,
-    /// containerd's state folder, where bundles are.
-    #[arg(long, default_value_os_t = crate::default_state())]
-    state: PathBuf,
+    /// Folder of the sandboxes; may be given several times. Default: as the node's policies say.
+    #[arg(long)]
+    root: Vec<PathBuf>,
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
@@ -41,22 +43,19 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     } else {
         (parent(&path), path.clone())
     };
-    let written = fs::read(bundle.join(Explanation::FILE)).ok();
+    let written = files::read(&bundle.join(Explanation::FILE)).ok();
     let explained = match (&arguments.policy, written) {
         (None, Some(written)) if path.is_dir() => Ok(serde_json::from_slice(&written)?),
         _ => judge(&bundle, &config, arguments.policy.as_deref())?,
     };
     match explained {
         Ok(explanation) if arguments.json => {
-            println!("{}", serde_json::to_string_pretty(&explanation)?);
+            text::json(&explanation)?;
         }
         Ok(explanation) => print(&explanation),
         Err(refusal) => {
             if arguments.json {
-                println!(
-                    "{}",
-                    serde_json::to_string_pretty(&json!({ "refused": refusal }))?
-                );
+                text::json(&json!({ "refused": refusal }))?;
             }
             return Err(format!("refused: {refusal}").into());
         }
@@ -67,31 +66,72 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
 /// The bundle of an id, or the path as it is.
 fn locate(arguments: &Arguments) -> Result<PathBuf, Failure> {
     let asked = &arguments.container;
-    if asked.exists() {
+    let shown = asked.display();
+    if asked.as_os_str().as_bytes().contains(&b'/') {
+        fs::metadata(asked).map_err(|e| format!("{shown}: {e}"))?;
         return Ok(asked.clone());
     }
-    let shown = asked.display();
-    if asked.components().count() != 1 {
-        return Err(format!("{shown}: there is no such file or folder").into());
-    }
-    let tasks = arguments.state.join(TASKS);
-    let namespaces = fs::read_dir(&tasks).map_err(|e| format!("read {}: {e}", tasks.display()))?;
-    let mut found: Vec<PathBuf> = namespaces
-        .flatten()
-        .filter(|entry| {
-            let wanted = arguments.namespace.as_deref();
-            wanted.is_none_or(|wanted| entry.file_name() == wanted)
-        })
-        .map(|entry| entry.path().join(asked))
-        .filter(|bundle| bundle.is_dir())
+    let id = asked.to_str().filter(|id| !matches!(*id, "" | "." | ".."));
+    let id =
+        id.ok_or_else(|| format!("{shown} is no container's id; a path needs a \"/\": ./{shown}"))?;
+    let bases = match arguments.root.as_slice() {
+        [] => running::bases(&Root::new(Path::new("/"))?)?,
+        given => given.to_vec(),
+    };
+    let mut found: Vec<PathBuf> = bases
+        .iter()
+        .filter_map(|base| fs::read_dir(base).ok())
+        .flat_map(|folders| folders.flatten())
+        .filter_map(|folder| bundle_in(&folder.path(), id, arguments.namespace.as_deref()))
         .collect();
+    let names = |paths: &[PathBuf]| {
+        let names: Vec<_> = paths
+            .iter()
+            .map(|path| path.display().to_string())
+            .collect();
+        names.join(", ")
+    };
     match (found.pop(), found.is_empty()) {
         (Some(bundle), true) => Ok(bundle),
-        (Some(_), false) => {
-            Err(format!("{shown} is in several namespaces: give --namespace").into())
+        (Some(bundle), false) => {
+            found.push(bundle);
+            let places = names(&found);
+            Err(
+                format!("{id} is there more than once: give --namespace, or one of {places}")
+                    .into(),
+            )
         }
-        (None, _) => Err(format!("no container {shown} runs below {}", tasks.display()).into()),
+        (None, _) => {
+            let places = names(&bases);
+            Err(format!(
+                "no container {id} runs, by the sandboxes in {places}; a path needs a \"/\""
+            )
+            .into())
+        }
     }
+}
+
+/// What is needed here of what a shim writes down of its sandbox.
+#[derive(Debug, Deserialize)]
+struct Record {
+    id: String,
+    namespace: String,
+    bundle: PathBuf,
+}
+
+/// The bundle of a container in one sandbox: the sandbox's own, or of one that joined it, which is beside that.
+fn bundle_in(sandbox: &Path, id: &str, namespace: Option<&str>) -> Option<PathBuf> {
+    let text = files::read(&sandbox.join("bulkhead.json")).ok()?;
+    let record: Record = serde_json::from_slice(&text).ok()?;
+    if namespace.is_some_and(|wanted| wanted != record.namespace) {
+        return None;
+    }
+    if record.id == id {
+        return Some(record.bundle);
+    }
+    let beside = record.bundle.with_file_name(id);
+    let root = files::read_text(&beside.join("bulkhead-root")).ok()?;
+    (Path::new(root.trim()) == sandbox).then_some(beside)
 }
 
 /// The explanation, or the words of the refusal.
@@ -102,7 +142,10 @@ fn judge(
 ) -> Result<Result<Explanation, String>, Failure> {
     let policy = crate::policy(policy)?;
     let asked = read(config)?;
-    let features = features(&policy.runsc().path)?;
+    let runsc = &policy.runsc().path;
+    let runsc =
+        look_up(runsc, None).ok_or_else(|| format!("{} is not in PATH", runsc.display()))?;
+    let features = features(&runsc, ask)?;
     let bundle = fs::canonicalize(bundle).unwrap_or_else(|_| bundle.to_owned());
     Ok(given(asked, &bundle, &policy, &features)?.map(|hardened| hardened.explanation()))
 }
@@ -156,7 +199,7 @@ fn given(
 }
 
 fn read(config: &Path) -> Result<Value, Failure> {
-    let text = fs::read(config).map_err(|e| format!("read {}: {e}", config.display()))?;
+    let text = files::read(config).map_err(|e| format!("read {}: {e}", config.display()))?;
     let value = serde_json::from_slice(&text);
     Ok(value.map_err(|e| format!("parse {}: {e}", config.display()))?)
 }
@@ -179,37 +222,29 @@ fn parent(file: &Path) -> PathBuf {
 }
 
 /// What a runsc can do, by its own word.
-pub(crate) fn features(runsc: &Path) -> Result<Features, Failure> {
-    let run = |question: &str| {
-        Command::new(runsc)
-            .arg(question)
-            .output()
-            .map_err(|e| format!("run {} {question}: {e}", runsc.display()))
-    };
-    let (flags, features) = (run("flags")?, run("features")?);
-    let help = [flags.stdout, flags.stderr].concat();
-    let json = features
-        .status
-        .success()
-        .then(|| String::from_utf8_lossy(&features.stdout).into_owned());
-    let help = String::from_utf8_lossy(&help);
+pub(crate) fn features(runsc: &Path, ask: Ask) -> Result<Features, Failure> {
+    let (flags, features) = (ask(runsc, &["flags"])?, ask(runsc, &["features"])?);
+    let help = [flags.output, flags.errors].concat();
+    let json = features.is_success.then_some(features.output);
     Ok(Features::parse(&help, json.as_deref())?)
 }
 
 fn print(explanation: &Explanation) {
-    println!("policy: {}\n", shorten(&explanation.policy, 100));
-    println!(
+    say(format_args!("policy: {}", explanation.policy));
+    say("");
+    say(format_args!(
         "{:<16} {:<44} {:<28} POLICY KEY",
         "CONTROL", "ASKED", "GIVEN"
-    );
+    ));
     for change in &explanation.changes {
-        println!(
+        say(format_args!(
             "{:<16} {:<44} {:<28} {}",
             change.control,
             shorten(&change.asked, 44),
             shorten(&change.given, 28),
             change.key
-        );
+        ));
     }
-    println!("\nrunsc {}", explanation.flags.join(" "));
+    say("");
+    say(format_args!("runsc {}", explanation.flags.join(" ")));
 }

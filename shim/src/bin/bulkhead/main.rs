@@ -1,6 +1,8 @@
 //! `bulkhead`: the node tool. It puts Bulkhead on a node, shows what the policy makes of a container, before or while it runs, and
 //! what a node lacks.
+#![warn(clippy::print_stdout, clippy::print_stderr)]
 
+mod ask;
 #[path = "../../cgroup.rs"]
 #[allow(dead_code, reason = "the shim uses the rest")]
 mod cgroup;
@@ -9,6 +11,7 @@ mod cgroup_limits;
 mod check;
 mod containerd;
 mod explain;
+mod files;
 #[path = "../../host.rs"]
 mod host;
 mod install;
@@ -16,9 +19,10 @@ mod metrics;
 #[path = "../../mountinfo.rs"]
 #[allow(dead_code, reason = "the shim uses the rest")]
 mod mountinfo;
+mod pattern;
 mod text;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -59,7 +63,7 @@ fn main() -> ExitCode {
     match done {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("bulkhead: {error}");
+            text::complain(error);
             ExitCode::FAILURE
         }
     }
@@ -71,9 +75,4 @@ fn policy(path: Option<&Path>) -> Result<Policy, PolicyError> {
         Some(path) => Policy::load(&std::path::absolute(path).unwrap_or_else(|_| path.to_owned())),
         None => Policy::load_default(),
     }
-}
-
-/// Where containerd keeps its bundles unless told otherwise (`defaults/defaults_linux.go`).
-fn default_state() -> PathBuf {
-    PathBuf::from("/run/containerd")
 }

@@ -5,10 +5,12 @@ use std::path::Path;
 
 use runsc_config::Policy;
 
-use super::{Findings, ONLY_BY_PATH, State, beside_this, look_up_in};
+use super::{Findings, ONLY_BY_PATH, State, beside_this};
+use crate::ask::look_up;
 use crate::containerd::{
     self, CRI_2, CRI_3, ConfigFile, Handler, PATTERN, RUNTIME, covers, version,
 };
+use crate::files;
 use crate::install::{Root, SHIM};
 
 /// Handlers that run Bulkhead, in containerd's configuration and what that imports. Returns the names of all handlers.
@@ -87,21 +89,20 @@ fn judge(handler: Handler<'_>, table: &toml::Table, file: &ConfigFile, findings:
         findings.add("containerd", State::Fail, text, fix);
     }
     if let Some(path) = handler.text("runtime_path")
-        && look_up_in(Path::new(path), None).is_none()
+        && look_up(Path::new(path), None).is_none()
     {
         let text = format!("handler {name}: runtime_path {path} is not there");
         let fix = format!("put {SHIM} there: until then the handler makes no container");
         findings.add("containerd", State::Fail, text, fix);
     }
-    let fix = format!("pod_annotations = [{PATTERN:?}]");
-    let patterns = handler.pod_annotations();
-    let is_open = |pattern: &&str| pattern.starts_with('*') || pattern.starts_with("io.kub");
-    if patterns.iter().any(is_open) {
+    let fix = format!("pod_annotations = [{PATTERN:?}], and no container_annotations");
+    for (key, pattern, own) in handler.open_patterns() {
         let text = format!(
-            "handler {name}: pod_annotations lets a pod write containerd's own annotations"
+            "handler {name}: {key} lets a pod write containerd's own annotations: {pattern:?} matches {own}"
         );
-        findings.add("containerd", State::Warn, text, fix);
-    } else if !patterns.contains(&PATTERN) {
+        findings.add("containerd", State::Warn, text, fix.as_str());
+    }
+    if !handler.hears_requests() {
         let text = format!("handler {name}: what pods ask for by {PATTERN} does not arrive");
         findings.add("containerd", State::Warn, text, fix);
     }
@@ -139,7 +140,7 @@ fn not_imported(root: &Root, config: &Path, files: &[ConfigFile], findings: &mut
         if !covers(&folder.join("*.toml"), &path) || files.iter().any(|file| file.path == path) {
             continue;
         }
-        let text = fs::read_to_string(entry.path()).unwrap_or_default();
+        let text = files::read_text(&entry.path()).unwrap_or_default();
         let table: toml::Table = text.parse().unwrap_or_default();
         if containerd::handlers(&table)
             .iter()
@@ -175,7 +176,7 @@ fn replaced(main: &ConfigFile, imported: &[ConfigFile], findings: &mut Findings)
 pub(super) fn running(runsc: &Path, findings: &mut Findings) {
     for (pid, path) in daemons() {
         for program in [Path::new(SHIM), runsc] {
-            if look_up_in(program, Some(&path)).is_some() {
+            if look_up(program, Some(&path)).is_some() {
                 continue;
             }
             let text = format!(
@@ -220,7 +221,7 @@ fn daemons() -> Vec<(u32, String)> {
 
 /// RuntimeClasses that name a handler which containerd does not have.
 pub(super) fn classes(file: &Path, is_asked: bool, handlers: &[String], findings: &mut Findings) {
-    let text = match fs::read_to_string(file) {
+    let text = match files::read_text(file) {
         Ok(text) => text,
         // Before an installation there is none to look at.
         Err(_) if !is_asked => return,

@@ -5,15 +5,16 @@ mod containerd;
 use std::fs;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode};
+use std::process::ExitCode;
 
 use runsc_config::{Platform, Policy, RunscFlags, trusted};
 use serde::Serialize;
 
 use crate::Failure;
+use crate::ask::{ask, look_up};
 use crate::explain::features;
 use crate::install::{CLASSES, Root, SHIM};
-use crate::text::shorten;
+use crate::text::{self, say};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
@@ -92,7 +93,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     let file = classes.unwrap_or(Path::new(CLASSES));
     containerd::classes(file, classes.is_some(), &handlers, &mut findings);
     if arguments.json {
-        println!("{}", serde_json::to_string_pretty(&findings.0)?);
+        text::json(&findings.0)?;
     } else {
         for finding in &findings.0 {
             let state = match finding.state {
@@ -100,13 +101,12 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
                 State::Warn => "WARN",
                 State::Fail => "FAIL",
             };
-            println!(
+            say(format_args!(
                 "{state:<5} {:<12} {}",
-                finding.what,
-                shorten(&finding.found, 200)
-            );
+                finding.what, finding.found
+            ));
             if !finding.fix.is_empty() {
-                println!("{:<18} fix: {}", "", shorten(&finding.fix, 200));
+                say(format_args!("{:<18} fix: {}", "", finding.fix));
             }
         }
     }
@@ -136,22 +136,6 @@ fn policy(path: Option<&Path>, findings: &mut Findings) -> Policy {
     }
 }
 
-/// Where a program is found from this shell.
-fn look_up(program: &Path) -> Option<PathBuf> {
-    look_up_in(program, None)
-}
-
-/// Where a program is found with a PATH, or with this shell's.
-fn look_up_in(program: &Path, path: Option<&str>) -> Option<PathBuf> {
-    if program.components().count() > 1 {
-        return program.is_file().then(|| program.to_owned());
-    }
-    let path = path.map_or_else(|| std::env::var_os("PATH"), |path| Some(path.into()))?;
-    std::env::split_paths(&path)
-        .map(|folder| folder.join(program))
-        .find(|candidate| candidate.is_file())
-}
-
 /// The shim beside this tool, as it is where the prefix is no folder of PATH.
 fn beside_this() -> Option<PathBuf> {
     let shim = std::env::current_exe().ok()?.with_file_name(SHIM);
@@ -163,7 +147,7 @@ const ONLY_BY_PATH: &str = "handlers with a runtime_path find it; for ctr and ne
 
 fn runsc(policy: &Policy, findings: &mut Findings) {
     let asked = &policy.runsc().path;
-    let Some(found) = look_up(asked) else {
+    let Some(found) = look_up(asked, None) else {
         let fix = "install runsc 2026-05 or later into containerd's PATH, or set runsc.path in the policy";
         let text = format!("{} is not in PATH", asked.display());
         return findings.add("runsc", State::Fail, text, fix);
@@ -171,17 +155,17 @@ fn runsc(policy: &Policy, findings: &mut Findings) {
     let shown = found.display().to_string();
     if let Err(problem) = trusted(&found) {
         let fix = "make it and the folders above it root's alone to write: it runs as root";
-        findings.add("runsc", State::Fail, problem, fix);
+        // Nor is it asked anything.
+        return findings.add("runsc", State::Fail, problem, fix);
     }
-    let features = match features(&found) {
+    let features = match features(&found, ask) {
         Ok(features) => features,
         Err(error) => {
             let fix = "install a runsc that runs on this machine";
             return findings.add("runsc", State::Fail, error.to_string(), fix);
         }
     };
-    let version = Command::new(&found).arg("--version").output();
-    let version = version.map(|output| String::from_utf8_lossy(&output.stdout).into_owned());
+    let version = ask(&found, &["--version"]).map(|answer| answer.output);
     let version = version.unwrap_or_default();
     let version = version
         .lines()
@@ -312,7 +296,7 @@ fn root(policy: &Policy, findings: &mut Findings) {
 }
 
 fn shim(findings: &mut Findings) {
-    let found = look_up(Path::new(SHIM)).or_else(|| {
+    let found = look_up(Path::new(SHIM), None).or_else(|| {
         let beside = beside_this()?;
         let text = format!("{} is not in PATH", beside.display());
         findings.add("shim", State::Warn, text, ONLY_BY_PATH);
@@ -326,11 +310,11 @@ fn shim(findings: &mut Findings) {
     let shown = found.display().to_string();
     if let Err(problem) = trusted(&found) {
         let fix = "make it and the folders above it root's alone to write: it runs as root";
-        findings.add("shim", State::Warn, problem, fix);
+        return findings.add("shim", State::Warn, problem, fix);
     }
-    let output = Command::new(&found).arg("-v").output();
-    let text = output.map(|output| String::from_utf8_lossy(&output.stdout).into_owned());
-    let text = text.unwrap_or_default();
+    let text = ask(&found, &["-v"])
+        .map(|answer| answer.output)
+        .unwrap_or_default();
     let own = env!("CARGO_PKG_VERSION");
     if text.contains(own) {
         findings.ok("shim", format!("{shown}, {own}"));

@@ -13,21 +13,22 @@ use super::record::{self, Record, Sums};
 use super::root::Root;
 use super::write;
 use crate::Failure;
+use crate::text::{block, say};
 
 /// Prints what would be done, with every difference.
 pub(super) fn show(plan: &Plan) {
     for action in &plan.actions {
-        println!("{}", headline(action));
+        say(headline(action));
         if let Action::Text { path, text, before }
         | Action::Edit {
             path, text, before, ..
         } = action
         {
-            print!("{}", difference(path, before.as_deref(), text));
+            block(&difference(path, before.as_deref(), text));
         }
     }
     for note in &plan.notes {
-        println!("note: {note}");
+        say(format_args!("note: {note}"));
     }
 }
 

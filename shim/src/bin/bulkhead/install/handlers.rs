@@ -7,7 +7,6 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
-use std::process::Command;
 
 use super::content;
 use super::edit::{self, Addition};
@@ -15,6 +14,7 @@ use super::plan::{Action, Node, Plan};
 use super::record::{Edit, sum_of};
 use super::root::Root;
 use crate::Failure;
+use crate::ask::{ask_named, look_up};
 use crate::containerd::{self, CRI_2, CRI_3, ConfigFile, covers, patterns, version};
 
 /// containerd's releases as far as their configuration differs.
@@ -216,18 +216,17 @@ fn note_what_is_off(plan: &mut Plan, files: &[ConfigFile]) {
 
 /// Asks the node's containerd for its release.
 fn ask(root: &Root) -> Result<Release, String> {
-    let mut command = if root.is_own() {
-        Command::new("containerd")
+    let silent =
+        |problem: &dyn std::fmt::Display| format!("containerd does not say its version: {problem}");
+    let answer = if root.is_own() {
+        let program =
+            look_up(Path::new("containerd"), None).ok_or_else(|| silent(&"it is not in PATH"))?;
+        ask_named(&program, &["--version"])
     } else {
-        let mut command = Command::new("chroot");
-        command.arg(root.path()).arg("containerd");
-        command
+        let root = root.path().to_string_lossy();
+        ask_named(Path::new("chroot"), &[&*root, "containerd", "--version"])
     };
-    let output = command
-        .arg("--version")
-        .output()
-        .map_err(|e| format!("containerd does not say its version: {e}"))?;
-    let text = String::from_utf8_lossy(&output.stdout);
+    let text = answer.map_err(|e| silent(&e))?.output;
     // "containerd MODULE VERSION REVISION"
     let version = text.split_whitespace().nth(2).unwrap_or_default();
     match version.trim_start_matches('v').split('.').next() {

@@ -8,7 +8,7 @@ mod handlers;
 mod plan;
 mod record;
 mod root;
-mod running;
+pub(crate) mod running;
 pub(crate) mod uninstall;
 mod write;
 
@@ -26,7 +26,9 @@ use record::Record;
 pub(crate) use root::Root;
 
 use crate::Failure;
+use crate::ask::ask_named;
 use crate::explain::features;
+use crate::text::{complain, say};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
@@ -90,19 +92,20 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     plan.folder(&node, folder)?;
     fill(&mut plan, &node, arguments)?;
     if !plan.refusals.is_empty() {
-        return Err(refused(&plan.refusals).into());
+        refuse(&plan.refusals);
+        return Ok(ExitCode::FAILURE);
     }
     if !plan.actions.iter().any(is_change) {
         for note in &plan.notes {
-            println!("note: {note}");
+            say(format_args!("note: {note}"));
         }
-        println!("nothing to do");
+        say("nothing to do");
         return Ok(ExitCode::SUCCESS);
     }
     warn_of_runsc(&mut plan, &root)?;
     apply::show(&plan);
     if arguments.dry_run {
-        println!("nothing was changed: --dry-run");
+        say("nothing was changed: --dry-run");
         return Ok(ExitCode::SUCCESS);
     }
     let touches_containerd = plan
@@ -115,17 +118,19 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
         .any(|action| concerns(action, Path::new(CLASSES)));
     record.version = env!("CARGO_PKG_VERSION").to_owned();
     apply::run(plan, &root, &mut record)?;
-    println!(
+    say(format_args!(
         "installed; what `bulkhead uninstall` takes away is in {}",
         record::PATH
-    );
+    ));
     if touches_containerd {
-        println!(
-            "containerd knows its handlers after a restart, which containers survive: systemctl restart containerd"
+        say(
+            "containerd knows its handlers after a restart, which containers survive: systemctl restart containerd",
         );
     }
     if classes {
-        println!("once for the cluster: kubectl apply -f {CLASSES}");
+        say(format_args!(
+            "once for the cluster: kubectl apply -f {CLASSES}"
+        ));
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -202,7 +207,8 @@ fn judge(runsc: &Path) -> Result<(), Failure> {
     if !path.is_file() {
         return Err(format!("--runsc {}: there is no such file", runsc.display()).into());
     }
-    let features = features(&path).map_err(|e| format!("--runsc {}: {e}", runsc.display()))?;
+    let features =
+        features(&path, ask_named).map_err(|e| format!("--runsc {}: {e}", runsc.display()))?;
     match RunscFlags::check(&Policy::strict(), &features) {
         Ok(_) => Ok(()),
         Err(refusal) => Err(format!("--runsc {}: {refusal}", runsc.display()).into()),
@@ -264,7 +270,8 @@ fn lock(root: &Root, dry_run: bool) -> Result<Option<Flock<fs::File>>, Failure> 
     }
 }
 
-fn refused(refusals: &[String]) -> String {
-    let text = refusals.join("\n          ");
-    format!("nothing was changed: {text}")
+fn refuse(refusals: &[String]) {
+    for refusal in refusals {
+        complain(format_args!("nothing was changed: {refusal}"));
+    }
 }

@@ -9,20 +9,26 @@ use runsc_config::Policy;
 
 use super::content::{NETWORK, POLICY};
 use super::root::Root;
-use crate::Failure;
+use crate::{Failure, files};
 
-/// The folders of sandboxes whose shim is there, below the roots that the node's policies name.
-pub(super) fn sandboxes(root: &Root) -> Result<Vec<PathBuf>, Failure> {
+/// The folders that the node's policies put sandboxes in.
+pub(crate) fn bases(root: &Root) -> Result<Vec<PathBuf>, Failure> {
     let mut folders = vec![Policy::strict().runsc().root.clone()];
     for policy in [POLICY, NETWORK] {
         // One that does not parse makes no sandbox.
-        let text = fs::read_to_string(root.at(Path::new(policy))?);
+        let text = files::read_text(&root.at(Path::new(policy))?);
         if let Some(policy) = text.ok().and_then(|text| Policy::parse(&text, policy).ok()) {
             folders.push(policy.runsc().root.clone());
         }
     }
     folders.sort();
     folders.dedup();
+    Ok(folders)
+}
+
+/// The folders of sandboxes whose shim is there, below the roots that the node's policies name.
+pub(super) fn sandboxes(root: &Root) -> Result<Vec<PathBuf>, Failure> {
+    let folders = bases(root)?;
     let mut found = Vec::new();
     for folder in folders {
         let entries = fs::read_dir(root.at(&folder)?);

@@ -10,6 +10,7 @@ use super::root::Root;
 use super::{apply, edit, lock, needs_root, running};
 use crate::Failure;
 use crate::containerd::{CRI_2, CRI_3};
+use crate::text::say;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
@@ -31,10 +32,10 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     let _lock = lock(&root, arguments.dry_run)?;
     let mut record = Record::load(&root)?;
     if record.is_empty() {
-        println!(
+        say(format_args!(
             "nothing to do: {} is not there, so nothing was installed by `bulkhead install`",
             record::PATH
-        );
+        ));
         return Ok(ExitCode::SUCCESS);
     }
     let sandboxes = running::sandboxes(&root)?;
@@ -62,20 +63,20 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
         folders.actions.push(Action::RemoveFolder(path.clone()));
     }
     apply::show(&plan);
-    println!("remove  {}", record::PATH);
+    say(format_args!("remove  {}", record::PATH));
     apply::show(&folders);
     if arguments.dry_run {
-        println!("nothing was changed: --dry-run");
+        say("nothing was changed: --dry-run");
         return Ok(ExitCode::SUCCESS);
     }
     apply::run(plan, &root, &mut record)?;
     let path = root.at(Path::new(record::PATH))?;
     fs::remove_file(&path).map_err(|e| format!("remove {}: {e}", path.display()))?;
     apply::run(folders, &root, &mut record)?;
-    println!("uninstalled");
+    say("uninstalled");
     if touches_containerd {
-        println!(
-            "containerd forgets its handlers with a restart, which containers survive: systemctl restart containerd"
+        say(
+            "containerd forgets its handlers with a restart, which containers survive: systemctl restart containerd",
         );
     }
     Ok(ExitCode::SUCCESS)

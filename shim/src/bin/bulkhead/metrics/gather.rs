@@ -15,6 +15,7 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 use super::text::{self, Family, Sample, Samples};
+use crate::text::complain;
 
 /// Name of the socket in a sandbox's folder.
 const SOCKET: &str = "metrics.sock";
@@ -99,7 +100,7 @@ impl Gatherer {
                 }
             };
             if let Err(problem) = &added {
-                eprintln!("bulkhead: {}: {problem}", folder.display());
+                complain(format_args!("{}: {problem}", folder.display()));
             }
             shims.push((folder, if added.is_ok() { "1" } else { "0" }));
         }

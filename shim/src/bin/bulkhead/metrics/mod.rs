@@ -15,9 +15,6 @@ use runsc_config::Policy;
 use crate::Failure;
 use gather::Gatherer;
 
-/// Puts a terminal's cursor at its beginning and empties it.
-const CLEAR: &str = "\x1b[H\x1b[2J";
-
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
     /// Folder of the sandboxes; may be given several times. Default: as the node's policy says.
@@ -69,16 +66,16 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
             None => {
                 let gathered = gatherer.gather().await;
                 if arguments.json {
-                    println!("{}", serde_json::to_string_pretty(&gathered.families())?);
+                    crate::text::json(&gathered.families())?;
                 } else {
-                    print!("{}", gathered.text());
+                    crate::text::block(&gathered.text());
                 }
                 Ok(gathered.problems)
             }
         }
     })?;
     for problem in &problems {
-        eprintln!("bulkhead: {problem}");
+        crate::text::complain(problem);
     }
     Ok(if problems.is_empty() {
         ExitCode::SUCCESS
@@ -106,8 +103,11 @@ async fn top(
         let now = table::Rows::of(&gathered);
         problems = gathered.problems;
         let shown = now.shown(&before, is_terminal());
-        print!("{}{shown}", if is_terminal() { CLEAR } else { "" });
-        std::io::Write::flush(&mut std::io::stdout())?;
+        if is_terminal() {
+            crate::text::clear();
+        }
+        crate::text::block(&shown);
+        crate::text::flush()?;
         before = now;
     }
     Ok(problems)

@@ -27,6 +27,7 @@ use tokio_rustls::rustls::{RootCertStore, ServerConfig};
 
 use super::gather::Gatherer;
 use crate::Failure;
+use crate::text::{complain, say};
 
 /// Connections at a time, most of which have asked nothing; further ones wait. Those who connect and say nothing are many
 /// before they keep anybody out, and soon gone.
@@ -66,7 +67,7 @@ impl Answers {
         }
         let gathered = self.gatherer.gather().await;
         for problem in &gathered.problems {
-            eprintln!("bulkhead: {problem}");
+            complain(problem);
         }
         let text = Bytes::from(gathered.text());
         *last = Some((Instant::now(), text.clone()));
@@ -253,7 +254,7 @@ fn ready(address: &str) -> Result<(), Failure> {
         inheritable: CapabilitySet::empty(),
     };
     set_capabilities(None, none)?;
-    println!("{address}");
+    say(address);
     Ok(())
 }
 
@@ -261,7 +262,7 @@ async fn accepted<T>(accepted: io::Result<T>) -> Option<T> {
     match accepted {
         Ok(accepted) => Some(accepted),
         Err(error) => {
-            eprintln!("bulkhead: accept: {error}");
+            complain(format_args!("accept: {error}"));
             tokio::time::sleep(Duration::from_millis(100)).await;
             None
         }
