@@ -51,7 +51,7 @@ impl Cgroups {
     /// When /proc or the cgroup mount cannot be read.
     pub(crate) fn of_sandbox(pid: i32, path: &str) -> io::Result<Self> {
         let mode = Mode::of_host()?;
-        let table = fs::read_to_string(format!("/proc/{pid}/cgroup"))?;
+        let table = table(pid)?;
         let own = path.trim_matches('/');
         let is_own = |folder: &Path| !own.is_empty() && folder.ends_with(own) && folder.is_dir();
         let folders = folders(mode, &table)
@@ -66,8 +66,7 @@ impl Cgroups {
     /// When /proc or the cgroup mount cannot be read.
     pub(crate) fn unshared(pid: i32) -> io::Result<Self> {
         let mode = Mode::of_host()?;
-        let table = |who: &str| fs::read_to_string(format!("/proc/{who}/cgroup"));
-        let (its, own) = (table(&pid.to_string())?, table("self")?);
+        let (its, own) = (table(pid)?, table("self")?);
         let own: BTreeMap<_, _> = folders(mode, &own).collect();
         // One that holds this process's would be an ancestor of it.
         let is_shared = |folder: &Path| own.values().any(|own| own.starts_with(folder));
@@ -308,6 +307,12 @@ fn bytes_of(text: &str, operation: &str) -> Option<u64> {
 /// cgroup v1 shows no limit as the largest number of pages there is.
 fn is_limit(bytes: &u64) -> bool {
     *bytes < 1 << 62
+}
+
+/// The cgroups of a process (cgroups(7)). A name that is no text leads nowhere: runsc is never given one.
+fn table(process: impl std::fmt::Display) -> io::Result<String> {
+    let table = fs::read(format!("/proc/{process}/cgroup"))?;
+    Ok(String::from_utf8_lossy(&table).into_owned())
 }
 
 /// The lines of /proc/PID/cgroup as folders. Roots are left out: they are the host's own.

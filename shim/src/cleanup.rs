@@ -103,13 +103,13 @@ pub(crate) async fn kill_processes(root: &Path, cgroups: Option<&Cgroups>) {
 
 /// A zombie is dead: it only waits for its parent.
 fn is_alive(pid: i32) -> bool {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    // The state follows the name, which is in parentheses and may hold any character (proc_pid_stat(5)).
+    let stat = fs::read(format!("/proc/{pid}/stat")).unwrap_or_default();
+    // The state follows the name, which is in parentheses and may hold any byte (proc_pid_stat(5)).
     let state = stat
-        .rsplit(')')
+        .rsplit(|byte| *byte == b')')
         .next()
-        .and_then(|rest| rest.trim_start().chars().next());
-    !matches!(state, None | Some('Z' | 'X'))
+        .and_then(|rest| rest.trim_ascii_start().first());
+    !matches!(state, None | Some(b'Z' | b'X'))
 }
 
 fn processes_with_root(root: &Path) -> Vec<i32> {

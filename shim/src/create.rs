@@ -185,7 +185,6 @@ impl Pod {
             features: &features,
             hardened: &hardened,
             is_pod,
-            oom_score_adj: self.oom_score_adj,
             reaper: Arc::clone(&self.reaper),
         };
         let runsc = Sandbox::prepare(&plan).await?;

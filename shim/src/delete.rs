@@ -26,6 +26,8 @@ use crate::{cleanup, clock, id, start};
 
 /// How long a killed shim may take to let go of its socket.
 const ENDING_LIMIT: Duration = Duration::from_millis(300);
+/// How long a start may hold the socket folder: containerd waits 5 s for all of a delete.
+const LOCK_LIMIT: Duration = Duration::from_secs(2);
 
 /// Runs the `delete` action.
 ///
@@ -62,7 +64,7 @@ pub(crate) fn run(flags: &Flags) -> Result<()> {
 
 /// Returns the pid the sandbox had, if it was written down.
 async fn remove(flags: &Flags, bundle: &Bundle) -> Result<Option<i32>> {
-    let reaper = Reaper::install().map_err(|e| Error::io("become the reaper of sandboxes", &e))?;
+    let reaper = Reaper::install(None).map_err(|e| Error::io("become the reaper of sandboxes", &e))?;
     let spec = bundle.read_spec().ok();
     let root_in = |base: &Path, sandbox: &str| {
         layout::sandbox_root(base, &flags.address, &flags.namespace, sandbox)
@@ -92,7 +94,6 @@ async fn remove(flags: &Flags, bundle: &Bundle) -> Result<Option<i32>> {
             record.runsc.clone(),
             root.clone(),
             record.flags.clone(),
-            None,
             Arc::clone(&reaper),
         );
         cleanup::remove_container(&runsc, &flags.id, sandbox, &bundle.rootfs()).await;
@@ -151,6 +152,19 @@ fn remove_socket(flags: &Flags, bundle: &Bundle) {
         PathBuf::from(written.trim_start_matches("unix://")),
         start::socket_path(&params, &flags.id),
     ] {
+        if !is_socket(&socket) {
+            continue;
+        }
+        // A start may be about to take it for its own, or to have put another one there.
+        let folder = socket.parent().unwrap_or(Path::new("/"));
+        let _lock = match start::lock(folder, LOCK_LIMIT) {
+            Ok(lock) => lock,
+            Err(error) => {
+                // The next start of this id replaces it.
+                tracing::warn!(%error, socket = %socket.display(), "socket not removed");
+                continue;
+            }
+        };
         // A shim that was killed just now listens for as long as the kernel takes to end it.
         let deadline = Instant::now() + ENDING_LIMIT;
         while is_socket(&socket) {

@@ -5,6 +5,7 @@
 //! bounded: should containerd stay away for very long, the oldest events that no client waits for are given up first.
 
 use std::collections::VecDeque;
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -15,15 +16,19 @@ use containerd_shim_protos::protobuf::MessageField;
 use containerd_shim_protos::protobuf::well_known_types::any::Any;
 use containerd_shim_protos::shim::event::Envelope;
 use containerd_shim_protos::shim_async::{Client, EventsClient};
+use containerd_shim_protos::ttrpc::asynchronous::transport::Socket;
 use containerd_shim_protos::ttrpc::context;
 use tokio::sync::Notify;
 
 use crate::clock;
+use crate::dial::dial;
 
 /// How many undelivered events are kept: about 1 MiB at the usual 250 bytes each.
 const QUEUE_MAX: usize = 4096;
 /// How long containerd may take to accept one event, in nanoseconds.
 const SEND_LIMIT_NANOS: i64 = 5_000_000_000;
+/// How long its queue of connections may stay full until the pause before the next try.
+const DIAL_LIMIT: Duration = Duration::from_secs(5);
 const RETRY_FIRST: Duration = Duration::from_millis(50);
 const RETRY_MAX: Duration = Duration::from_secs(2);
 
@@ -112,11 +117,7 @@ impl Events {
 }
 
 async fn deliver(queue: Arc<Queue>, address: String) {
-    let address = if address.contains("://") {
-        address
-    } else {
-        format!("unix://{address}")
-    };
+    let address = Path::new(address.trim_start_matches("unix://"));
     let mut client: Option<EventsClient> = None;
     let mut pause = RETRY_FIRST;
     loop {
@@ -132,7 +133,7 @@ async fn deliver(queue: Arc<Queue>, address: String) {
             continue;
         };
         // The event stays in the queue until containerd has it, so that nothing can overtake it.
-        match send(&mut client, &address, &envelope).await {
+        match send(&mut client, address, &envelope).await {
             Ok(()) => {
                 pause = RETRY_FIRST;
                 let mut waiting = queue.waiting.lock().unwrap_or_else(PoisonError::into_inner);
@@ -155,14 +156,16 @@ async fn deliver(queue: Arc<Queue>, address: String) {
 
 async fn send(
     client: &mut Option<EventsClient>,
-    address: &str,
+    address: &Path,
     envelope: &Envelope,
 ) -> Result<(), String> {
     let client = match client {
         Some(client) => client,
-        None => client.insert(EventsClient::new(
-            Client::connect(address).await.map_err(|e| e.to_string())?,
-        )),
+        None => {
+            let stream = dial(address, DIAL_LIMIT).await;
+            let stream = stream.map_err(|e| format!("connect to containerd: {e}"))?;
+            client.insert(EventsClient::new(Client::new(Socket::new(stream))))
+        }
     };
     let request = ForwardRequest {
         envelope: MessageField::some(envelope.clone()),
@@ -230,6 +233,29 @@ mod tests {
             *containerd.0.lock().expect("lock"),
             ["/tasks/start", "/tasks/exit", "/tasks/start"]
         );
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn a_containerd_that_accepts_nothing_holds_up_nothing() {
+        let folder = tempfile::tempdir().expect("tempdir");
+        let address = folder.path().join("c.ttrpc");
+        let listener = std::os::unix::net::UnixListener::bind(&address).expect("bind");
+        nix::sys::socket::listen(&listener, nix::sys::socket::Backlog::new(0).expect("0"))
+            .expect("a short queue");
+        let _first = dial(&address, Duration::ZERO).await.expect("has a place");
+        let full = dial(&address, Duration::ZERO).await.expect_err("is full");
+        assert_eq!(full.kind(), std::io::ErrorKind::WouldBlock);
+        let events = Events::new("default".into(), address.display().to_string());
+        // Should something wait for a place, it gets one, too late.
+        std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_secs(2));
+            listener.incoming().take(4).for_each(drop);
+        });
+        events.publish(TaskExit::new());
+        let began = tokio::time::Instant::now();
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        assert!(began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
+        assert!(!events.are_taken());
     }
 
     #[tokio::test(flavor = "current_thread")]

@@ -55,7 +55,8 @@ fn swap_limits() -> bool {
     match Mode::of_host() {
         Ok(Mode::V1) => Path::new("/sys/fs/cgroup/memory/memory.memsw.limit_in_bytes").exists(),
         Ok(Mode::V2) => {
-            std::fs::read_to_string("/proc/swaps").is_ok_and(|swaps| swaps.lines().count() > 1)
+            // The name of a swap file need not be text.
+            std::fs::read("/proc/swaps").is_ok_and(|swaps| swaps.trim_ascii().contains(&b'\n'))
         }
         Err(_) => false,
     }

@@ -12,6 +12,7 @@ mod clock;
 mod container;
 mod create;
 mod delete;
+mod dial;
 mod error;
 mod events;
 mod host;

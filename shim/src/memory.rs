@@ -18,7 +18,8 @@ pub(crate) fn give_back_soon() {
 
 /// Lets go of every page of code. The kernel keeps the file's pages while it has room, and maps those that are run again.
 fn give_back_code() {
-    let maps = std::fs::read_to_string("/proc/self/maps").unwrap_or_default();
+    let maps = std::fs::read("/proc/self/maps").unwrap_or_default();
+    let maps = String::from_utf8_lossy(&maps);
     for range in maps.lines().filter_map(code_of_a_file) {
         let length = range.end.saturating_sub(range.start);
         // SAFETY: the range is mapped, from a file, and never written to, so that what is dropped is read again from there.

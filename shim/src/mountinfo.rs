@@ -1,8 +1,12 @@
 //! The table of mounts (proc_pid_mountinfo(5)): what lies where, and where it comes from.
+//!
+//! It is read as bytes: any user of the node may have a mount point whose name is no text.
 
+use std::ffi::OsString;
 use std::fs;
 use std::io;
 use std::os::fd::AsRawFd as _;
+use std::os::unix::ffi::OsStringExt as _;
 use std::path::{Path, PathBuf};
 
 use runsc_config::Origin;
@@ -19,18 +23,18 @@ pub(crate) struct Entry {
 }
 
 impl Entry {
-    fn parse(line: &str) -> Option<Self> {
-        let fields: Vec<&str> = line.split(' ').take(5).collect();
+    fn parse(line: &[u8]) -> Option<Self> {
+        let fields: Vec<&[u8]> = line.split(|byte| *byte == b' ').take(5).collect();
         let &[number, _, device, root, point] = fields.as_slice() else {
             return None;
         };
         Some(Self {
-            number: number.parse().ok()?,
+            number: std::str::from_utf8(number).ok()?.parse().ok()?,
             origin: Origin {
-                device: device.to_owned(),
-                path: unescape(root).into(),
+                device: std::str::from_utf8(device).ok()?.to_owned(),
+                path: unescape(root),
             },
-            point: unescape(point).into(),
+            point: unescape(point),
         })
     }
 }
@@ -40,8 +44,9 @@ impl Entry {
 /// # Errors
 /// When /proc cannot be read.
 pub(crate) fn entries() -> io::Result<Vec<Entry>> {
-    let table = fs::read_to_string("/proc/self/mountinfo")?;
-    Ok(table.lines().filter_map(Entry::parse).collect())
+    let table = fs::read("/proc/self/mountinfo")?;
+    let lines = table.split(|byte| *byte == b'\n');
+    Ok(lines.filter_map(Entry::parse).collect())
 }
 
 /// Where a file or folder, named without links, lies in its filesystem. It is the mount that the name leads to that counts,
@@ -74,18 +79,23 @@ pub(crate) fn below(folder: &Path) -> Vec<Origin> {
 }
 
 /// Undoes the octal escapes of mountinfo.
-fn unescape(field: &str) -> String {
-    let escapes = [
-        ("\\040", " "),
-        ("\\011", "\t"),
-        ("\\012", "\n"),
-        ("\\134", "\\"),
-    ];
-    escapes
-        .iter()
-        .fold(field.to_owned(), |text, (escape, plain)| {
-            text.replace(escape, plain)
-        })
+fn unescape(field: &[u8]) -> PathBuf {
+    let mut plain = Vec::with_capacity(field.len());
+    let mut rest = field;
+    while let [first, after @ ..] = rest {
+        let escaped = match rest {
+            [b'\\', digits @ ..] => digits.get(..3).and_then(octal),
+            _ => None,
+        };
+        plain.push(escaped.unwrap_or(*first));
+        let skipped = if escaped.is_some() { 3 } else { 0 };
+        rest = after.get(skipped..).unwrap_or_default();
+    }
+    OsString::from_vec(plain).into()
+}
+
+fn octal(digits: &[u8]) -> Option<u8> {
+    u8::from_str_radix(std::str::from_utf8(digits).ok()?, 8).ok()
 }
 
 #[cfg(test)]
@@ -94,7 +104,7 @@ mod tests {
 
     #[test]
     fn a_line_with_spaces_in_its_names_is_read() {
-        let line = "36 35 98:0 /a\\040b /mnt\\134040a rw,noatime master:1 - ext3 /dev/root rw";
+        let line = b"36 35 98:0 /a\\040b /mnt\\134040a rw,noatime master:1 - ext3 /dev/root rw";
         let entry = Entry {
             number: 36,
             origin: Origin {
@@ -104,7 +114,14 @@ mod tests {
             point: "/mnt\\040a".into(),
         };
         assert_eq!(Entry::parse(line), Some(entry));
-        assert_eq!(Entry::parse("36 35 98:0 /"), None);
+        assert_eq!(Entry::parse(b"36 35 98:0 /"), None);
+    }
+
+    #[test]
+    fn a_name_that_is_no_text_is_read() {
+        let line = b"36 35 98:0 / /mnt/\xff\\011\\43 rw - ext3 /dev/root rw";
+        let entry = Entry::parse(line).expect("an entry");
+        assert_eq!(entry.point.as_os_str().as_encoded_bytes(), b"/mnt/\xff\t\\43");
     }
 
     #[test]

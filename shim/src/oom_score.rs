@@ -1,6 +1,8 @@
 //! The shim's place in the order of the kernel's OOM killer.
 
 use std::fs;
+use std::os::unix::process::CommandExt as _;
+use std::process::Command;
 
 /// Just above the score at which the kernel never kills.
 const WANTED: i32 = -999;
@@ -19,5 +21,24 @@ pub(crate) fn protect() -> Option<i32> {
             tracing::warn!(%error, score = before, "oom_score_adj cannot be lowered; the shim keeps the one it has");
             None
         }
+    }
+}
+
+/// Makes a command run with this score.
+pub(crate) fn give_back(command: &mut Command, score: i32) {
+    let score = score.to_string();
+    // SAFETY: between fork and exec only open, write and close of a prepared string happen, all of them async-signal-safe; the
+    // path is a constant.
+    unsafe {
+        command.pre_exec(move || {
+            // Raising the score needs no privilege; where it fails the child merely keeps the shim's.
+            let _ = nix::fcntl::open(
+                c"/proc/self/oom_score_adj",
+                nix::fcntl::OFlag::O_WRONLY,
+                nix::sys::stat::Mode::empty(),
+            )
+            .map(|fd| nix::unistd::write(fd, score.as_bytes()));
+            Ok(())
+        });
     }
 }

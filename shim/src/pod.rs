@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
@@ -29,28 +30,23 @@ enum Slot {
 #[derive(Debug)]
 pub(crate) struct Pod {
     pub(crate) owner: Owner,
-    /// The score children get back where the shim lowered its own.
-    pub(crate) oom_score_adj: Option<i32>,
     pub(crate) reaper: Arc<Reaper>,
     events: Events,
     slots: Mutex<HashMap<String, Slot>>,
     removed: Notify,
+    /// Set with the slots locked.
+    is_closed: AtomicBool,
 }
 
 impl Pod {
-    pub(crate) fn new(
-        owner: Owner,
-        oom_score_adj: Option<i32>,
-        reaper: Arc<Reaper>,
-        events: Events,
-    ) -> Self {
+    pub(crate) fn new(owner: Owner, reaper: Arc<Reaper>, events: Events) -> Self {
         Self {
             owner,
-            oom_score_adj,
             reaper,
             events,
             slots: Mutex::default(),
             removed: Notify::new(),
+            is_closed: AtomicBool::new(false),
         }
     }
 
@@ -77,6 +73,15 @@ impl Pod {
 
     pub(crate) fn is_empty(&self) -> bool {
         self.lock().is_empty()
+    }
+
+    /// Takes no container from here on, unless there is one.
+    #[must_use]
+    pub(crate) fn close(&self) -> bool {
+        let slots = self.lock();
+        let closes = slots.is_empty();
+        self.is_closed.fetch_or(closes, Ordering::Relaxed);
+        closes
     }
 
     /// Creates a container and, with the first one, its sandbox.
@@ -190,6 +195,12 @@ impl Pod {
 
     fn claim(&self, id: &str) -> Result<()> {
         let mut slots = self.lock();
+        if self.is_closed.load(Ordering::Relaxed) {
+            return Err(Error::new(
+                Code::Unavailable,
+                format!("container {id:?}: this shim is about to end; a new start gets another one"),
+            ));
+        }
         if slots.contains_key(id) {
             return Err(Error::new(
                 Code::AlreadyExists,
@@ -218,4 +229,27 @@ fn created_event(request: &CreateTaskRequest, pid: u32) -> TaskCreate {
     event.io = MessageField::some(io);
     event.pid = pid;
     event
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn a_pod_that_has_been_closed_takes_no_container() {
+        let owner = Owner {
+            namespace: "default".into(),
+            containerd: "/nonexistent".into(),
+        };
+        let events = Events::new("default".into(), "/nonexistent".into());
+        let pod = Pod::new(owner, Arc::default(), events);
+        pod.claim("early").expect("a place");
+        assert!(!pod.close(), "it has a container");
+        pod.claim("other").expect("a place");
+        pod.lock().clear();
+        assert!(pod.close());
+        let late = pod.claim("late").expect_err("closed");
+        assert_eq!(late.code(), Code::Unavailable);
+        assert!(pod.is_empty());
+    }
 }

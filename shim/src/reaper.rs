@@ -14,10 +14,11 @@ use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
-use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
+
+use crate::oom_score;
 
 /// How many exits of not yet claimed children are remembered.
 ///
@@ -35,7 +36,7 @@ pub(crate) enum Exit {
 }
 
 impl Exit {
-    /// Decodes a raw wait status, as the sentry reports it (`pkg/abi/linux/wait.go`: the kernel's own layout).
+    /// Decodes a raw wait status, the kernel's or the sentry's (`pkg/abi/linux/wait.go`: the same layout).
     pub(crate) fn from_raw(raw: u32) -> Self {
         match raw & 0x7f {
             0 => Self::Code(i32::try_from((raw >> 8) & 0xff).unwrap_or(255)),
@@ -99,24 +100,44 @@ impl ExitWatch {
 #[derive(Debug, Default)]
 struct Children {
     watched: HashMap<i32, watch::Sender<Option<Exit>>>,
-    unclaimed: VecDeque<(i32, Exit)>,
+    unclaimed: VecDeque<Unclaimed>,
+    /// How many exits there were.
+    exits: u64,
 }
+
+/// The exit of a child that nobody watched.
+#[derive(Debug)]
+struct Unclaimed {
+    pid: i32,
+    exit: Exit,
+    /// How many exits there were before.
+    number: u64,
+}
+
+/// A point between two exits.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Moment(u64);
 
 /// Reaps all children of the shim and hands each exit to whoever watches for it.
 #[derive(Debug, Default)]
 pub(crate) struct Reaper {
     children: Mutex<Children>,
+    /// The `oom_score_adj` that children get back where the shim has lowered its own.
+    oom_score_adj: Option<i32>,
 }
 
 impl Reaper {
-    /// Makes this process the subreaper of its descendants and starts reaping.
+    /// Makes this process the subreaper of its descendants and starts reaping. Every command it starts gets `oom_score_adj`.
     ///
     /// # Errors
     /// When the kernel refuses the subreaper attribute or the SIGCHLD handler.
-    pub(crate) fn install() -> io::Result<Arc<Self>> {
+    pub(crate) fn install(oom_score_adj: Option<i32>) -> io::Result<Arc<Self>> {
         nix::sys::prctl::set_child_subreaper(true)?;
         let mut child_exited = signal(SignalKind::child())?;
-        let reaper = Arc::new(Self::default());
+        let reaper = Arc::new(Self {
+            children: Mutex::default(),
+            oom_score_adj,
+        });
         let this = Arc::clone(&reaper);
         tokio::spawn(async move {
             while child_exited.recv().await.is_some() {
@@ -131,6 +152,9 @@ impl Reaper {
     /// # Errors
     /// What `Command::spawn` fails with.
     pub(crate) fn spawn(&self, command: &mut Command) -> io::Result<ExitWatch> {
+        if let Some(score) = self.oom_score_adj {
+            oom_score::give_back(command, score);
+        }
         // The lock is held across the spawn, so the reaper cannot see the exit before the watch exists.
         let mut children = self.lock();
         let child = command.spawn()?;
@@ -138,13 +162,19 @@ impl Reaper {
         let (sender, exit) = watch::channel(None);
         children
             .unclaimed
-            .retain(|(unclaimed, _)| *unclaimed != pid);
+            .retain(|unclaimed| unclaimed.pid != pid);
         children.watched.insert(pid, sender);
         Ok(ExitWatch { pid, exit })
     }
 
-    /// Watches a process that became, or is about to become, a child of the shim: a sandbox or a gofer.
-    pub(crate) fn adopt(&self, pid: i32) -> ExitWatch {
+    /// Now: what is started later exits after it.
+    pub(crate) fn moment(&self) -> Moment {
+        Moment(self.lock().exits)
+    }
+
+    /// Watches a process that became, or is about to become, a child of the shim: a sandbox or a gofer. `started_after` is
+    /// from before it was started: an exit of its pid that is older was somebody else's.
+    pub(crate) fn adopt(&self, pid: i32, started_after: Moment) -> ExitWatch {
         let mut children = self.lock();
         if let Some(sender) = children.watched.get(&pid) {
             return ExitWatch {
@@ -155,8 +185,8 @@ impl Reaper {
         let known = children
             .unclaimed
             .iter()
-            .find(|(p, _)| *p == pid)
-            .map(|(_, exit)| *exit);
+            .rfind(|one| one.pid == pid && one.number >= started_after.0)
+            .map(|one| one.exit);
         let gone = matches!(kill(Pid::from_raw(pid), None), Err(Errno::ESRCH));
         let (sender, exit) = watch::channel(known.or(gone.then_some(Exit::Signal(9))));
         if known.is_none() && !gone {
@@ -167,19 +197,18 @@ impl Reaper {
 
     fn reap(&self) {
         loop {
-            let (pid, exit) = match waitpid(Pid::from_raw(-1), Some(WaitPidFlag::WNOHANG)) {
-                Ok(WaitStatus::Exited(pid, code)) => (pid.as_raw(), Exit::Code(code)),
-                Ok(WaitStatus::Signaled(pid, signal, _)) => {
-                    (pid.as_raw(), Exit::Signal(signal as i32))
-                }
-                Ok(WaitStatus::StillAlive) | Err(Errno::ECHILD) => return,
-                Ok(_) | Err(Errno::EINTR) => continue,
+            let (pid, exit) = match wait_any() {
+                Ok(Some(exited)) => exited,
+                Ok(None) | Err(Errno::ECHILD) => return,
+                Err(Errno::EINTR) => continue,
                 Err(error) => {
                     tracing::warn!(%error, "waitpid failed");
                     return;
                 }
             };
             let mut children = self.lock();
+            let number = children.exits;
+            children.exits += 1;
             match children.watched.remove(&pid) {
                 Some(sender) => {
                     sender.send_replace(Some(exit));
@@ -188,7 +217,9 @@ impl Reaper {
                     if children.unclaimed.len() >= UNCLAIMED_MAX {
                         children.unclaimed.pop_front();
                     }
-                    children.unclaimed.push_back((pid, exit));
+                    children
+                        .unclaimed
+                        .push_back(Unclaimed { pid, exit, number });
                 }
             }
         }
@@ -197,6 +228,15 @@ impl Reaper {
     fn lock(&self) -> MutexGuard<'_, Children> {
         self.children.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// The next exit of a child, if there is one. Not nix's waitpid: it knows no real-time signals, and answers EINVAL for a child
+/// that it has already reaped.
+fn wait_any() -> nix::Result<Option<(i32, Exit)>> {
+    let mut status = 0;
+    // SAFETY: the status is written to a variable of this frame.
+    let pid = Errno::result(unsafe { libc::waitpid(-1, &raw mut status, libc::WNOHANG) })?;
+    Ok((pid > 0).then(|| (pid, Exit::from_raw(status.cast_unsigned()))))
 }
 
 /// Held by every test that has children: a reaper takes those of the whole process.
@@ -229,7 +269,8 @@ mod tests {
 
     async fn grandchild(late: bool) {
         let _alone = CHILDREN.lock().await;
-        let reaper = Reaper::install().expect("reaper");
+        let reaper = Reaper::install(None).expect("reaper");
+        let before = reaper.moment();
         // The shell leaves a grandchild behind and prints its pid, as `runsc create` leaves the sandbox.
         let (reader, writer) = std::io::pipe().expect("pipe");
         let mut command = Command::new("/bin/sh");
@@ -245,6 +286,48 @@ mod tests {
         if late {
             tokio::time::sleep(Duration::from_millis(400)).await;
         }
-        assert_eq!(reaper.adopt(pid).wait().await, Exit::Code(7));
+        assert_eq!(reaper.adopt(pid, before).wait().await, Exit::Code(7));
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn a_child_that_a_real_time_signal_kills_is_reaped() {
+        let _alone = CHILDREN.lock().await;
+        let reaper = Reaper::install(None).expect("reaper");
+        let mut command = Command::new("/bin/sh");
+        command.args(["-c", "kill -s 40 $$"]);
+        let mut child = reaper.spawn(&mut command).expect("spawn");
+        let exit = child.wait_for(Duration::from_secs(5)).await;
+        assert_eq!(exit, Some(Exit::Signal(40)));
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn the_exit_of_an_earlier_owner_of_a_pid_is_not_a_later_ones() {
+        let _alone = CHILDREN.lock().await;
+        let reaper = Reaper::install(None).expect("reaper");
+        let mut old = reaper.lock();
+        let (pid, exit) = (std::process::id().cast_signed(), Exit::Code(0));
+        old.unclaimed.push_back(Unclaimed {
+            pid,
+            exit,
+            number: 0,
+        });
+        old.exits = 1;
+        drop(old);
+        assert_eq!(reaper.adopt(pid, Moment(0)).get(), Some(exit));
+        assert_eq!(reaper.adopt(pid, reaper.moment()).get(), None);
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn a_child_has_the_score_that_the_shim_was_started_with() {
+        let _alone = CHILDREN.lock().await;
+        let reaper = Reaper::install(Some(777)).expect("reaper");
+        let (mut reader, writer) = std::io::pipe().expect("pipe");
+        let mut command = Command::new("/bin/cat");
+        command.arg("/proc/self/oom_score_adj").stdout(writer);
+        reaper.spawn(&mut command).expect("spawn");
+        drop(command);
+        let mut score = String::new();
+        std::io::Read::read_to_string(&mut reader, &mut score).expect("read");
+        assert_eq!(score.trim(), "777");
     }
 }

@@ -73,14 +73,14 @@ pub(crate) fn run(flags: &Flags) -> Result<()> {
 }
 
 async fn serve(flags: &Flags, listener: StdListener, oom_score_adj: Option<i32>) -> Result<()> {
-    let reaper = Reaper::install().map_err(|e| Error::io("become the reaper of sandboxes", &e))?;
+    let reaper = Reaper::install(oom_score_adj).map_err(|e| Error::io("become the reaper of sandboxes", &e))?;
     let ttrpc_address = std::env::var("TTRPC_ADDRESS").unwrap_or_default();
     let events = Events::new(flags.namespace.clone(), ttrpc_address);
     let owner = Owner {
         namespace: flags.namespace.clone(),
         containerd: flags.address.clone(),
     };
-    let pod = Arc::new(Pod::new(owner, oom_score_adj, reaper, events));
+    let pod = Arc::new(Pod::new(owner, reaper, events));
     let shutdown = Arc::new(Notify::new());
     let clients = Arc::<Clients>::default();
     let mut server = server(listener, &pod, &shutdown, &clients)?;
@@ -144,16 +144,17 @@ async fn wait_for_end(pod: &Pod, shutdown: &Notify, clients: &Clients) -> Result
     }
 }
 
-/// Takes the socket away, unless a container has come in between: `start` looks for it under the same lock.
+/// Takes the socket away, unless a container has come in between: `start` looks for it under the same lock. What comes by a
+/// connection that is open already is refused from here on.
 async fn leave(socket: &Path, pod: &Pod) -> bool {
     let folder = socket.parent().unwrap_or(Path::new("/")).to_owned();
     // On a thread: the requests that come meanwhile are answered.
-    let lock = tokio::task::spawn_blocking(move || start::lock(&folder)).await;
+    let lock = tokio::task::spawn_blocking(move || start::lock(&folder, start::LOCK_LIMIT)).await;
     let lock = lock.unwrap_or_else(|error| Err(Error::internal(error.to_string())));
     if let Err(error) = &lock {
         tracing::warn!(%error, "leaving without the lock");
     }
-    if !pod.is_empty() {
+    if !pod.close() {
         return false;
     }
     if let Err(error) = std::fs::remove_file(socket) {

@@ -22,7 +22,7 @@ use crate::error::{Error, Result};
 use crate::{id, layout};
 
 /// How long another start may hold the socket folder.
-const LOCK_LIMIT: Duration = Duration::from_secs(15);
+pub(crate) const LOCK_LIMIT: Duration = Duration::from_secs(15);
 
 /// Runs the `start` action in the bundle, which is the working folder.
 ///
@@ -55,7 +55,7 @@ pub(crate) fn run(flags: &Flags) -> Result<()> {
         .map_err(|e| Error::io(format!("make the socket folder {}", folder.display()), &e))?;
     {
         // Two starts for one pod must not both find the socket dead and replace each other's.
-        let _lock = lock(folder)?;
+        let _lock = lock(folder, LOCK_LIMIT)?;
         if !is_alive(&path) {
             let listener = bind(&path)?;
             let pid = spawn_server(&params, &sandbox, &path, listener).inspect_err(|_| {
@@ -110,16 +110,16 @@ fn make_folder(folder: &Path) -> io::Result<()> {
 }
 
 /// Locks the folder itself, so that no lock file stays behind.
-pub(crate) fn lock(folder: &Path) -> Result<Flock<File>> {
+pub(crate) fn lock(folder: &Path, limit: Duration) -> Result<Flock<File>> {
     let open =
         || File::open(folder).map_err(|e| Error::io(format!("open {}", folder.display()), &e));
-    let (deadline, mut file) = (Instant::now() + LOCK_LIMIT, open()?);
+    let (deadline, mut file) = (Instant::now() + limit, open()?);
     loop {
         match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
             Ok(lock) => return Ok(lock),
             Err((_, error)) if Instant::now() >= deadline => {
                 return Err(Error::internal(format!(
-                    "lock {} within {LOCK_LIMIT:?}: {error}",
+                    "lock {} within {limit:?}: {error}",
                     folder.display()
                 )));
             }

@@ -179,9 +179,10 @@ impl Container {
         );
         runsc.require(&self.id)?;
         let id = [OsStr::new(&self.id)];
+        let before = runsc.reaper().moment();
         runsc.run("start", &id, stdio, limit).await?;
         // Its gofer was started with it.
-        self.sandbox.adopt_gofer(&self.id);
+        self.sandbox.adopt_gofer(&self.id, before);
         Ok(())
     }
 

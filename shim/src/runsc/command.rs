@@ -3,7 +3,6 @@
 use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::fd::OwnedFd;
-use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
@@ -61,26 +60,22 @@ pub(crate) struct Runsc {
     binary: PathBuf,
     root: PathBuf,
     flags: Vec<String>,
-    oom_score_adj: Option<i32>,
     reaper: Arc<Reaper>,
     sequence: AtomicU32,
 }
 
 impl Runsc {
-    /// `flags` are the global flags the policy decided on; `oom_score_adj` is what the children get back when the shim
-    /// itself runs with a lower score than it was started with.
+    /// `flags` are the global flags the policy decided on.
     pub(crate) fn new(
         binary: PathBuf,
         root: PathBuf,
         flags: Vec<String>,
-        oom_score_adj: Option<i32>,
         reaper: Arc<Reaper>,
     ) -> Self {
         Self {
             binary,
             root,
             flags,
-            oom_score_adj,
             reaper,
             sequence: AtomicU32::new(0),
         }
@@ -216,23 +211,6 @@ impl Runsc {
             .arg(option("--log=", log.path()))
             .arg("--log-format=json");
         command.args(&self.flags).arg(subcommand).args(args);
-        if let Some(score) = self.oom_score_adj {
-            let score = score.to_string();
-            // SAFETY: between fork and exec only open, write and close of a prepared string happen, all of them
-            // async-signal-safe; the allocation of the path is a constant.
-            unsafe {
-                command.pre_exec(move || {
-                    // Raising the score needs no privilege; where it fails the sandbox merely keeps the shim's.
-                    let _ = nix::fcntl::open(
-                        c"/proc/self/oom_score_adj",
-                        nix::fcntl::OFlag::O_WRONLY,
-                        nix::sys::stat::Mode::empty(),
-                    )
-                    .map(|fd| nix::unistd::write(fd, score.as_bytes()));
-                    Ok(())
-                });
-            }
-        }
         command
     }
 

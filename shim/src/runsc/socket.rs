@@ -19,6 +19,8 @@ use serde_json::value::RawValue;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, Interest};
 use tokio::net::UnixStream;
 
+use crate::dial::dial;
+
 /// The largest reply that is read, in bytes. The longest there is are the sentry's counters, some 100 KiB where a program
 /// has tried every system call that gVisor lacks.
 const REPLY_MAX: usize = 256 * 1024;
@@ -105,10 +107,8 @@ pub(crate) async fn call_unbounded<R: DeserializeOwned>(
     }
 }
 
-/// Connects through an `O_PATH` descriptor: a socket path may be longer than the 108 bytes of an address.
-///
-/// The sentry's queue of waiting connections is short, and a full one is told as EAGAIN at once: that is a crowd, not a
-/// fault, so it is waited out.
+/// Connects through an `O_PATH` descriptor: a socket path may be longer than the 108 bytes of an address. The sentry's queue
+/// of waiting connections is short.
 async fn connect(path: &Path) -> io::Result<UnixStream> {
     let socket = nix::fcntl::open(
         path,
@@ -116,18 +116,7 @@ async fn connect(path: &Path) -> io::Result<UnixStream> {
         Mode::empty(),
     )?;
     let address = format!("/proc/self/fd/{}", socket.as_raw_fd());
-    let deadline = tokio::time::Instant::now() + CONNECT_LIMIT;
-    loop {
-        match UnixStream::connect(&address).await {
-            Err(error)
-                if error.kind() == io::ErrorKind::WouldBlock
-                    && tokio::time::Instant::now() < deadline =>
-            {
-                tokio::time::sleep(Duration::from_millis(3)).await;
-            }
-            connected => return connected,
-        }
-    }
+    dial(Path::new(&address), CONNECT_LIMIT).await
 }
 
 async fn send(stream: &mut UnixStream, request: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<()> {

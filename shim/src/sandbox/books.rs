@@ -18,6 +18,17 @@ pub(super) struct Books {
     pub(super) containers: HashMap<String, Entry>,
 }
 
+impl Books {
+    /// Notes what an update has changed. Its container may have left while the limits were written: the books have nothing of it
+    /// any more, and must not have it again.
+    fn note_update(&mut self, id: &str, declared: Declared, limits: SandboxLimits) {
+        self.limits = limits;
+        if let Some(entry) = self.containers.get_mut(id) {
+            entry.declared = declared;
+        }
+    }
+}
+
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Entry {
     pub(super) declared: Declared,
@@ -100,9 +111,7 @@ impl Sandbox {
         };
         after.check()?;
         limits::change(&self.cgroups, &before, &after)?;
-        let mut books = self.books();
-        books.limits = after;
-        books.containers.insert(id.to_owned(), entry);
+        self.books().note_update(id, entry.declared, after);
         Ok(())
     }
 
@@ -116,5 +125,39 @@ impl Sandbox {
 
     fn books(&self) -> MutexGuard<'_, Books> {
         self.books.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use runsc_config::Policy;
+
+    #[test]
+    fn a_container_that_left_while_it_was_updated_is_gone() {
+        let limits = SandboxLimits::of_container(Declared::default(), &Policy::strict());
+        let shared = Shared {
+            tasks_limit: 1,
+            memory: 1,
+            volumes: Vec::new(),
+            scratch: 0,
+        };
+        let before = Entry {
+            declared: Declared::default(),
+            scratch: 0,
+        };
+        let mut books = Books {
+            shared,
+            limits,
+            containers: HashMap::from([("a".to_owned(), before)]),
+        };
+        let more = Declared {
+            memory: Some(5),
+            ..Declared::default()
+        };
+        books.note_update("a", more, limits);
+        assert_eq!(books.containers.get("a").map(|a| a.declared), Some(more));
+        books.note_update("b", more, limits);
+        assert_eq!(books.containers.len(), 1);
     }
 }

@@ -20,7 +20,7 @@ use crate::error::{Code, Error, Result};
 use crate::io::console::ConsoleSocket;
 use crate::layout::{self, Bundle, Record};
 use crate::metrics::{Collector, Serving, serve};
-use crate::reaper::{ExitWatch, Reaper};
+use crate::reaper::{ExitWatch, Moment, Reaper};
 use crate::runsc::command::{Given, Runsc};
 use crate::runsc::control::Control;
 use crate::runsc::state_file::StateFile;
@@ -49,7 +49,6 @@ pub(crate) struct Plan<'a> {
     pub(crate) hardened: &'a Hardened,
     /// Whether further containers may join.
     pub(crate) is_pod: bool,
-    pub(crate) oom_score_adj: Option<i32>,
     pub(crate) reaper: Arc<Reaper>,
 }
 
@@ -166,7 +165,6 @@ impl Sandbox {
             plan.binary.clone(),
             root,
             plan.hardened.flags.args(),
-            plan.oom_score_adj,
             Arc::clone(&plan.reaper),
         )))
     }
@@ -182,6 +180,7 @@ impl Sandbox {
         stdio: Given,
     ) -> Result<(Self, Option<OwnedFd>)> {
         let pid_file = runsc.scratch_path("pid");
+        let before = runsc.reaper().moment();
         let master = run_create(
             &runsc,
             plan.id,
@@ -193,7 +192,7 @@ impl Sandbox {
         )
         .await?;
         let pid = read_pid(&pid_file)?;
-        let exit = runsc.reaper().adopt(pid);
+        let exit = runsc.reaper().adopt(pid, before);
         let state = StateFile::read(runsc.root(), plan.id).ok_or_else(|| {
             Error::internal(format!(
                 "runsc create left no readable state file for {:?}",
@@ -208,7 +207,7 @@ impl Sandbox {
         }
         if let Some(gofer) = state.gofer_pid() {
             // Watched only to be reaped under a name; it ends with the sandbox.
-            runsc.reaper().adopt(gofer);
+            runsc.reaper().adopt(gofer, before);
         }
         let cgroups = Cgroups::of_sandbox(pid, plan.cgroup())
             .map_err(|e| Error::io(format!("find the cgroups of sandbox process {pid}"), &e))?;
@@ -283,11 +282,11 @@ impl Sandbox {
         run_create(&self.runsc, id, bundle, hardened, None, stdio, limit).await
     }
 
-    /// Takes over a gofer that was started for a further container, so that it is reaped under a name.
-    pub(crate) fn adopt_gofer(&self, id: &str) {
+    /// Takes over a gofer that was started for a further container since `before`, so that it is reaped under a name.
+    pub(crate) fn adopt_gofer(&self, id: &str, before: Moment) {
         let state = StateFile::read(self.runsc.root(), id);
         if let Some(gofer) = state.and_then(|state| state.gofer_pid()) {
-            self.runsc.reaper().adopt(gofer);
+            self.runsc.reaper().adopt(gofer, before);
         }
     }
 

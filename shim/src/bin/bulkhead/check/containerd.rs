@@ -205,9 +205,9 @@ fn daemons() -> Vec<(u32, String)> {
         else {
             continue;
         };
-        let name = fs::read_to_string(process.path().join("comm")).unwrap_or_default();
+        let name = fs::read(process.path().join("comm")).unwrap_or_default();
         let environment = fs::read(process.path().join("environ")).unwrap_or_default();
-        if name.trim() == "containerd" && !environment.is_empty() {
+        if name.trim_ascii() == b"containerd" && !environment.is_empty() {
             let variables = environment.split(|byte| *byte == 0);
             let path = variables
                 .filter_map(|one| one.strip_prefix(b"PATH="))

@@ -1,0 +1,34 @@
+//! Connects to sockets of peers that may not accept.
+//!
+//! connect(2) waits for as long as the queue of a Unix socket is full, and so for ever where its owner is stopped. Without
+//! blocking it says EAGAIN at once instead: that is a crowd, not a fault, so it is tried again until a deadline.
+
+use std::io;
+use std::path::Path;
+use std::time::Duration;
+
+use tokio::net::UnixStream;
+use tokio::time::{Instant, sleep};
+
+/// Between two tries, at first and at most.
+const PAUSE: (Duration, Duration) = (Duration::from_millis(3), Duration::from_millis(100));
+
+/// Connects, and waits no longer than `limit` for a place in the queue.
+///
+/// # Errors
+/// `WouldBlock` where the queue stays full, else what connect(2) says.
+pub(crate) async fn dial(path: &Path, limit: Duration) -> io::Result<UnixStream> {
+    let deadline = Instant::now() + limit;
+    let (mut pause, longest) = PAUSE;
+    loop {
+        match UnixStream::connect(path).await {
+            Err(error)
+                if error.kind() == io::ErrorKind::WouldBlock && Instant::now() < deadline =>
+            {
+                sleep(pause).await;
+                pause = (pause * 2).min(longest);
+            }
+            connected => return connected,
+        }
+    }
+}
