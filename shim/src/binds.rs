@@ -23,6 +23,7 @@ use rustix::mount::{
 use rustix::thread::{UnshareFlags, unshare_unsafe};
 
 use crate::error::{Error, Result};
+use crate::trail;
 
 /// The sources that were opened for one container.
 #[derive(Debug, Default)]
@@ -102,11 +103,13 @@ fn is_exchangeable(path: &Path) -> bool {
     let Some(parent) = path.parent() else {
         return false;
     };
+    trail::at(path);
     let open = fs::symlink_metadata(parent).map_or(true, |parent| parent.mode() & 0o022 != 0);
     open || trusted(parent).is_err()
 }
 
 fn open(bind: &Bind<'_>, place: PathBuf) -> io::Result<Source> {
+    trail::at(bind.source);
     let no_link = ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
     let flags = OFlags::PATH | OFlags::CLOEXEC;
     let file = openat2(CWD, bind.source, flags, Mode::empty(), no_link)?;
@@ -118,7 +121,12 @@ fn open(bind: &Bind<'_>, place: PathBuf) -> io::Result<Source> {
     }
     let tree = open_tree(&file, c"", flags)?;
     let file = fs::File::from(file);
-    if file.metadata()?.is_dir() {
+    let is_folder = file.metadata()?.is_dir();
+    if !trail::is_wanted() {
+        // A later sandbox of this id may have the folder.
+        return Err(io::ErrorKind::TimedOut.into());
+    }
+    if is_folder {
         fs::create_dir(&place)?;
     } else {
         fs::File::create_new(&place)?;

@@ -4,6 +4,7 @@
 //! failure: nothing may outlive the delete.
 
 use std::fs;
+use std::io::ErrorKind;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -12,9 +13,9 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::cgroup::Cgroups;
-use crate::mount;
 use crate::runsc::command::Runsc;
 use crate::runsc::state_file::StateFile;
+use crate::{aside, mount};
 
 /// How long `runsc delete` may take before its work is done by hand.
 const DELETE_LIMIT: Duration = Duration::from_secs(10);
@@ -33,13 +34,31 @@ pub(crate) async fn remove_container(runsc: &Runsc, id: &str, sandbox: &str, roo
     {
         tracing::warn!(%error, id, "runsc delete failed; cleaning up by hand");
     }
-    remove_rootfs(sandbox, rootfs);
+    remove_rootfs(sandbox, rootfs).await;
 }
 
 /// Unmounts a container's root. It belongs to a snapshot that may be mounted again, so nothing of runsc's may stay in it.
-pub(crate) fn remove_rootfs(sandbox: &str, rootfs: &Path) {
-    let _ = fs::remove_file(filestore(rootfs, sandbox));
-    unmount(rootfs);
+pub(crate) async fn remove_rootfs(sandbox: &str, rootfs: &Path) {
+    remove_files(vec![filestore(rootfs, sandbox)]).await;
+    unmount(rootfs).await;
+}
+
+/// Removes files that may lie anywhere; one that hangs holds up no other.
+async fn remove_files(files: Vec<PathBuf>) {
+    let deadline = tokio::time::Instant::now() + aside::CLEANING_LIMIT;
+    for file in files {
+        let left = deadline.saturating_duration_since(tokio::time::Instant::now());
+        let path = file.clone();
+        let remove = move || match fs::remove_file(file) {
+            Err(error)
+                if !matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) =>
+            {
+                Err(error)
+            }
+            _ => Ok(()),
+        };
+        aside::clean(&path, left, remove).await;
+    }
 }
 
 /// Ends a sandbox and removes everything of it: processes, state, cgroups, folder.
@@ -61,10 +80,8 @@ pub(crate) async fn remove_sandbox(
     if let Some(cgroups) = cgroups.or(found.as_ref()) {
         cgroups.remove().await;
     }
-    for file in socket.iter().chain(filestores) {
-        let _ = fs::remove_file(file);
-    }
-    unmount(root);
+    remove_files(socket.iter().chain(filestores).cloned().collect()).await;
+    unmount(root).await;
     if let Err(error) = fs::remove_dir_all(root)
         && error.kind() != std::io::ErrorKind::NotFound
     {
@@ -73,10 +90,10 @@ pub(crate) async fn remove_sandbox(
 }
 
 /// Unmounts all at and below a path; what stays is logged.
-pub(crate) fn unmount(target: &Path) {
-    if let Err(error) = mount::unmount_all(target) {
-        tracing::warn!(%error, target = %target.display(), "not unmounted");
-    }
+async fn unmount(target: &Path) {
+    let path = target.to_owned();
+    let unmount = move || mount::unmount_all(&path);
+    aside::clean(target, aside::CLEANING_LIMIT, unmount).await;
 }
 
 /// Kills every process of a sandbox: those that name its root on their command line (runsc commands, sandbox, gofer),

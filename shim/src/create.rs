@@ -8,6 +8,7 @@ use containerd_shim_protos::api::CreateTaskRequest;
 use runsc_config::{ContainerKind, Context, Features, Hardened, Policy, Role, Shared, harden};
 use serde_json::Value;
 
+use crate::aside;
 use crate::binds::Opened;
 use crate::container::{Confinement, Container, Parts};
 use crate::error::{Error, Result};
@@ -27,6 +28,9 @@ use crate::runsc::command::{Given, Runsc, look_up};
 use crate::runsc::features;
 use crate::sandbox::{Plan, Sandbox};
 
+/// How long the policy's file, which a client may name, is waited for.
+const POLICY_LIMIT: Duration = Duration::from_secs(10);
+
 /// A request, as far as it can be judged without its sandbox.
 struct Asked<'a> {
     request: &'a CreateTaskRequest,
@@ -35,25 +39,47 @@ struct Asked<'a> {
     spec: Value,
 }
 
+/// A [`ContainerKind`] that owns what it tells.
+enum Kind {
+    Sandbox { is_pod: bool },
+    PodContainer(Shared),
+}
+
 impl Asked<'_> {
-    fn harden(
+    /// What the policy makes of the spec. It looks at paths of the caller's, and so is done aside.
+    async fn judge(
         &self,
         pod: &Pod,
         policy: &Policy,
         features: &Features,
         sandbox: &str,
-        kind: ContainerKind<'_>,
+        kind: Kind,
     ) -> Result<Hardened> {
-        let context = Context {
-            id: &self.request.id,
-            sandbox_id: sandbox,
-            kind,
-            namespace: &pod.owner.namespace,
-            bundle: self.bundle.path(),
-            features,
-            host: host::facts(&pod.owner.containerd),
+        let (spec, policy, features) = (self.spec.clone(), policy.clone(), features.clone());
+        let (id, sandbox) = (self.request.id.clone(), sandbox.to_owned());
+        let (owner, bundle) = (pod.owner.clone(), self.bundle.clone());
+        let limit = create_limit(&policy);
+        let judge = move || {
+            let context = Context {
+                id: &id,
+                sandbox_id: &sandbox,
+                kind: match &kind {
+                    Kind::Sandbox { is_pod: true } => ContainerKind::PodSandbox,
+                    Kind::Sandbox { is_pod: false } => ContainerKind::Plain,
+                    Kind::PodContainer(shared) => ContainerKind::PodContainer(shared),
+                },
+                namespace: &owner.namespace,
+                bundle: bundle.path(),
+                features: &features,
+                host: host::facts(&owner.containerd),
+            };
+            Ok(harden(spec, &policy, &context)?)
         };
-        let hardened = harden(self.spec.clone(), policy, &context)?;
+        aside::within(limit, "judge the spec", judge, drop).await
+    }
+
+    /// Refuses a request that does not fit its spec, and tells what the policy has changed.
+    fn accept(&self, hardened: Hardened) -> Result<Hardened> {
         if hardened.spec.terminal() != self.request.terminal {
             return Err(Error::invalid(format!(
                 "the request says terminal {}, process.terminal of the spec says {}",
@@ -69,15 +95,24 @@ impl Asked<'_> {
     }
 
     /// Puts the bundle in order for runsc. Returns what is to be given to the command that starts the gofer.
-    async fn furnish(&self, hardened: &Hardened, runsc: &Runsc) -> Result<Opened> {
+    async fn furnish(&self, hardened: &Hardened, runsc: &Arc<Runsc>) -> Result<Opened> {
+        let limit = create_limit(&hardened.policy);
         if !self.request.rootfs.is_empty() {
             let (mounts, target) = (&self.request.rootfs, self.bundle.rootfs());
-            let limit = Duration::from_secs(hardened.policy.runsc().create_timeout);
             mount::mount_rootfs(mounts, &target, limit).await?;
         }
-        let spec = masks::hide(&hardened.spec, &self.bundle)?;
-        let opened = Opened::new(&spec, || runsc.scratch_path("bind"))?;
-        let spec = spec.with_sources(&opened.places());
+        let (spec, bundle, runsc) = (
+            hardened.spec.clone(),
+            self.bundle.clone(),
+            Arc::clone(runsc),
+        );
+        let open = move || {
+            let spec = masks::hide(&spec, &bundle)?;
+            let opened = Opened::new(&spec, || runsc.scratch_path("bind"))?;
+            Ok((spec.with_sources(&opened.places()), opened))
+        };
+        // What is opened too late is closed again.
+        let (spec, opened) = aside::within(limit, "open what is mounted", open, drop).await?;
         self.bundle.write_spec(&spec, &hardened.explanation())?;
         Ok(opened)
     }
@@ -167,16 +202,15 @@ impl Pod {
                 "this shim already serves a sandbox other than {id:?}"
             )));
         }
-        let policy = options::load_policy(asked.request.options.as_ref())?;
+        let options = asked.request.options.clone().into_option();
+        let load = move || options::load_policy(options.as_ref());
+        let policy = aside::within(POLICY_LIMIT, "read the policy", load, drop).await?;
         logging::follow(policy.log(), &self.owner.namespace, id)?;
         let binary = find_runsc(&policy)?;
         let features = features::of(&binary, &policy.runsc().root, &self.reaper).await?;
-        let kind = if is_pod {
-            ContainerKind::PodSandbox
-        } else {
-            ContainerKind::Plain
-        };
-        let hardened = asked.harden(self, &policy, &features, id, kind)?;
+        let kind = Kind::Sandbox { is_pod };
+        let hardened = asked.judge(self, &policy, &features, id, kind).await?;
+        let hardened = asked.accept(hardened)?;
         let plan = Plan {
             id,
             owner: &self.owner,
@@ -226,10 +260,19 @@ impl Pod {
         }
         options::check(asked.request.options.as_ref())?;
         let sandbox = Arc::clone(root.sandbox());
-        let hardened = sandbox.join(id, |shared: &Shared| {
-            let kind = ContainerKind::PodContainer(shared);
-            asked.harden(self, &sandbox.policy, &sandbox.features, sandbox_id, kind)
-        })?;
+        // Another may join while this one is judged, and leave it less.
+        let hardened = loop {
+            let shared = sandbox.shared()?;
+            let (policy, features) = (&sandbox.policy, &sandbox.features);
+            let kind = Kind::PodContainer(shared.clone());
+            let hardened = asked
+                .judge(self, policy, features, sandbox_id, kind)
+                .await?;
+            if sandbox.join(id, &shared, &hardened)? {
+                break hardened;
+            }
+        };
+        let hardened = asked.accept(hardened).inspect_err(|_| sandbox.leave(id))?;
         match create_further(asked, &sandbox, &hardened).await {
             Ok((init, stdio)) => {
                 let parts = asked.parts(hardened, init, sandbox, stdio, self);
@@ -243,6 +286,10 @@ impl Pod {
             }
         }
     }
+}
+
+fn create_limit(policy: &Policy) -> Duration {
+    Duration::from_secs(policy.runsc().create_timeout)
 }
 
 async fn create_sandbox(

@@ -64,7 +64,8 @@ pub(crate) fn run(flags: &Flags) -> Result<()> {
 
 /// Returns the pid the sandbox had, if it was written down.
 async fn remove(flags: &Flags, bundle: &Bundle) -> Result<Option<i32>> {
-    let reaper = Reaper::install(None).map_err(|e| Error::io("become the reaper of sandboxes", &e))?;
+    let reaper =
+        Reaper::install(None).map_err(|e| Error::io("become the reaper of sandboxes", &e))?;
     let spec = bundle.read_spec().ok();
     let root_in = |base: &Path, sandbox: &str| {
         layout::sandbox_root(base, &flags.address, &flags.namespace, sandbox)
@@ -99,7 +100,7 @@ async fn remove(flags: &Flags, bundle: &Bundle) -> Result<Option<i32>> {
         cleanup::remove_container(&runsc, &flags.id, sandbox, &bundle.rootfs()).await;
     } else {
         let sandbox = sandbox.as_deref().unwrap_or(&flags.id);
-        cleanup::remove_rootfs(sandbox, &bundle.rootfs());
+        cleanup::remove_rootfs(sandbox, &bundle.rootfs()).await;
     }
     if is_own {
         let cgroups = record.as_ref().and_then(|record| record.cgroups.as_ref());

@@ -254,7 +254,11 @@ mod tests {
         events.publish(TaskExit::new());
         let began = tokio::time::Instant::now();
         tokio::time::sleep(Duration::from_millis(200)).await;
-        assert!(began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
+        assert!(
+            began.elapsed() < Duration::from_secs(1),
+            "{:?}",
+            began.elapsed()
+        );
         assert!(!events.are_taken());
     }
 

@@ -7,7 +7,7 @@ use nix::sys::statfs::{TMPFS_MAGIC, statfs};
 use runsc_config::{HostFacts, Volume};
 
 use crate::cgroup::Mode;
-use crate::{cgroup_limits, mountinfo};
+use crate::{cgroup_limits, mountinfo, trail};
 
 /// A pod has no more volumes.
 const VOLUMES_MAX: usize = 256;
@@ -17,7 +17,10 @@ pub(crate) fn facts(containerd: &str) -> HostFacts {
     let socket = containerd.trim_start_matches("unix://");
     let sockets = [socket.to_owned(), format!("{socket}.ttrpc")];
     HostFacts {
-        resolve: |path| std::fs::canonicalize(path).ok(),
+        resolve: |path| {
+            trail::at(path);
+            std::fs::canonicalize(path).ok()
+        },
         swap_limits: swap_limits(),
         // The folder that systemd itself names for this question (sd_booted(3)).
         systemd: Path::new("/run/systemd/system").is_dir()
@@ -39,6 +42,7 @@ pub(crate) fn facts(containerd: &str) -> HostFacts {
 /// Whether a path leads to the network namespace that the shim and containerd are in, or to init's. One that cannot be looked
 /// at may be: init's own is closed to root itself on some hosts.
 fn is_hosts_network(path: &Path) -> bool {
+    trail::at(path);
     let identity = |path: &Path| std::fs::metadata(path).map(|file| (file.dev(), file.ino()));
     let asked = match identity(path) {
         Ok(asked) => asked,
@@ -65,13 +69,17 @@ fn swap_limits() -> bool {
 /// The volumes in a pod's folder of empty dirs that are empty and so can be kept inside the sandbox. One that holds
 /// something already is shared with a process of the host.
 fn empty_dirs(folder: &Path) -> Vec<Volume> {
+    trail::at(folder);
     let Ok(entries) = std::fs::read_dir(folder) else {
         return Vec::new();
     };
     entries
         .filter_map(std::result::Result::ok)
         .map(|entry| entry.path())
-        .filter(|path| std::fs::read_dir(path).is_ok_and(|mut entries| entries.next().is_none()))
+        .filter(|path| {
+            trail::at(path);
+            std::fs::read_dir(path).is_ok_and(|mut entries| entries.next().is_none())
+        })
         .take(VOLUMES_MAX)
         .map(|source| {
             // The kubelet mounts a tmpfs of the volume's size where its medium is memory.

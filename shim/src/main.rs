@@ -3,6 +3,7 @@
 //! containerd runs this binary to start a shim for a pod (`start`), and to clean up after one that died (`delete`). The
 //! started shim is this binary again, with no action: it serves the Task API until its last container is gone.
 
+mod aside;
 mod binds;
 mod bootstrap;
 mod cgroup;
@@ -42,6 +43,7 @@ mod serve;
 mod service;
 mod start;
 mod stats;
+mod trail;
 
 use std::process::ExitCode;
 

@@ -11,6 +11,7 @@ use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat2};
 
 use crate::error::{Error, Result};
 use crate::layout::Bundle;
+use crate::trail;
 
 /// Name of the file in a bundle that stands for every masked file.
 const EMPTY: &str = "bulkhead-masked";
@@ -97,6 +98,7 @@ fn in_bind(place: &Path, source: &Path, below: &Path) -> io::Result<Option<Mask>
 
 /// Where a path below a folder leads to, below that folder, and whether it is a folder.
 fn look(root: &Path, path: &Path, resolve: ResolveFlags) -> io::Result<Option<(PathBuf, bool)>> {
+    trail::at(root);
     let flags = OFlags::PATH | OFlags::CLOEXEC;
     let is_absent =
         |error: &io::Error| matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory);

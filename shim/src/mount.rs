@@ -13,8 +13,9 @@ use nix::errno::Errno;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
 
-use crate::error::{Code, Error, Result};
-use crate::mountinfo;
+use crate::error::{Error, Result};
+use crate::mountinfo::{self, Entry};
+use crate::{aside, trail};
 
 /// The kernel copies mount data from one page (`copy_mount_options`).
 const DATA_MAX: usize = 4096 - 1;
@@ -58,47 +59,31 @@ struct Plan {
 
 /// Mounts the rootfs on `target`, all of it or nothing.
 ///
-/// Each mount runs on a thread of its own: it can block on a slow disk, and a long overlay needs a working folder of its
-/// own.
+/// The mounts have a thread of their own: they can block on a slow disk, and a long overlay needs a working folder of its
+/// own. One that is made too late is unmounted again.
 ///
 /// # Errors
 /// `InvalidArgument` for options that mount(2) cannot take, `DeadlineExceeded`, else what the kernel said, naming the mount.
 pub(crate) async fn mount_rootfs(mounts: &[Mount], target: &Path, limit: Duration) -> Result<()> {
     let plans = mounts.iter().map(Plan::new).collect::<Result<Vec<_>>>()?;
     let (target, undone) = (target.to_owned(), target.to_owned());
-    let mount = move || plans.iter().try_for_each(|plan| plan.mount(&target));
-    let unmount = move || {
+    let mount = move || {
+        for (number, plan) in plans.iter().enumerate() {
+            trail::at(Path::new(&plan.source));
+            if let Err(error) = plan.mount(&target) {
+                // A mount that fails leaves nothing, and where it was the first, what is there may be a later container's.
+                if number > 0 {
+                    let _ = unmount_all(&target);
+                }
+                return Err(error);
+            }
+        }
+        Ok(())
+    };
+    let unmount = move |()| {
         let _ = unmount_all(&undone);
     };
-    on_a_thread(limit, mount, unmount).await
-}
-
-/// Does work that cannot be interrupted. What fails is undone, and what comes too late for anybody to wait for it.
-async fn on_a_thread(
-    limit: Duration,
-    work: impl FnOnce() -> Result<()> + Send + 'static,
-    undo: impl FnOnce() + Send + 'static,
-) -> Result<()> {
-    let (sender, receiver) = tokio::sync::oneshot::channel();
-    std::thread::spawn(move || {
-        let result = work();
-        if result.is_err() {
-            undo();
-            let _ = sender.send(result);
-        } else if sender.send(result).is_err() {
-            undo();
-        }
-    });
-    match tokio::time::timeout(limit, receiver).await {
-        Ok(Ok(result)) => result,
-        Ok(Err(_)) => Err(Error::internal(
-            "mount the rootfs: the mounting thread died",
-        )),
-        Err(_) => Err(Error::new(
-            Code::DeadlineExceeded,
-            format!("mount the rootfs: not done within {limit:?}"),
-        )),
-    }
+    aside::within(limit, "mount the rootfs", mount, unmount).await
 }
 
 impl Plan {
@@ -159,7 +144,10 @@ impl Plan {
                 self.flags | MsFlags::MS_REMOUNT,
                 None::<&str>,
             )
-            .map_err(failed)?;
+            .map_err(|error| {
+                let _ = umount2(target, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW);
+                failed(error)
+            })?;
         }
         Ok(())
     }
@@ -200,13 +188,22 @@ fn shorten_lower_dirs(data: &str) -> Option<(PathBuf, String)> {
 /// # Errors
 /// The first failure; what was not reached stays mounted.
 pub(crate) fn unmount_all(target: &Path) -> io::Result<()> {
+    let mut known: Option<Vec<u64>> = None;
     // Mounts may be stacked; the bound is for a mount table that something else keeps filling.
     for _ in 0..64 {
-        let points = mounts_below(target)?;
-        if points.is_empty() {
+        let mounts = mounts_below(target)?;
+        let known = known.get_or_insert_with(|| mounts.iter().map(|mount| mount.number).collect());
+        // One that comes back after it hung may find a later container's mounts at the same place.
+        let is_meant = |mount: &Entry| trail::is_wanted() || known.contains(&mount.number);
+        if !mounts.iter().any(is_meant) {
             break;
         }
-        for point in points.iter().rev() {
+        for mount in mounts.iter().rev() {
+            if !(trail::is_wanted() || is_mounted(mount) && is_meant(mount)) {
+                continue;
+            }
+            let point = &mount.point;
+            trail::at(point);
             match umount2(point, MntFlags::UMOUNT_NOFOLLOW) {
                 Ok(()) | Err(Errno::EINVAL | Errno::ENOENT) => {}
                 // A process that is about to die still holds it: let go of the name now, of the rest when it has.
@@ -220,9 +217,14 @@ pub(crate) fn unmount_all(target: &Path) -> io::Result<()> {
     Ok(())
 }
 
-fn mounts_below(target: &Path) -> io::Result<Vec<PathBuf>> {
-    let points = mountinfo::entries()?.into_iter().map(|entry| entry.point);
-    Ok(points.filter(|point| point.starts_with(target)).collect())
+fn mounts_below(target: &Path) -> io::Result<Vec<Entry>> {
+    let mut mounts = mountinfo::entries()?;
+    mounts.retain(|mount| mount.point.starts_with(target));
+    Ok(mounts)
+}
+
+fn is_mounted(mount: &Entry) -> bool {
+    mountinfo::entries().is_ok_and(|all| all.contains(mount))
 }
 
 #[cfg(test)]
@@ -245,28 +247,6 @@ mod tests {
             short.starts_with("index=off,lowerdir=0/fs:1/fs:")
                 && short.ends_with("upperdir=/u,workdir=/w")
         );
-    }
-
-    #[tokio::test(flavor = "current_thread")]
-    async fn a_mount_that_comes_too_late_is_undone() {
-        let (go, blocked) = std::sync::mpsc::channel::<()>();
-        let (undone, was_undone) = tokio::sync::oneshot::channel();
-        let work = move || {
-            let _ = blocked.recv();
-            Ok(())
-        };
-        let undo = || undone.send(()).expect("the test waits");
-        let error = on_a_thread(Duration::from_millis(20), work, undo).await;
-        assert_eq!(error.expect_err("late").code(), Code::DeadlineExceeded);
-        go.send(()).expect("it waits");
-        was_undone.await.expect("undone");
-    }
-
-    #[tokio::test(flavor = "current_thread")]
-    async fn a_mount_that_comes_in_time_stays() {
-        let undo = || panic!("undone");
-        let done = on_a_thread(Duration::from_secs(20), || Ok(()), undo).await;
-        done.expect("done");
     }
 
     #[test]

@@ -12,10 +12,12 @@ use std::path::{Path, PathBuf};
 use runsc_config::Origin;
 use rustix::fs::{CWD, Mode, OFlags, openat};
 
+use crate::trail;
+
 /// One mount.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Entry {
-    number: u64,
+    pub(crate) number: u64,
     /// What of which filesystem is mounted.
     origin: Origin,
     /// Where.
@@ -52,6 +54,7 @@ pub(crate) fn entries() -> io::Result<Vec<Entry>> {
 /// Where a file or folder, named without links, lies in its filesystem. It is the mount that the name leads to that counts,
 /// not the last one at a folder above it, so the kernel is asked which one that is.
 pub(crate) fn origin(path: &Path) -> Option<Origin> {
+    trail::at(path);
     let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let file = openat(CWD, path, flags, Mode::empty()).ok()?;
     let facts = fs::read_to_string(format!("/proc/self/fdinfo/{}", file.as_raw_fd())).ok()?;
@@ -121,7 +124,10 @@ mod tests {
     fn a_name_that_is_no_text_is_read() {
         let line = b"36 35 98:0 / /mnt/\xff\\011\\43 rw - ext3 /dev/root rw";
         let entry = Entry::parse(line).expect("an entry");
-        assert_eq!(entry.point.as_os_str().as_encoded_bytes(), b"/mnt/\xff\t\\43");
+        assert_eq!(
+            entry.point.as_os_str().as_encoded_bytes(),
+            b"/mnt/\xff\t\\43"
+        );
     }
 
     #[test]

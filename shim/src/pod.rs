@@ -198,7 +198,9 @@ impl Pod {
         if self.is_closed.load(Ordering::Relaxed) {
             return Err(Error::new(
                 Code::Unavailable,
-                format!("container {id:?}: this shim is about to end; a new start gets another one"),
+                format!(
+                    "container {id:?}: this shim is about to end; a new start gets another one"
+                ),
             ));
         }
         if slots.contains_key(id) {

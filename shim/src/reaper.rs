@@ -160,9 +160,7 @@ impl Reaper {
         let child = command.spawn()?;
         let pid = i32::try_from(child.id()).unwrap_or_default();
         let (sender, exit) = watch::channel(None);
-        children
-            .unclaimed
-            .retain(|unclaimed| unclaimed.pid != pid);
+        children.unclaimed.retain(|unclaimed| unclaimed.pid != pid);
         children.watched.insert(pid, sender);
         Ok(ExitWatch { pid, exit })
     }

@@ -73,7 +73,8 @@ pub(crate) fn run(flags: &Flags) -> Result<()> {
 }
 
 async fn serve(flags: &Flags, listener: StdListener, oom_score_adj: Option<i32>) -> Result<()> {
-    let reaper = Reaper::install(oom_score_adj).map_err(|e| Error::io("become the reaper of sandboxes", &e))?;
+    let reaper = Reaper::install(oom_score_adj)
+        .map_err(|e| Error::io("become the reaper of sandboxes", &e))?;
     let ttrpc_address = std::env::var("TTRPC_ADDRESS").unwrap_or_default();
     let events = Events::new(flags.namespace.clone(), ttrpc_address);
     let owner = Owner {

@@ -61,7 +61,7 @@ impl Home {
     }
 }
 
-fn bound<'a>(builder: Builder<'a>, source: &Path, destination: &str) -> Builder<'a> {
+pub(crate) fn bound<'a>(builder: Builder<'a>, source: &Path, destination: &str) -> Builder<'a> {
     builder.with(|spec| {
         let mounts = spec["mounts"].as_array_mut().expect("mounts");
         mounts.push(serde_json::json!({

@@ -565,7 +565,7 @@ async fn runsc_that_hangs_at_pause_is_ended_at_the_deadline(bed: &Bed) {
 }
 
 /// Under a policy with short deadlines.
-fn hurried(builder: Builder<'_>) -> Builder<'_> {
+pub(crate) fn hurried(builder: Builder<'_>) -> Builder<'_> {
     builder.policy("", "[runsc]\ncreate_timeout = 2\nstart_timeout = 2\n")
 }
 

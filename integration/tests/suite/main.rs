@@ -25,6 +25,7 @@ mod kill;
 mod limits;
 mod log;
 mod metrics;
+mod neighbours;
 mod nerdctl;
 mod old;
 mod options;
@@ -61,6 +62,7 @@ fn main() -> ExitCode {
         service::cases(),
         events::cases(),
         faults::cases(),
+        neighbours::cases(),
         peers::cases(),
         terminal::cases(),
         posture::cases(),

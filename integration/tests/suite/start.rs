@@ -14,6 +14,8 @@ use integration::runtime::Needs;
 use integration::{shim, spec};
 
 use integration::cases;
+
+use crate::neighbours::Full;
 use integration::harness::join_all;
 
 cases! {
@@ -301,25 +303,12 @@ async fn start_whose_stdin_never_ends_says_so(bed: &Bed) {
 
 /// As of a shim that is stopped, or has more to do than it can.
 async fn a_shim_whose_queue_is_full_is_neither_waited_for_nor_replaced(bed: &Bed) {
-    use nix::sys::socket::{
-        AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, listen, socket,
-    };
-    use std::os::fd::AsRawFd as _;
     let container = bed.container(&["sleep", "1000"]).run().await.expect("run");
     let address = shim::Shim::address(bed, &container.id);
     let path = PathBuf::from(address.trim_start_matches("unix://"));
     let aside = path.with_extension("aside");
     fs::rename(&path, &aside).expect("move the socket away");
-    let full = socket(
-        AddressFamily::Unix,
-        SockType::Stream,
-        SockFlag::SOCK_CLOEXEC,
-        None,
-    )
-    .expect("a socket");
-    bind(full.as_raw_fd(), &UnixAddr::new(&path).expect("an address")).expect("bind");
-    listen(&full, Backlog::new(0).expect("a backlog")).expect("listen");
-    let _first = std::os::unix::net::UnixStream::connect(&path).expect("the only place");
+    let _full = Full::at(&path);
     let began = Instant::now();
     let id = &container.id;
     let args = [&shim::flags(id)[..], &["start"]].concat();

@@ -49,8 +49,11 @@ impl Sink {
 
     /// Lets go of it, once what was written is the client's.
     async fn finish(self) {
-        if let Self::Fifo(fifo) = self {
-            fifo::hand_over(fifo.into_inner()).await;
+        match self {
+            Self::Fifo(fifo) => fifo::hand_over(fifo.into_inner()).await,
+            // close(2) writes what a network filesystem still has to.
+            Self::File(file) => drop(tokio::task::spawn_blocking(move || drop(file))),
+            Self::Stream(_) => {}
         }
     }
 

@@ -5,7 +5,7 @@
 //! closing it as well (containerd's `docs/runtime-v2.md`, `cmd/containerd-shim-runc-v2/process/io.go`).
 
 use std::fs::{DirBuilder, File};
-use std::io;
+use std::io::{self, Read as _};
 use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::os::unix::process::CommandExt as _;
@@ -16,9 +16,11 @@ use std::time::Duration;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::signal::Signal;
 
+use crate::aside;
 use crate::error::{Code, Error, Result};
 use crate::poll;
 use crate::reaper::{ExitWatch, Reaper};
+use crate::trail;
 
 /// How long a logger may take to become ready.
 const READY_LIMIT: Duration = Duration::from_secs(10);
@@ -160,9 +162,17 @@ impl Logger {
         let (stderr, to_stderr) = io::pipe().map_err(failed)?;
         let (ready, says_ready) = io::pipe().map_err(failed)?;
         let ends = [stdout.into(), stderr.into(), says_ready.into()];
-        let exit = spawn(program, args, &ends, owner).map_err(|error| {
-            Error::precondition(format!("logger {}: cannot run: {error}", program.display()))
-        })?;
+        let cannot = |path: &Path, error: &io::Error| {
+            Error::precondition(format!("logger {}: cannot run: {error}", path.display()))
+        };
+        // The start of a program waits for its first page, and so does the thread that starts it.
+        let path = program.to_owned();
+        let look = move || {
+            trail::at(&path);
+            look_at(&path).map_err(|error| cannot(&path, &error))
+        };
+        aside::within(READY_LIMIT, "look at the logger", look, drop).await?;
+        let exit = spawn(program, args, &ends, owner).map_err(|error| cannot(program, &error))?;
         drop(ends);
         let logger = Self { exit };
         let said = tokio::time::timeout(READY_LIMIT, logger.ready(ready.into())).await;
@@ -216,6 +226,20 @@ impl Logger {
 impl Drop for Logger {
     fn drop(&mut self) {
         self.exit.signal(Signal::SIGKILL);
+    }
+}
+
+/// Fails as execve(2) would, but for what is no program.
+fn look_at(program: &Path) -> io::Result<()> {
+    // Neither a FIFO nor a device is waited for.
+    let flags = (OFlag::O_NONBLOCK | OFlag::O_CLOEXEC | OFlag::O_NOCTTY).bits();
+    let file = File::options().read(true).custom_flags(flags).open(program);
+    match file {
+        // One that may be run need not be readable, not even by root on some filesystems.
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Ok(()),
+        Err(error) => Err(error),
+        Ok(file) if file.metadata()?.is_file() => (&file).read(&mut [0; 512]).map(drop),
+        Ok(_) => Err(io::ErrorKind::PermissionDenied.into()),
     }
 }
 

@@ -19,17 +19,21 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
+use crate::aside;
 use crate::error::{Error, Result};
 use crate::io::copy::{Pump, Sink};
 use crate::io::fifo::{Input, open_output};
 use crate::io::logger::{LogUri, Logger};
 use crate::io::throttle::Throttle;
+use crate::trail;
 
 pub(crate) use crate::io::copy::Counts;
 pub(crate) use crate::io::logger::Owner;
 
 /// How long `Delete` waits for output that nobody reads.
 const DRAIN_LIMIT: Duration = Duration::from_secs(3);
+/// How long what a log URI names may take to be opened.
+const OPEN_LIMIT: Duration = Duration::from_secs(10);
 
 /// Where a process's streams go, as the client asked for it: FIFO paths or log URIs, empty for none.
 #[derive(Debug, Clone, Default)]
@@ -121,7 +125,14 @@ impl Sinks {
                     sinks.stderr = Some(Sink::stream(to_stderr).map_err(failed)?);
                     continue;
                 }
-                Some(LogUri::File(path)) => Sink::file(logger::open_file(&path).map_err(failed)?),
+                Some(LogUri::File(path)) => {
+                    let (act, stream) = (format!("open {name} {uri:?}"), uri.clone());
+                    let open = move || {
+                        trail::at(&path);
+                        logger::open_file(&path).map_err(|e| self::failed(name, &stream, &e))
+                    };
+                    Sink::file(aside::within(OPEN_LIMIT, &act, open, drop).await?)
+                }
                 None => open_output(path_of(uri))
                     .and_then(Sink::fifo)
                     .map_err(failed)?,

@@ -37,15 +37,11 @@ pub(super) struct Entry {
 }
 
 impl Sandbox {
-    /// Makes room for a further container: `harden` decides, knowing what the sandbox has left.
+    /// What the sandbox has for a further container.
     ///
     /// # Errors
-    /// `FailedPrecondition` where no container may join; what `harden` refuses.
-    pub(crate) fn join(
-        &self,
-        id: &str,
-        harden: impl FnOnce(&Shared) -> Result<Hardened>,
-    ) -> Result<Hardened> {
+    /// `FailedPrecondition` where no container may join.
+    pub(crate) fn shared(&self) -> Result<Shared> {
         if self.exit.get().is_some() {
             return Err(Error::precondition(format!(
                 "sandbox {:?} has exited",
@@ -58,15 +54,25 @@ impl Sandbox {
                 self.id
             )));
         }
+        Ok(self.books().shared.clone())
+    }
+
+    /// Makes room for a further container that was hardened knowing what the sandbox had left. False where that has changed.
+    ///
+    /// # Errors
+    /// As [`Sandbox::shared`].
+    pub(crate) fn join(&self, id: &str, shared: &Shared, hardened: &Hardened) -> Result<bool> {
+        if self.shared()?.scratch != shared.scratch {
+            return Ok(false);
+        }
         let mut books = self.books();
-        let hardened = harden(&books.shared)?;
         let entry = Entry {
             declared: hardened.declared,
             scratch: hardened.shared.scratch,
         };
         books.containers.insert(id.to_owned(), entry);
         books.shared.scratch = books.shared.scratch.saturating_add(entry.scratch);
-        Ok(hardened)
+        Ok(true)
     }
 
     /// Tasks of one uid that the sandbox may have.

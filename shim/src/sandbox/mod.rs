@@ -374,7 +374,7 @@ impl Sandbox {
         if has_poststop_hooks || self.exit.get().is_none() {
             cleanup::remove_container(&self.runsc, id, &self.id, &bundle.rootfs()).await;
         } else {
-            cleanup::remove_rootfs(&self.id, &bundle.rootfs());
+            cleanup::remove_rootfs(&self.id, &bundle.rootfs()).await;
         }
         if id == self.id {
             let (cgroups, files) = (Some(&self.cgroups), &self.filestores);

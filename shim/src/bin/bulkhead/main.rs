@@ -21,6 +21,9 @@ mod metrics;
 mod mountinfo;
 mod pattern;
 mod text;
+#[path = "../../trail.rs"]
+#[allow(dead_code, reason = "the shim uses the rest")]
+mod trail;
 
 use std::path::Path;
 use std::process::ExitCode;
