@@ -14,16 +14,17 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Arc;
 
 use runsc_config::{Bind, HardenedSpec, trusted};
-use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat2};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, ResolveFlags, mkdirat, openat, openat2, unlinkat};
 use rustix::mount::{
     MountPropagationFlags, MoveMountFlags, OpenTreeFlags, mount_change, move_mount, open_tree,
 };
 use rustix::thread::{UnshareFlags, unshare_unsafe};
 
 use crate::error::{Error, Result};
-use crate::trail;
+use crate::{aside, trail};
 
 /// The sources that were opened for one container.
 #[derive(Debug, Default)]
@@ -34,25 +35,56 @@ struct Source {
     /// A mount that is nowhere yet.
     tree: OwnedFd,
     place: PathBuf,
+    is_folder: bool,
+    /// Where the place is. A later sandbox may have a folder of that name, and in it a place of the same one.
+    folder: Arc<OwnedFd>,
+}
+
+/// What no command has got is of no use: neither the places nor the mounts stay.
+impl Drop for Opened {
+    fn drop(&mut self) {
+        let sources = std::mem::take(&mut self.0);
+        for source in sources.values() {
+            let flags = if source.is_folder {
+                AtFlags::REMOVEDIR
+            } else {
+                AtFlags::empty()
+            };
+            if let Some(name) = source.place.file_name() {
+                let _ = unlinkat(&source.folder, name, flags);
+            }
+        }
+        if !sources.is_empty() {
+            aside::let_go(sources);
+        }
+    }
 }
 
 impl Opened {
-    /// Opens every source that somebody else than root could exchange. `place` gives names that nothing has yet.
+    /// Opens every source that somebody else than root could exchange. `place` gives names in `folder` that nothing has yet.
     ///
     /// # Errors
     /// `FailedPrecondition` for a source that is not there, or is reached by a link by now.
-    pub(crate) fn new(spec: &HardenedSpec, place: impl Fn() -> PathBuf) -> Result<Self> {
-        let mut opened = BTreeMap::new();
+    pub(crate) fn new(
+        spec: &HardenedSpec,
+        folder: &Path,
+        place: impl Fn() -> PathBuf,
+    ) -> Result<Self> {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let opened = openat(CWD, folder, flags, Mode::empty());
+        let folder = opened.map_err(|e| Error::io(format!("open {}", folder.display()), &e.into()));
+        let folder = Arc::new(folder?);
+        let mut opened = Self::default();
         for bind in spec.binds().filter(|bind| is_exchangeable(bind.source)) {
-            let source = open(&bind, place()).map_err(|error| {
+            let source = open(&bind, &folder, place()).map_err(|error| {
                 Error::precondition(format!(
                     "mounts: source {:?}: {error}; it must be there, and no link since it was judged",
                     bind.source
                 ))
             })?;
-            opened.insert(bind.number, source);
+            opened.0.insert(bind.number, source);
         }
-        Ok(Self(opened))
+        Ok(opened)
     }
 
     /// The names under which they will stand, by the number of their mount.
@@ -67,12 +99,12 @@ impl Opened {
     ///
     /// # Errors
     /// For a name that is none of the kernel's.
-    pub(crate) fn give_to(self, command: &mut Command) -> Result<()> {
+    pub(crate) fn give_to(mut self, command: &mut Command) -> Result<()> {
         use std::os::unix::process::CommandExt as _;
         if self.0.is_empty() {
             return Ok(());
         }
-        let sources = self.0.into_values().map(|source| {
+        let sources = std::mem::take(&mut self.0).into_values().map(|source| {
             let place = CString::new(source.place.as_os_str().as_bytes());
             place.map(|place| (source.tree, place))
         });
@@ -103,13 +135,13 @@ fn is_exchangeable(path: &Path) -> bool {
     let Some(parent) = path.parent() else {
         return false;
     };
-    trail::at(path);
-    let open = fs::symlink_metadata(parent).map_or(true, |parent| parent.mode() & 0o022 != 0);
+    let metadata = trail::at(path).and_then(|()| fs::symlink_metadata(parent));
+    let open = metadata.map_or(true, |parent| parent.mode() & 0o022 != 0);
     open || trusted(parent).is_err()
 }
 
-fn open(bind: &Bind<'_>, place: PathBuf) -> io::Result<Source> {
-    trail::at(bind.source);
+fn open(bind: &Bind<'_>, folder: &Arc<OwnedFd>, place: PathBuf) -> io::Result<Source> {
+    trail::at(bind.source)?;
     let no_link = ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
     let flags = OFlags::PATH | OFlags::CLOEXEC;
     let file = openat2(CWD, bind.source, flags, Mode::empty(), no_link)?;
@@ -122,16 +154,19 @@ fn open(bind: &Bind<'_>, place: PathBuf) -> io::Result<Source> {
     let tree = open_tree(&file, c"", flags)?;
     let file = fs::File::from(file);
     let is_folder = file.metadata()?.is_dir();
-    if !trail::is_wanted() {
-        // A later sandbox of this id may have the folder.
-        return Err(io::ErrorKind::TimedOut.into());
-    }
+    let name = place.file_name().unwrap_or_default();
     if is_folder {
-        fs::create_dir(&place)?;
+        mkdirat(folder, name, Mode::RWXU)?;
     } else {
-        fs::File::create_new(&place)?;
+        let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC;
+        openat(folder, name, flags, Mode::RUSR | Mode::WUSR)?;
     }
-    Ok(Source { tree, place })
+    Ok(Source {
+        tree,
+        is_folder,
+        folder: Arc::clone(folder),
+        place,
+    })
 }
 
 #[cfg(test)]
@@ -150,6 +185,8 @@ mod tests {
     #[test]
     fn a_link_is_not_opened() {
         let folder = tempfile::tempdir().expect("tempdir");
+        let file = fs::File::open(folder.path()).expect("open");
+        let root = Arc::new(OwnedFd::from(file));
         std::os::unix::fs::symlink("/etc", folder.path().join("link")).expect("link");
         for source in ["link", "link/ssl", "none"] {
             let source = folder.path().join(source);
@@ -158,7 +195,7 @@ mod tests {
                 source: &source,
                 recursive: true,
             };
-            open(&bind, folder.path().join("place")).expect_err("refused");
+            open(&bind, &root, folder.path().join("place")).expect_err("refused");
             assert!(!folder.path().join("place").exists());
         }
     }

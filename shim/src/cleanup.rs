@@ -57,7 +57,7 @@ async fn remove_files(files: Vec<PathBuf>) {
             }
             _ => Ok(()),
         };
-        aside::clean(&path, left, remove).await;
+        aside::CLEANING.clean(&path, left, remove).await;
     }
 }
 
@@ -93,7 +93,9 @@ pub(crate) async fn remove_sandbox(
 async fn unmount(target: &Path) {
     let path = target.to_owned();
     let unmount = move || mount::unmount_all(&path);
-    aside::clean(target, aside::CLEANING_LIMIT, unmount).await;
+    aside::CLEANING
+        .clean(target, aside::CLEANING_LIMIT, unmount)
+        .await;
 }
 
 /// Kills every process of a sandbox: those that name its root on their command line (runsc commands, sandbox, gofer),

@@ -75,7 +75,9 @@ impl Asked<'_> {
             };
             Ok(harden(spec, &policy, &context)?)
         };
-        aside::within(limit, "judge the spec", judge, drop).await
+        aside::VOLUMES
+            .within(limit, "judge the spec", judge, drop)
+            .await
     }
 
     /// Refuses a request that does not fit its spec, and tells what the policy has changed.
@@ -108,11 +110,13 @@ impl Asked<'_> {
         );
         let open = move || {
             let spec = masks::hide(&spec, &bundle)?;
-            let opened = Opened::new(&spec, || runsc.scratch_path("bind"))?;
+            let opened = Opened::new(&spec, runsc.root(), || runsc.scratch_path("bind"))?;
             Ok((spec.with_sources(&opened.places()), opened))
         };
         // What is opened too late is closed again.
-        let (spec, opened) = aside::within(limit, "open what is mounted", open, drop).await?;
+        let (spec, opened) = aside::VOLUMES
+            .within(limit, "open what is mounted", open, drop)
+            .await?;
         self.bundle.write_spec(&spec, &hardened.explanation())?;
         Ok(opened)
     }
@@ -204,7 +208,9 @@ impl Pod {
         }
         let options = asked.request.options.clone().into_option();
         let load = move || options::load_policy(options.as_ref());
-        let policy = aside::within(POLICY_LIMIT, "read the policy", load, drop).await?;
+        let policy = aside::VOLUMES
+            .within(POLICY_LIMIT, "read the policy", load, drop)
+            .await?;
         logging::follow(policy.log(), &self.owner.namespace, id)?;
         let binary = find_runsc(&policy)?;
         let features = features::of(&binary, &policy.runsc().root, &self.reaper).await?;

@@ -22,7 +22,7 @@ use crate::error::{Error, Result};
 use crate::layout::{self, Bundle, Record};
 use crate::reaper::{Exit, Reaper};
 use crate::runsc::command::Runsc;
-use crate::{cleanup, clock, id, start};
+use crate::{cleanup, clock, dial, id, start};
 
 /// How long a killed shim may take to let go of its socket.
 const ENDING_LIMIT: Duration = Duration::from_millis(300);
@@ -149,10 +149,12 @@ fn remove_socket(flags: &Flags, bundle: &Bundle) {
         grpc_address: flags.address.clone(),
         ..Params::default()
     };
-    for socket in [
+    let mut sockets = vec![
         PathBuf::from(written.trim_start_matches("unix://")),
         start::socket_path(&params, &flags.id),
-    ] {
+    ];
+    sockets.dedup();
+    for socket in sockets {
         if !is_socket(&socket) {
             continue;
         }
@@ -169,7 +171,7 @@ fn remove_socket(flags: &Flags, bundle: &Bundle) {
         // A shim that was killed just now listens for as long as the kernel takes to end it.
         let deadline = Instant::now() + ENDING_LIMIT;
         while is_socket(&socket) {
-            if !start::is_alive(&socket) {
+            if !dial::is_alive(&socket) {
                 let _ = std::fs::remove_file(&socket);
                 break;
             }

@@ -4,9 +4,12 @@
 //! blocking it says EAGAIN at once instead: that is a crowd, not a fault, so it is tried again until a deadline.
 
 use std::io;
+use std::os::fd::AsRawFd as _;
 use std::path::Path;
 use std::time::Duration;
 
+use nix::errno::Errno;
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket};
 use tokio::net::UnixStream;
 use tokio::time::{Instant, sleep};
 
@@ -31,4 +34,20 @@ pub(crate) async fn dial(path: &Path, limit: Duration) -> io::Result<UnixStream>
             connected => return connected,
         }
     }
+}
+
+/// Whether somebody listens at a socket: one that is stopped, or too busy to accept, has a full queue.
+pub(crate) fn is_alive(path: &Path) -> bool {
+    matches!(knock(path), Ok(()) | Err(Errno::EAGAIN))
+}
+
+/// Connects without waiting, and lets go at once.
+///
+/// # Errors
+/// What connect(2) says.
+pub(crate) fn knock(path: &Path) -> nix::Result<()> {
+    let address = UnixAddr::new(path)?;
+    let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
+    let stream = socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
+    connect(stream.as_raw_fd(), &address)
 }

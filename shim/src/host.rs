@@ -18,7 +18,7 @@ pub(crate) fn facts(containerd: &str) -> HostFacts {
     let sockets = [socket.to_owned(), format!("{socket}.ttrpc")];
     HostFacts {
         resolve: |path| {
-            trail::at(path);
+            trail::at(path).ok()?;
             std::fs::canonicalize(path).ok()
         },
         swap_limits: swap_limits(),
@@ -42,9 +42,8 @@ pub(crate) fn facts(containerd: &str) -> HostFacts {
 /// Whether a path leads to the network namespace that the shim and containerd are in, or to init's. One that cannot be looked
 /// at may be: init's own is closed to root itself on some hosts.
 fn is_hosts_network(path: &Path) -> bool {
-    trail::at(path);
     let identity = |path: &Path| std::fs::metadata(path).map(|file| (file.dev(), file.ino()));
-    let asked = match identity(path) {
+    let asked = match trail::at(path).and_then(|()| identity(path)) {
         Ok(asked) => asked,
         Err(error) => return error.kind() != std::io::ErrorKind::NotFound,
     };
@@ -69,16 +68,15 @@ fn swap_limits() -> bool {
 /// The volumes in a pod's folder of empty dirs that are empty and so can be kept inside the sandbox. One that holds
 /// something already is shared with a process of the host.
 fn empty_dirs(folder: &Path) -> Vec<Volume> {
-    trail::at(folder);
-    let Ok(entries) = std::fs::read_dir(folder) else {
+    let Ok(entries) = trail::at(folder).and_then(|()| std::fs::read_dir(folder)) else {
         return Vec::new();
     };
     entries
         .filter_map(std::result::Result::ok)
         .map(|entry| entry.path())
         .filter(|path| {
-            trail::at(path);
-            std::fs::read_dir(path).is_ok_and(|mut entries| entries.next().is_none())
+            let entries = trail::at(path).and_then(|()| std::fs::read_dir(path));
+            entries.is_ok_and(|mut entries| entries.next().is_none())
         })
         .take(VOLUMES_MAX)
         .map(|source| {

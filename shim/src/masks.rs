@@ -98,7 +98,7 @@ fn in_bind(place: &Path, source: &Path, below: &Path) -> io::Result<Option<Mask>
 
 /// Where a path below a folder leads to, below that folder, and whether it is a folder.
 fn look(root: &Path, path: &Path, resolve: ResolveFlags) -> io::Result<Option<(PathBuf, bool)>> {
-    trail::at(root);
+    trail::at(root)?;
     let flags = OFlags::PATH | OFlags::CLOEXEC;
     let is_absent =
         |error: &io::Error| matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory);

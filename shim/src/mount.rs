@@ -69,10 +69,14 @@ pub(crate) async fn mount_rootfs(mounts: &[Mount], target: &Path, limit: Duratio
     let (target, undone) = (target.to_owned(), target.to_owned());
     let mount = move || {
         for (number, plan) in plans.iter().enumerate() {
-            trail::at(Path::new(&plan.source));
-            if let Err(error) = plan.mount(&target) {
-                // A mount that fails leaves nothing, and where it was the first, what is there may be a later container's.
-                if number > 0 {
+            // A source need not be a path.
+            let source = Some(Path::new(&plan.source)).filter(|source| source.is_absolute());
+            let path = source.unwrap_or(&target);
+            let noted = trail::at(path).map_err(|e| Error::io("mount the rootfs", &e));
+            if let Err(error) = noted.and_then(|()| plan.mount(&target)) {
+                // A mount that fails leaves nothing. Where it was the first, or nobody waits any more, what is there may be a
+                // later container's: who gave up has unmounted what there was.
+                if number > 0 && trail::is_wanted() {
                     let _ = unmount_all(&target);
                 }
                 return Err(error);
@@ -83,7 +87,9 @@ pub(crate) async fn mount_rootfs(mounts: &[Mount], target: &Path, limit: Duratio
     let unmount = move |()| {
         let _ = unmount_all(&undone);
     };
-    aside::within(limit, "mount the rootfs", mount, unmount).await
+    aside::VOLUMES
+        .within(limit, "mount the rootfs", mount, unmount)
+        .await
 }
 
 impl Plan {
@@ -203,7 +209,7 @@ pub(crate) fn unmount_all(target: &Path) -> io::Result<()> {
                 continue;
             }
             let point = &mount.point;
-            trail::at(point);
+            trail::at(point)?;
             match umount2(point, MntFlags::UMOUNT_NOFOLLOW) {
                 Ok(()) | Err(Errno::EINVAL | Errno::ENOENT) => {}
                 // A process that is about to die still holds it: let go of the name now, of the rest when it has.

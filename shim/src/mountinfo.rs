@@ -54,7 +54,7 @@ pub(crate) fn entries() -> io::Result<Vec<Entry>> {
 /// Where a file or folder, named without links, lies in its filesystem. It is the mount that the name leads to that counts,
 /// not the last one at a folder above it, so the kernel is asked which one that is.
 pub(crate) fn origin(path: &Path) -> Option<Origin> {
-    trail::at(path);
+    trail::at(path).ok()?;
     let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let file = openat(CWD, path, flags, Mode::empty()).ok()?;
     let facts = fs::read_to_string(format!("/proc/self/fdinfo/{}", file.as_raw_fd())).ok()?;

@@ -4,7 +4,7 @@
 
 use std::fs::File;
 use std::io::{self, Write as _};
-use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
 use std::os::unix::net::UnixListener;
 use std::os::unix::process::CommandExt as _;
@@ -13,13 +13,11 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use containerd_shim::{Flags, StartOpts};
-use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
-use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, socket};
 
 use crate::bootstrap::{self, Params};
 use crate::error::{Error, Result};
-use crate::{id, layout};
+use crate::{dial, id, layout};
 
 /// How long another start may hold the socket folder.
 pub(crate) const LOCK_LIMIT: Duration = Duration::from_secs(15);
@@ -56,7 +54,7 @@ pub(crate) fn run(flags: &Flags) -> Result<()> {
     {
         // Two starts for one pod must not both find the socket dead and replace each other's.
         let _lock = lock(folder, LOCK_LIMIT)?;
-        if !is_alive(&path) {
+        if !dial::is_alive(&path) {
             let listener = bind(&path)?;
             let pid = spawn_server(&params, &sandbox, &path, listener).inspect_err(|_| {
                 let _ = std::fs::remove_file(&path);
@@ -71,18 +69,6 @@ pub(crate) fn run(flags: &Flags) -> Result<()> {
         .write_all(params.answer(&address).as_bytes())
         .and_then(|()| stdout.flush())
         .map_err(|e| Error::io("answer containerd", &e))
-}
-
-/// Whether somebody listens at a socket. A shim that is stopped, or too busy to accept, has a full queue, where a connect
-/// that may block would wait for as long as that lasts.
-pub(crate) fn is_alive(path: &Path) -> bool {
-    let connect = || {
-        let address = UnixAddr::new(path)?;
-        let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
-        let stream = socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
-        nix::sys::socket::connect(stream.as_raw_fd(), &address)
-    };
-    matches!(connect(), Ok(()) | Err(Errno::EAGAIN))
 }
 
 /// The socket of a pod's shim: where containerd asks for it, under the name it computes itself.

@@ -13,6 +13,7 @@ use nix::mount::{MntFlags, MsFlags, mount, umount, umount2};
 
 use integration::cases;
 
+use crate::delete::root_of;
 use crate::pod::{end, member, sandbox};
 
 cases! {
@@ -24,6 +25,7 @@ cases! {
         a_folder_exchanged_for_a_link_is_not_followed,
         a_file_exchanged_for_a_link_is_not_followed,
         a_folder_exchanged_before_a_pods_container_starts_is_not_followed,
+        what_was_opened_for_a_container_that_never_starts_goes_with_it,
         a_link_is_judged_by_where_it_leads,
         what_is_mounted_in_a_users_folder_later_appears_where_the_policy_gives_it,
         what_is_mounted_for_a_container_does_not_appear_on_the_host,
@@ -132,6 +134,28 @@ async fn a_folder_exchanged_before_a_pods_container_starts_is_not_followed(bed: 
     let done = one.finish().await;
     assert_eq!((done.status, done.stdout.as_str()), (0, "his own"));
     assert!(home.path("user/work").is_symlink(), "it was exchanged");
+    end(pod).await;
+}
+
+async fn what_was_opened_for_a_container_that_never_starts_goes_with_it(bed: &Bed) {
+    let home = Home::new(bed);
+    let pod = sandbox(bed).await;
+    let root = root_of(&bed.bundle(&pod.id));
+    let opened = || {
+        let entries = fs::read_dir(&root).expect("read the sandbox's folder");
+        let names = entries.map(|entry| entry.expect("an entry").file_name());
+        names
+            .filter(|name| name.as_encoded_bytes().starts_with(b"bind-"))
+            .count()
+    };
+    let one = bound(member(bed, &pod, "true"), &home.path("user/work"), "/srv");
+    let one = bound(one, &home.path("user/work/file"), "/srv2")
+        .create()
+        .await
+        .expect("create");
+    assert_eq!(opened(), 2);
+    one.delete().await.expect("delete");
+    assert_eq!(opened(), 0);
     end(pod).await;
 }
 

@@ -59,7 +59,7 @@ impl Lost {
     }
 }
 
-fn root_of(bundle: &Path) -> PathBuf {
+pub(crate) fn root_of(bundle: &Path) -> PathBuf {
     let text = fs::read_to_string(bundle.join("bulkhead-root")).expect("read the root's name");
     PathBuf::from(text.trim())
 }

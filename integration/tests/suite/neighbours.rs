@@ -195,6 +195,21 @@ async fn a_volume_that_never_answers_holds_up_nobody_else(bed: &Bed) {
         error.message().contains(volume.to_str().expect("text")),
         "{error:?}"
     );
+    // Who tries again and again gets an answer at once, and takes nobody's place.
+    let began = Instant::now();
+    for _ in 0..20 {
+        let again = bound(member(bed, &pod, "true"), &volume, "/srv").create();
+        let error = again.await.map(drop).expect_err("it hangs");
+        assert_eq!(error.code(), Code::DeadlineExceeded, "{error:?}");
+        assert!(error.message().contains("earlier"), "{error:?}");
+    }
+    // A log file there, too.
+    let uri = format!("file://{}", volume.display());
+    let logs = member(bed, &pod, "true").log_to(&uri).create();
+    let error = logs.await.map(drop).expect_err("it hangs");
+    assert_eq!(error.code(), Code::DeadlineExceeded, "{error:?}");
+    let limit = patience(Duration::from_secs(8));
+    assert!(began.elapsed() < limit, "{:?}", began.elapsed());
     // While it hangs on: another container joins, and a shim whose only container hung is gone with it.
     let done = member(bed, &pod, "exit 7")
         .run()
@@ -235,7 +250,8 @@ async fn a_delete_waits_for_a_start_before_it_removes_a_socket(bed: &Bed) {
     assert!(output.status.success(), "{output:?}");
     assert!(socket.exists(), "a start is about to use it");
     drop(held);
-    let output = shim::run(bed, &bundle, &args, &[]);
+    // containerd has noticed by now, and may have taken the bundle away.
+    let output = shim::run(bed, &bed.folder, &args, &[]);
     assert!(output.status.success(), "{output:?}");
     assert!(!socket.exists());
     assert_eq!(processes::of(Role::Shim, id), []);

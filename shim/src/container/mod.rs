@@ -171,19 +171,23 @@ impl Container {
         if self.is_root() {
             return runsc.act("start", &[], &self.id, limit).await;
         }
-        let stdio = std::mem::take(
-            &mut *self
-                .given_at_start
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner),
-        );
+        let given = self.take_given();
         runsc.require(&self.id)?;
         let id = [OsStr::new(&self.id)];
         let before = runsc.reaper().moment();
-        runsc.run("start", &id, stdio, limit).await?;
+        runsc.run("start", &id, given, limit).await?;
         // Its gofer was started with it.
         self.sandbox.adopt_gofer(&self.id, before);
         Ok(())
+    }
+
+    /// What waits for the start; nothing waits for it any more.
+    fn take_given(&self) -> Given {
+        let mut given = self
+            .given_at_start
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        std::mem::take(&mut given)
     }
 
     /// Whether the sandbox was made for this container, and ends with it.
@@ -380,6 +384,7 @@ impl Container {
             exec.close_io().await;
         }
         self.init.close_io().await;
+        drop(self.take_given());
         self.sandbox
             .remove(&self.id, &self.bundle, self.has_poststop_hooks)
             .await;

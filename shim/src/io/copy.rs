@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use tokio::io::unix::AsyncFd;
 use tokio::sync::watch;
 
+use crate::aside;
 use crate::io::fifo;
 use crate::io::throttle::Throttle;
 use crate::poll;
@@ -27,7 +28,7 @@ pub(crate) enum Sink {
     /// A client's FIFO, open at both ends.
     Fifo(AsyncFd<File>),
     /// A file, whose disk may be slow and cannot be waited for otherwise than by a thread.
-    File(Arc<File>),
+    File(Arc<Slow>),
 }
 
 impl Sink {
@@ -44,16 +45,13 @@ impl Sink {
     }
 
     pub(crate) fn file(file: File) -> Self {
-        Self::File(Arc::new(file))
+        Self::File(Arc::new(Slow(Some(file))))
     }
 
     /// Lets go of it, once what was written is the client's.
     async fn finish(self) {
-        match self {
-            Self::Fifo(fifo) => fifo::hand_over(fifo.into_inner()).await,
-            // close(2) writes what a network filesystem still has to.
-            Self::File(file) => drop(tokio::task::spawn_blocking(move || drop(file))),
-            Self::Stream(_) => {}
+        if let Self::Fifo(fifo) = self {
+            fifo::hand_over(fifo.into_inner()).await;
         }
     }
 
@@ -75,12 +73,30 @@ impl Sink {
             }
             Self::File(file) => {
                 let file = Arc::clone(file);
-                let write = move || (&*file).write_all(&buffer).map(|()| buffer);
+                let write = move || file.write_all(&buffer).map(|()| buffer);
                 tokio::task::spawn_blocking(write)
                     .await
                     .unwrap_or_else(|error| Err(io::Error::other(error)))
             }
         }
+    }
+}
+
+/// A file that is closed aside.
+#[derive(Debug)]
+pub(crate) struct Slow(Option<File>);
+
+impl Slow {
+    fn write_all(&self, data: &[u8]) -> io::Result<()> {
+        self.0
+            .as_ref()
+            .map_or(Ok(()), |mut file| file.write_all(data))
+    }
+}
+
+impl Drop for Slow {
+    fn drop(&mut self) {
+        aside::let_go(self.0.take());
     }
 }
 

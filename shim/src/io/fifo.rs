@@ -8,6 +8,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 use std::os::unix::fs::{FileTypeExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -30,7 +31,7 @@ pub(crate) struct Input {
 
 impl Input {
     /// Opens stdin: the hold, and the end to read from.
-    pub(crate) fn open(path: &str) -> io::Result<(Self, OwnedFd)> {
+    pub(crate) fn open(path: &Path) -> io::Result<(Self, OwnedFd)> {
         // Opening for both never blocks and makes the other open succeed without a writer.
         let both = open(path, true, true)?;
         let source = open(path, true, false)?;
@@ -53,7 +54,7 @@ impl Input {
 }
 
 /// Opens stdout or stderr for writing.
-pub(crate) fn open_output(path: &str) -> io::Result<File> {
+pub(crate) fn open_output(path: &Path) -> io::Result<File> {
     open(path, true, true)
 }
 
@@ -61,7 +62,7 @@ pub(crate) fn open_output(path: &str) -> io::Result<File> {
 /// while something is in there and nobody else could read it, for [`READER_LIMIT`].
 pub(crate) async fn hand_over(output: File) {
     // Only one who could not read it himself is told whether somebody can.
-    let path = format!("/proc/self/fd/{}", output.as_raw_fd());
+    let path = PathBuf::from(format!("/proc/self/fd/{}", output.as_raw_fd()));
     let Ok(writer) = open(&path, false, true) else {
         return;
     };
@@ -89,7 +90,7 @@ fn has_reader(writer: &File) -> bool {
     !(told.is_ok() && is_alone)
 }
 
-fn open(path: &str, read: bool, write: bool) -> io::Result<File> {
+fn open(path: &Path, read: bool, write: bool) -> io::Result<File> {
     let file = File::options()
         .read(read)
         .write(write)
@@ -107,11 +108,10 @@ mod tests {
     use super::*;
     use std::io::{Read as _, Write as _};
 
-    fn fifo() -> (tempfile::TempDir, String) {
+    fn fifo() -> (tempfile::TempDir, PathBuf) {
         let folder = tempfile::tempdir().expect("tempdir");
         let path = folder.path().join("fifo");
         nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).expect("mkfifo");
-        let path = path.display().to_string();
         (folder, path)
     }
 

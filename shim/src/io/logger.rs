@@ -168,10 +168,11 @@ impl Logger {
         // The start of a program waits for its first page, and so does the thread that starts it.
         let path = program.to_owned();
         let look = move || {
-            trail::at(&path);
-            look_at(&path).map_err(|error| cannot(&path, &error))
+            let looked = trail::at(&path).and_then(|()| look_at(&path));
+            looked.map_err(|error| cannot(&path, &error))
         };
-        aside::within(READY_LIMIT, "look at the logger", look, drop).await?;
+        let act = "look at the logger";
+        aside::STREAMS.within(READY_LIMIT, act, look, drop).await?;
         let exit = spawn(program, args, &ends, owner).map_err(|error| cannot(program, &error))?;
         drop(ends);
         let logger = Self { exit };

@@ -13,6 +13,7 @@ use std::fs::File;
 use std::io;
 use std::num::NonZeroU64;
 use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -32,7 +33,7 @@ pub(crate) use crate::io::logger::Owner;
 
 /// How long `Delete` waits for output that nobody reads.
 const DRAIN_LIMIT: Duration = Duration::from_secs(3);
-/// How long what a log URI names may take to be opened.
+/// How long what a stream's URI names may take to be opened.
 const OPEN_LIMIT: Duration = Duration::from_secs(10);
 
 /// Where a process's streams go, as the client asked for it: FIFO paths or log URIs, empty for none.
@@ -126,16 +127,12 @@ impl Sinks {
                     continue;
                 }
                 Some(LogUri::File(path)) => {
-                    let (act, stream) = (format!("open {name} {uri:?}"), uri.clone());
-                    let open = move || {
-                        trail::at(&path);
-                        logger::open_file(&path).map_err(|e| self::failed(name, &stream, &e))
-                    };
-                    Sink::file(aside::within(OPEN_LIMIT, &act, open, drop).await?)
+                    Sink::file(opened(name, uri, path, logger::open_file).await?)
                 }
-                None => open_output(path_of(uri))
-                    .and_then(Sink::fifo)
-                    .map_err(failed)?,
+                None => {
+                    let fifo = opened(name, uri, path_of(uri).into(), open_output).await?;
+                    Sink::fifo(fifo).map_err(failed)?
+                }
             };
             match name {
                 "stdout" => sinks.stdout = Some(sink),
@@ -176,7 +173,7 @@ impl ProcessIo {
             None
         } else {
             let (reader, writer) = pipe("stdin")?;
-            io.feed(&stdio.stdin, writer)?;
+            io.feed(&stdio.stdin, writer).await?;
             Some(reader)
         };
         let mut output = |name: &str, sink: Option<Sink>| -> Result<Option<OwnedFd>> {
@@ -203,7 +200,7 @@ impl ProcessIo {
         let mut io = Self::new(sinks.logger, stdio);
         let dup = || master.try_clone().map_err(|e| Error::io("terminal", &e));
         if !stdio.stdin.is_empty() {
-            io.feed(&stdio.stdin, dup()?)?;
+            io.feed(&stdio.stdin, dup()?).await?;
         }
         if let Some(sink) = sinks.stdout {
             io.deliver("stdout", dup()?, sink)?;
@@ -224,9 +221,9 @@ impl ProcessIo {
     }
 
     /// Copies the client's stdin.
-    fn feed(&mut self, uri: &str, to: OwnedFd) -> Result<()> {
+    async fn feed(&mut self, uri: &str, to: OwnedFd) -> Result<()> {
         let failed = |e: io::Error| failed("stdin", uri, &e);
-        let (input, source) = Input::open(path_of(uri)).map_err(failed)?;
+        let (input, source) = opened("stdin", uri, path_of(uri).into(), Input::open).await?;
         let sink = Sink::stream(File::from(to)).map_err(failed)?;
         let pump = Pump::new(source, sink).map_err(failed)?;
         self.input_task = Some(tokio::spawn(pump.run_input(self.exited.subscribe())));
@@ -292,6 +289,21 @@ impl Drop for ProcessIo {
             task.abort();
         }
     }
+}
+
+/// Opens what a stream's URI names, which may lie on a filesystem that is dead.
+async fn opened<T: Send + 'static>(
+    stream: &'static str,
+    uri: &str,
+    path: PathBuf,
+    open: impl FnOnce(&Path) -> io::Result<T> + Send + 'static,
+) -> Result<T> {
+    let (act, uri) = (format!("open {stream} {uri:?}"), uri.to_owned());
+    let open = move || {
+        let opened = trail::at(&path).and_then(|()| open(&path));
+        opened.map_err(|error| failed(stream, &uri, &error))
+    };
+    aside::STREAMS.within(OPEN_LIMIT, &act, open, drop).await
 }
 
 fn failed(stream: &str, uri: &str, error: &io::Error) -> Error {

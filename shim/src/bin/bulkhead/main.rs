@@ -10,6 +10,9 @@ mod cgroup;
 mod cgroup_limits;
 mod check;
 mod containerd;
+#[path = "../../dial.rs"]
+#[allow(dead_code, reason = "the shim uses the rest")]
+mod dial;
 mod explain;
 mod files;
 #[path = "../../host.rs"]

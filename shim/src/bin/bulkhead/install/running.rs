@@ -1,15 +1,14 @@
 //! Sandboxes that run on the node.
 
 use std::fs;
-use std::io;
-use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
+use nix::errno::Errno;
 use runsc_config::Policy;
 
 use super::content::{NETWORK, POLICY};
 use super::root::Root;
-use crate::{Failure, files};
+use crate::{Failure, dial, files};
 
 /// The folders that the node's policies put sandboxes in.
 pub(crate) fn bases(root: &Root) -> Result<Vec<PathBuf>, Failure> {
@@ -51,10 +50,7 @@ pub(super) fn count(sandboxes: &[PathBuf]) -> String {
 
 /// Whether there is a shim for a sandbox's folder. Only a refused connection says that there is none.
 fn is_served(folder: &Path) -> bool {
-    match UnixStream::connect(folder.join("metrics.sock")) {
-        Err(error) => error.kind() != io::ErrorKind::ConnectionRefused,
-        Ok(_) => true,
-    }
+    dial::knock(&folder.join("metrics.sock")) != Err(Errno::ECONNREFUSED)
 }
 
 #[cfg(test)]

@@ -26,8 +26,8 @@ use tokio_rustls::rustls::server::WebPkiClientVerifier;
 use tokio_rustls::rustls::{RootCertStore, ServerConfig};
 
 use super::gather::Gatherer;
-use crate::Failure;
 use crate::text::{complain, say};
+use crate::{Failure, dial};
 
 /// Connections at a time, most of which have asked nothing; further ones wait. Those who connect and say nothing are many
 /// before they keep anybody out, and soon gone.
@@ -223,8 +223,7 @@ pub(super) async fn serve(address: &Address, tls: &Tls, gatherer: Gatherer) -> R
 fn bind(path: &Path) -> io::Result<UnixListener> {
     use std::os::unix::fs::FileTypeExt as _;
     if let Ok(there) = std::fs::symlink_metadata(path) {
-        let is_left =
-            there.file_type().is_socket() && std::os::unix::net::UnixStream::connect(path).is_err();
+        let is_left = there.file_type().is_socket() && !dial::is_alive(path);
         if !is_left {
             return Err(io::ErrorKind::AddrInUse.into());
         }
