@@ -159,6 +159,23 @@ impl Cgroups {
         }
     }
 
+    /// CPU periods of the sandbox's cgroup and of those above it, whose quotas hold for it as well: each is counted only where
+    /// it is set.
+    pub(crate) fn cpu_periods(&self) -> Vec<Periods> {
+        let folders = self.folder("cpu").into_iter().flat_map(Path::ancestors);
+        let below = folders.take_while(|folder| *folder != Path::new(MOUNT));
+        below
+            .map(|folder| {
+                let text = read_small(&folder.join("cpu.stat")).unwrap_or_default();
+                let value = |key| value_of(&text, key).unwrap_or_default();
+                Periods {
+                    all: value("nr_periods"),
+                    throttled: value("nr_throttled"),
+                }
+            })
+            .collect()
+    }
+
     /// Memory in use, in bytes, caches included.
     pub(crate) fn memory(&self) -> Option<u64> {
         match self.mode {
@@ -276,6 +293,20 @@ fn check_unused(folder: &Path) -> io::Result<()> {
         return Err(io::Error::other("it has processes"));
     }
     Ok(())
+}
+
+/// Periods of a CPU quota in which there was something to run, and in how many of them the quota was used up (cpu.stat).
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Periods {
+    pub(crate) all: u64,
+    pub(crate) throttled: u64,
+}
+
+impl Periods {
+    pub(crate) fn mostly_throttled_since(&self, before: &Self) -> bool {
+        let all = self.all.saturating_sub(before.all);
+        self.throttled.saturating_sub(before.throttled) * 2 > all
+    }
 }
 
 /// What a cgroup counts; none where the kernel does not say.

@@ -263,6 +263,11 @@ impl Process {
         )))
     }
 
+    /// An exec's pid inside the sandbox, if it has been started.
+    pub(crate) fn known_pid(&self) -> Option<NonZeroU32> {
+        *self.guest_pid.borrow()
+    }
+
     pub(crate) fn set_guest_pid(&self, pid: NonZeroU32) {
         self.guest_pid.send_replace(Some(pid));
     }

@@ -1,11 +1,5 @@
 //! What the shim does when one method of a sandbox's control socket fails and the others go on.
 
-use std::fs;
-use std::io::{self, IoSlice, IoSliceMut, Write as _};
-use std::net::Shutdown;
-use std::os::fd::{AsRawFd as _, RawFd};
-use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
@@ -16,10 +10,10 @@ use integration::container::Container;
 use integration::processes::{Role, of};
 use integration::runtime::Needs;
 use integration::wrapper::Wrapper;
-use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, recvmsg, sendmsg};
 
 use integration::cases;
 
+use crate::relay::Relay;
 use crate::{peers, pod};
 
 cases! {
@@ -37,76 +31,6 @@ const WAIT: &str = "containerManager.WaitPID";
 const SIGNAL: &str = "containerManager.Signal";
 const EXECUTE: &str = "containerManager.ExecuteAsync";
 const PROCESSES: &str = "containerManager.Processes";
-
-/// What is answered instead of the sentry, if anything.
-type Answer = dyn Fn(&str) -> Option<&'static str> + Send + Sync;
-
-/// Stands before a control socket: it answers itself what `answer` has an answer for and hands on the rest.
-struct Relay {
-    real: PathBuf,
-    answer: Box<Answer>,
-}
-
-impl Relay {
-    fn start(socket: &Path, answer: impl Fn(&str) -> Option<&'static str> + Send + Sync + 'static) {
-        let real = socket.with_extension("aside");
-        fs::rename(socket, &real).expect("move the socket away");
-        let listener = UnixListener::bind(socket).expect("take its place");
-        let relay = Arc::new(Self {
-            real,
-            answer: Box::new(answer),
-        });
-        std::thread::spawn(move || {
-            for stream in listener.incoming() {
-                let (relay, Ok(stream)) = (Arc::clone(&relay), stream) else {
-                    return;
-                };
-                std::thread::spawn(move || relay.serve(stream));
-            }
-        });
-    }
-
-    /// One connection carries one call.
-    fn serve(&self, mut client: UnixStream) -> io::Result<()> {
-        let (request, fds) = receive(&client)?;
-        let method = String::from_utf8_lossy(&request);
-        if let Some(answer) = (self.answer)(&method) {
-            return client.write_all(answer.as_bytes());
-        }
-        let mut sentry = UnixStream::connect(&self.real)?;
-        let rights = [ControlMessage::ScmRights(&fds)];
-        let control = &rights[..usize::from(!fds.is_empty())];
-        let data = [IoSlice::new(&request)];
-        sendmsg::<()>(sentry.as_raw_fd(), &data, control, MsgFlags::empty(), None)?;
-        for fd in fds {
-            nix::unistd::close(fd)?;
-        }
-        let (mut from, mut to) = (client.try_clone()?, sentry.try_clone()?);
-        std::thread::spawn(move || {
-            let _ = io::copy(&mut from, &mut to);
-            to.shutdown(Shutdown::Both)
-        });
-        io::copy(&mut sentry, &mut client)?;
-        client.shutdown(Shutdown::Both)
-    }
-}
-
-fn receive(stream: &UnixStream) -> io::Result<(Vec<u8>, Vec<RawFd>)> {
-    let mut data = vec![0; 65536];
-    let mut room = nix::cmsg_space!([RawFd; 8]);
-    let mut slices = [IoSliceMut::new(&mut data)];
-    let (fd, flags) = (stream.as_raw_fd(), MsgFlags::MSG_CMSG_CLOEXEC);
-    let message = recvmsg::<()>(fd, &mut slices, Some(&mut room), flags)?;
-    let mut fds = Vec::new();
-    for control in message.cmsgs()? {
-        if let ControlMessageOwned::ScmRights(sent) = control {
-            fds.extend(sent);
-        }
-    }
-    let read = message.bytes;
-    data.truncate(read);
-    Ok((data, fds))
-}
 
 /// An exec whose wait is answered with an error, as when its status went to somebody else. Returns how often the sentry was
 /// asked what runs.

@@ -22,6 +22,7 @@ mod faults;
 mod install;
 mod io;
 mod kill;
+mod lies;
 mod limits;
 mod log;
 mod metrics;
@@ -33,6 +34,7 @@ mod outside;
 mod peers;
 mod pod;
 mod posture;
+mod relay;
 mod scrapers;
 mod sentry;
 mod series;
@@ -64,6 +66,7 @@ fn main() -> ExitCode {
         faults::cases(),
         neighbours::cases(),
         peers::cases(),
+        lies::cases(),
         terminal::cases(),
         posture::cases(),
         user::cases(),

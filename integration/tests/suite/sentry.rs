@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::{Read as _, Write as _};
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -17,6 +17,7 @@ use serde_json::{Value, json};
 use crate::metrics::{independently_read, scrape, socket, value};
 use crate::peers::control_socket;
 use crate::pod::{end, member, sandbox};
+use crate::relay::trickle;
 
 cases! {
     Needs::Bulkhead => [
@@ -60,7 +61,9 @@ impl Peer {
                 match reply(method, count.fetch_add(1, Ordering::Relaxed)) {
                     Reply::Never => held.push(stream),
                     Reply::Whole(text) => drop(stream.write_all(text.as_bytes())),
-                    Reply::Slowly(text) => drop(std::thread::spawn(move || trickle(stream, &text))),
+                    Reply::Slowly(text) => {
+                        drop(std::thread::spawn(move || trickle(&mut stream, &text)));
+                    }
                 }
             }
         });
@@ -85,15 +88,6 @@ impl Peer {
 impl Drop for Peer {
     fn drop(&mut self) {
         let _ = fs::rename(self.0.with_extension("aside"), &self.0);
-    }
-}
-
-fn trickle(mut stream: UnixStream, text: &str) {
-    for byte in text.bytes() {
-        std::thread::sleep(Duration::from_millis(50));
-        if stream.write_all(&[byte]).is_err() {
-            return;
-        }
     }
 }
 

@@ -8,6 +8,7 @@ use containerd_shim_protos::events::task::{TaskExecAdded, TaskExecStarted};
 use runsc_config::harden_exec;
 
 use crate::container::Container;
+use crate::container::exit::next_pause;
 use crate::error::{Code, Error, Result};
 use crate::io::{ProcessIo, Stdio, console};
 use crate::metrics::{COUNTERS, Operation};
@@ -86,6 +87,9 @@ impl Container {
             Err(error) => {
                 // Nothing ran: waiters get the code a shell gives for a program it cannot run, and there is no event.
                 exec.set_exited(Exited::now(Exit::Code(127)));
+                if matches!(error.code(), Code::Unavailable | Code::DeadlineExceeded) {
+                    self.search_strays();
+                }
                 exec.close_io().await;
                 Err(error.context(format!(
                     "exec {:?} in container {:?}",
@@ -160,7 +164,7 @@ impl Container {
             }
             tracing::warn!(%error, exec = exec.exec_id, "wait failed, trying again");
             tokio::time::sleep(pause).await;
-            pause = (pause * 2).min(Duration::from_secs(2));
+            pause = next_pause(pause, &error);
         }
     }
 

@@ -8,7 +8,7 @@ use containerd_shim_protos::protobuf::MessageField;
 
 use crate::clock;
 use crate::container::Container;
-use crate::error::Code;
+use crate::error::{Code, Error};
 use crate::metrics::COUNTERS;
 use crate::process::{Exited, Phase, Process};
 use crate::reaper::Exit;
@@ -20,6 +20,16 @@ const EXECS_LIMIT: Duration = Duration::from_secs(2);
 const LOST_LIMIT: Duration = Duration::from_secs(1);
 /// How long a pod's first container waits for those of the others, which wait for their execs.
 const MEMBERS_LIMIT: Duration = Duration::from_secs(3);
+
+/// How long to pause after a wait that failed for the second time and more. One that came to its limits has cost up to a
+/// second of a CPU, so it gets a pause that makes that little.
+pub(super) fn next_pause(last: Duration, error: &Error) -> Duration {
+    let most = match error.code() {
+        Code::ResourceExhausted => Duration::from_secs(30),
+        _ => Duration::from_secs(2),
+    };
+    (last * 2).min(most)
+}
 
 impl Container {
     /// Follows init to its exit.
@@ -110,7 +120,7 @@ impl Container {
             }
             // Giving up would leave a client waiting for ever.
             tokio::time::sleep(pause).await;
-            pause = (pause * 2).min(Duration::from_secs(2));
+            pause = next_pause(pause, &error);
         }
     }
 

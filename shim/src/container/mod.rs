@@ -7,10 +7,13 @@ mod confinement;
 mod ending;
 mod exec;
 mod exit;
+mod sigkill;
+mod strays;
 mod usage;
 
 use std::collections::HashMap;
 use std::ffi::OsStr;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -23,6 +26,7 @@ use tokio::sync::watch;
 pub(crate) use confinement::Confinement;
 
 use crate::clock;
+use crate::container::strays::Strays;
 use crate::error::{Code, Error, Result};
 use crate::events::Events;
 use crate::layout::Bundle;
@@ -68,6 +72,9 @@ pub(crate) struct Container {
     execs: Mutex<HashMap<String, Arc<Process>>>,
     started: watch::Sender<bool>,
     used: Mutex<usage::Used>,
+    /// Whether init has been sent SIGKILL, and its end is awaited.
+    is_dying: AtomicBool,
+    strays: Strays,
 }
 
 /// What a container is made of, once `runsc create` has succeeded.
@@ -102,6 +109,8 @@ impl Container {
             execs: Mutex::default(),
             started: watch::channel(false).0,
             used: Mutex::default(),
+            is_dying: AtomicBool::new(false),
+            strays: Strays::default(),
         });
         if !container.is_root() {
             container.sandbox.untold.exit_expected();
@@ -178,6 +187,7 @@ impl Container {
         runsc.run("start", &id, given, limit).await?;
         // Its gofer was started with it.
         self.sandbox.adopt_gofer(&self.id, before);
+        self.learn_init().await;
         Ok(())
     }
 
@@ -199,7 +209,12 @@ impl Container {
     ///
     /// # Errors
     /// `NotFound` for a finished process, `InvalidArgument` for no signal of Linux, `FailedPrecondition` before start.
-    pub(crate) async fn kill(&self, exec_id: &str, signal: u32, all: bool) -> Result<()> {
+    pub(crate) async fn kill(
+        self: &Arc<Self>,
+        exec_id: &str,
+        signal: u32,
+        all: bool,
+    ) -> Result<()> {
         let signal = i32::try_from(signal)
             .ok()
             .filter(|signal| (1..=64).contains(signal))
@@ -228,10 +243,14 @@ impl Container {
             _ => {}
         }
         let sent = self.signal(&process, signal, all).await;
+        let is_told = sent.is_ok() || process.phase() != Phase::Starting;
+        if exec_id.is_empty() && signal == libc::SIGKILL && is_told {
+            self.expect_end();
+        }
         match sent {
             Err(error) if exec_id.is_empty() && self.must_be_ended(signal, &error) => {
                 tracing::warn!(%error, id = self.id, "SIGKILL not taken by the sandbox: killing the sandbox itself");
-                self.sandbox.kill();
+                self.sandbox.force_end("kill_unanswered");
                 Ok(())
             }
             Err(_) if matches!(process.phase(), Phase::Stopped(_)) => {

@@ -116,6 +116,7 @@ pub(crate) struct Counters {
     pub(crate) rewrites: Labelled,
     pub(crate) execs: Labelled,
     pub(crate) exits: Labelled,
+    pub(crate) forced_ends: Labelled,
 }
 
 impl Counters {
@@ -129,6 +130,7 @@ impl Counters {
             rewrites: Labelled::new(&[]),
             execs: Labelled::new(&["failed", "refused", "started"]),
             exits: Labelled::new(&["completed", "error", "oom", "sandbox_died", "signal"]),
+            forced_ends: Labelled::new(&["kill_ignored", "kill_unanswered", "outlived", "silent"]),
         }
     }
 

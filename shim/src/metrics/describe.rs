@@ -478,7 +478,7 @@ fn counted(text: &mut Text) {
     for (command, (buckets, count, nanos)) in COUNTERS.read_commands() {
         text.histogram(&[("command", &command)], &buckets, count, Seconds(nanos));
     }
-    let families: [(&str, &str, &str, &Labelled); 6] = [
+    let families: [(&str, &str, &str, &Labelled); 7] = [
         (
             "runsc_command_failures",
             "command",
@@ -502,6 +502,12 @@ fn counted(text: &mut Text) {
             "reason",
             "Processes (init and execs) that have ended; sandbox_died: by no fault of the program.",
             &COUNTERS.exits,
+        ),
+        (
+            "sandbox_forced_ends",
+            "reason",
+            "Times that the shim killed the sandbox because its sentry did not do, or answer, what it was told.",
+            &COUNTERS.forced_ends,
         ),
         (
             "policy_denials",

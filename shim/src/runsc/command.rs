@@ -17,6 +17,7 @@ use crate::error::{Code, Error, Result};
 use crate::metrics::COUNTERS;
 use crate::poll;
 use crate::reaper::{Exit, ExitWatch, Reaper};
+use crate::runsc::bounds::Bounds;
 use crate::runsc::log::{LogPipe, one_line};
 use crate::runsc::state_file::StateFile;
 
@@ -28,6 +29,9 @@ const OUTPUT_MAX: usize = 4 * 1024 * 1024;
 const STDERR_MAX: usize = 16 * 1024;
 /// Commands that last as long as what they wait for.
 const UNTIMED: [&str; 1] = ["wait"];
+/// How a command ends that comes to its limits, or is killed: Go exits with 2 where it gets no memory, runsc with 128 for an
+/// error of its own.
+pub(super) const OUT_OF_BOUNDS: [Exit; 2] = [Exit::Code(2), Exit::Signal(libc::SIGKILL)];
 /// How long a killed command may take to be reaped.
 pub(super) const KILL_GRACE: Duration = Duration::from_secs(5);
 
@@ -104,7 +108,8 @@ impl Runsc {
     /// Runs `runsc SUBCOMMAND ARGS` and waits for it.
     ///
     /// # Errors
-    /// `Internal` with runsc's own last error when it fails, `DeadlineExceeded` when it was killed for taking too long.
+    /// `Internal` with runsc's own last error when it fails, `DeadlineExceeded` when it was killed for taking too long,
+    /// `ResourceExhausted` when it came to its limits.
     pub(crate) async fn run(
         &self,
         subcommand: &str,
@@ -138,11 +143,11 @@ impl Runsc {
             .stdin(Stdio::null())
             .stdout(out_writer)
             .stderr(err_writer);
-        let mut child = self.spawn(subcommand, command)?;
+        let mut child = Unlost(self.spawn(subcommand, command)?);
         let collect = |pipe: io::PipeReader, max| collect(OwnedFd::from(pipe), max);
         let stdout = collect(out, OUTPUT_MAX).map_err(|e| Error::io("read runsc's output", &e))?;
         let stderr = collect(err, STDERR_MAX).map_err(|e| Error::io("read runsc's output", &e))?;
-        self.finish(subcommand, &mut child, &log, Some(stderr), limit)
+        self.finish(subcommand, &mut child.0, &log, Some(stderr), limit)
             .await?;
         Ok(finished(stdout).await)
     }
@@ -211,6 +216,9 @@ impl Runsc {
             .arg(option("--log=", log.path()))
             .arg("--log-format=json");
         command.args(&self.flags).arg(subcommand).args(args);
+        if let Some(bounds) = Bounds::of(subcommand) {
+            bounds.apply_to(&mut command);
+        }
         command
     }
 
@@ -262,7 +270,23 @@ impl Runsc {
                 None => String::new(),
             },
         };
-        Err(Error::internal(failure(subcommand, exit, &reason)))
+        let message = failure(subcommand, exit, &reason);
+        Err(
+            if Bounds::of(subcommand).is_some() && OUT_OF_BOUNDS.contains(&exit) {
+                Error::new(Code::ResourceExhausted, message)
+            } else {
+                Error::internal(message)
+            },
+        )
+    }
+}
+
+/// A command that ends when nobody waits for it any more.
+struct Unlost(ExitWatch);
+
+impl Drop for Unlost {
+    fn drop(&mut self) {
+        self.0.signal(Signal::SIGKILL);
     }
 }
 

@@ -3,7 +3,8 @@
 //!
 //! Upstream promises nothing about the socket, so each method falls back on its own: when the sentry cannot be reached
 //! at it, does not know it, or answers something else, that is logged once and the command serves it for the rest of the
-//! sandbox's life. An ordinary error is an answer, not a reason to fall back. Methods and argument shapes are those of
+//! sandbox's life. An ordinary error is an answer, not a reason to fall back; neither is a broken reply to what acts in the
+//! sandbox, which may have been done: later calls use the command, this one is not made again. Methods and argument shapes are those of
 //! `runsc/boot/controller.go` and `pkg/sentry/control/proc.go`.
 
 use std::ffi::OsStr;
@@ -32,8 +33,10 @@ const UNREACHED: &str = "connecting to control server";
 const CALL_LIMIT: Duration = Duration::from_secs(10);
 /// How long a runsc command may take to do the same.
 pub(super) const COMMAND_LIMIT: Duration = Duration::from_secs(30);
-/// No limit, for the one kind of wait that has none: for a container to exit.
-const FOREVER: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
+/// How long one command waits for an exit before another takes over.
+const SLICE: Duration = Duration::from_secs(600);
+/// How long the two wait side by side: far more than a command takes to start.
+const OVERLAP: Duration = Duration::from_secs(30);
 
 /// The methods that have a socket side, each falling back for itself.
 #[derive(Debug, Clone, Copy)]
@@ -64,6 +67,11 @@ impl Method {
         }
     }
 
+    /// Whether a call that is made twice may act twice.
+    fn acts(self) -> bool {
+        matches!(self, Self::Execute | Self::Signal)
+    }
+
     fn bit(self) -> u32 {
         1 << (self as u32)
     }
@@ -78,6 +86,15 @@ pub(crate) enum Target {
     Process(NonZeroU32),
     /// Every process of the container.
     All,
+}
+
+/// What is used of one entry of a process list (`control.Process`): pids inside the sandbox.
+#[derive(Debug, Deserialize)]
+struct Listed {
+    pid: u32,
+    /// 0 where no process of the sandbox has started it.
+    #[serde(default)]
+    ppid: u32,
 }
 
 /// What the sentry says of a container (`boot.ContainerRuntimeState`; it says stopped for unknown ids too).
@@ -147,7 +164,7 @@ impl Control {
     ///
     /// # Errors
     /// `NotFound` when the process has gone, `DeadlineExceeded` when the sentry does not answer, `Unavailable` when nobody
-    /// listens; else the sentry's answer.
+    /// listens, or when the reply does not tell whether the signal was sent; else the sentry's answer.
     pub(crate) async fn signal(&self, id: &str, target: Target, signal: i32) -> Result<()> {
         let (pid, mode) = match target {
             Target::Init => (0, 0),
@@ -155,9 +172,15 @@ impl Control {
             Target::All => (0, 1),
         };
         let arg = json!({ "CID": id, "Signo": signal, "PID": pid, "Mode": mode });
-        let sent = match self.call::<IgnoredAny>(Method::Signal, &arg, &[]).await {
+        let called = match self.call::<IgnoredAny>(Method::Signal, &arg, &[]).await {
+            // A second SIGKILL does what the first one does.
+            Err(error) if error.code() == Code::Unavailable && signal == libc::SIGKILL => Ok(None),
+            called => called,
+        };
+        let sent = match called {
             Ok(Some(_)) => Ok(()),
             Ok(None) => {
+                self.runsc.require(id)?;
                 let (number, pid) = (signal.to_string(), pid.to_string());
                 let options = match target {
                     Target::Init => vec![],
@@ -220,15 +243,7 @@ impl Control {
     /// # Errors
     /// When neither backend answers.
     pub(crate) async fn processes(&self, id: &str) -> Result<Vec<u32>> {
-        #[derive(Deserialize)]
-        struct Process {
-            pid: u32,
-        }
-        let arg = json!(id);
-        // Go writes an empty list as null.
-        let listed = self.call::<Option<Vec<Process>>>(Method::Processes, &arg, &[]);
-        if let Some(listed) = listed.await? {
-            let listed = listed.unwrap_or_default();
+        if let Some(listed) = self.listed(id, CALL_LIMIT).await? {
             return Ok(listed.iter().map(|process| process.pid).collect());
         }
         self.runsc.require(id)?;
@@ -237,7 +252,57 @@ impl Control {
         Ok(parse::<Option<_>>("ps", &text)?.unwrap_or_default())
     }
 
+    /// Those processes of a container that no other process of it has started: its init and what was exec'd in it.
+    ///
+    /// # Errors
+    /// When neither backend answers in time.
+    pub(crate) async fn parentless(&self, id: &str, limit: Duration) -> Result<Vec<NonZeroU32>> {
+        if let Some(listed) = self.listed(id, limit).await? {
+            let parentless = listed.iter().filter(|process| process.ppid == 0);
+            return Ok(parentless
+                .filter_map(|one| NonZeroU32::new(one.pid))
+                .collect());
+        }
+        self.runsc.require(id)?;
+        let args = ["--format", "table", id].map(OsStr::new);
+        let text = self.runsc.output("ps", &args, limit).await?;
+        Ok(parentless(&String::from_utf8_lossy(&text)))
+    }
+
+    /// `Ok(None)` means: use the command.
+    async fn listed(&self, id: &str, limit: Duration) -> Result<Option<Vec<Listed>>> {
+        let arg = json!(id);
+        // Go writes an empty list as null.
+        let listed = self.call_within::<Option<Vec<Listed>>>(Method::Processes, &arg, &[], limit);
+        Ok(listed.await?.map(Option::unwrap_or_default))
+    }
+
+    /// Waits by the command, in slices: one that reads an endless reply slowly is ended all the same. A status is given out
+    /// once, but to all that wait for it at that moment (`waitPID` in `runsc/boot/loader.go`). So a slice that has had its
+    /// time goes on until the next one has begun to wait, and whichever answers is believed.
     async fn wait_command(&self, options: &[&str], id: &str) -> Result<Exit> {
+        let mut waiting = Box::pin(self.wait_slice(options, id));
+        loop {
+            if let Ok(waited) = tokio::time::timeout(SLICE, &mut waiting).await {
+                return waited;
+            }
+            let mut next = Box::pin(self.wait_slice(options, id));
+            let both = async {
+                tokio::select! {
+                    biased;
+                    waited = &mut waiting => waited,
+                    waited = &mut next => waited,
+                }
+            };
+            if let Ok(waited) = tokio::time::timeout(OVERLAP, both).await {
+                return waited;
+            }
+            // Dropped, the old one is killed.
+            waiting = next;
+        }
+    }
+
+    async fn wait_slice(&self, options: &[&str], id: &str) -> Result<Exit> {
         #[derive(Deserialize)]
         struct Waited {
             #[serde(rename = "exitStatus")]
@@ -246,8 +311,8 @@ impl Control {
         self.runsc.require(id)?;
         let mut args: Vec<&OsStr> = options.iter().map(OsStr::new).collect();
         args.push(OsStr::new(id));
-        let waited: Waited = parse("wait", &self.runsc.output("wait", &args, FOREVER).await?)?;
-        Ok(Exit::Code(waited.exit_status))
+        let text = self.runsc.output("wait", &args, SLICE * 2).await?;
+        Ok(Exit::Code(parse::<Waited>("wait", &text)?.exit_status))
     }
 
     /// `Ok(None)` means: use the command.
@@ -326,6 +391,10 @@ impl Control {
                         message()
                     );
                 }
+                if method.acts() && matches!(error, CallError::Broken(_) | CallError::Decode(_)) {
+                    let message = format!("{}: it may have been done", message());
+                    return Err(Error::new(Code::Unavailable, message));
+                }
                 Ok(None)
             }
         }
@@ -339,4 +408,29 @@ impl Control {
 pub(super) fn parse<T: DeserializeOwned>(command: &str, text: &[u8]) -> Result<T> {
     serde_json::from_slice(text)
         .map_err(|e| Error::internal(format!("runsc {command}: answer not understood: {e}")))
+}
+
+/// The pids without a parent in the table that `runsc ps` prints: `UID PID PPID …`.
+fn parentless(table: &str) -> Vec<NonZeroU32> {
+    let rows = table.lines().filter_map(|line| {
+        let mut columns = line.split_whitespace().skip(1);
+        let (pid, parent) = (columns.next()?, columns.next()?);
+        (parent == "0").then_some(pid.parse().ok()?)
+    });
+    rows.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn init_and_execs_are_without_a_parent() {
+        let table = "UID       PID       PPID      PGID      C         TTY       STIME     TIME      CMD\n\
+                     0         1         0         1         0         ?         10:00     10ms      sh\n\
+                     0         2         1         1         0         ?         10:00     10ms      sleep\n\
+                     0         7         0         7         0         ?         10:01     0s        a b\n";
+        let pids: Vec<u32> = parentless(table).iter().map(|pid| pid.get()).collect();
+        assert_eq!(pids, [1, 7]);
+    }
 }

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use crate::error::{Code, Error, Result};
 use crate::reaper::ExitWatch;
-use crate::runsc::command::{Given, failure};
+use crate::runsc::command::{Given, OUT_OF_BOUNDS, failure};
 use crate::runsc::control::{COMMAND_LIMIT, Control, Method};
 
 /// EAGAIN in the words of the sentry (`pkg/errors/linuxerr`) and of Go.
@@ -29,7 +29,8 @@ impl Control {
     /// Starts a process in a running container with the given stdio; with a terminal all three are its replica.
     ///
     /// # Errors
-    /// `InvalidArgument` with the sentry's words when the program cannot be run, `ResourceExhausted` at the task limit.
+    /// `InvalidArgument` with the sentry's words when the program cannot be run, `ResourceExhausted` at the task limit. After
+    /// `Unavailable` and `DeadlineExceeded` it may run, or be about to.
     pub(crate) async fn execute(
         &self,
         id: &str,
@@ -69,6 +70,7 @@ impl Control {
         process: &HardenedProcess,
         stdio: [OwnedFd; 3],
     ) -> Result<Executed> {
+        self.runsc.require(id)?;
         let [stdin, stdout, stderr] = stdio;
         let (spec, pid_file) = (
             self.runsc.scratch_path("process"),
@@ -109,7 +111,13 @@ impl Control {
                     });
                 }
                 let reason = log.reason().await.unwrap_or_default();
-                return Err(Error::internal(failure("exec", exit, &reason)));
+                let message = failure("exec", exit, &reason);
+                return Err(if OUT_OF_BOUNDS.contains(&exit) {
+                    let message = format!("{message}: the process may have been started");
+                    Error::new(Code::Unavailable, message)
+                } else {
+                    Error::internal(message)
+                });
             }
             if tokio::time::Instant::now() >= deadline {
                 keeper.signal(nix::sys::signal::Signal::SIGKILL);

@@ -1,5 +1,6 @@
 //! Everything that talks to runsc: the command, its log, its state file, and the sandbox's control socket.
 
+mod bounds;
 pub(crate) mod command;
 pub(crate) mod control;
 pub(crate) mod exec;

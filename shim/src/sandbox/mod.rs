@@ -19,7 +19,7 @@ use crate::cleanup;
 use crate::error::{Code, Error, Result};
 use crate::io::console::ConsoleSocket;
 use crate::layout::{self, Bundle, Record};
-use crate::metrics::{Collector, Serving, serve};
+use crate::metrics::{COUNTERS, Collector, Serving, serve};
 use crate::reaper::{ExitWatch, Moment, Reaper};
 use crate::runsc::command::{Given, Runsc};
 use crate::runsc::control::Control;
@@ -321,6 +321,14 @@ impl Sandbox {
         self.exit.signal(Signal::SIGKILL);
     }
 
+    /// Kills it because its sentry does not do, or answer, what it is told; `reason` is for the metrics.
+    pub(crate) fn force_end(&self, reason: &'static str) {
+        if self.exit.get().is_none() {
+            COUNTERS.forced_ends.add(reason);
+        }
+        self.kill();
+    }
+
     /// Looks, after a runsc command for one of its containers was ended at its deadline, whether the sentry still answers, and
     /// kills the sandbox where it does not: whoever restarts a container would wait for the same deadline for ever, and a pod is
     /// made anew only when its sandbox has gone.
@@ -336,7 +344,7 @@ impl Sandbox {
             if error.code() == Code::DeadlineExceeded {
                 tracing::error!(%error, id = sandbox.id, "the sentry hangs: killing the sandbox");
                 sandbox.note_death();
-                sandbox.kill();
+                sandbox.force_end("silent");
             }
         });
     }
@@ -363,7 +371,7 @@ impl Sandbox {
                 id = self.id,
                 "the sandbox outlived its container by {EXIT_GRACE:?} and is killed"
             );
-            self.kill();
+            self.force_end("outlived");
             self.exit.clone().wait_for(EXIT_GRACE).await;
         }
     }

@@ -1,0 +1,124 @@
+//! Strays: processes of an exec that was answered with an error and may have started all the same. The reply to its start
+//! broke, or came too late. They are looked for and killed: the client was told that nothing runs.
+//!
+//! A stray is known by what it is not. No process of the sandbox has started it, it is not init, and it is no exec that the
+//! shim knows. The order to start it may still be on its way, so the search goes on for a while after the sentry has begun
+//! to answer. A container whose init is not known (its sentry did not list it after start) is left alone.
+
+use std::num::NonZeroU32;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::container::Container;
+use crate::process::Phase;
+use crate::runsc::control::Target;
+
+/// For how long a stray may turn up after the sentry answers again.
+const SEARCH: Duration = Duration::from_secs(30);
+/// How long the sentry may take for one list.
+const LIST_LIMIT: Duration = Duration::from_secs(10);
+/// The same for init's pid, which a start waits for.
+const INIT_LIMIT: Duration = Duration::from_millis(500);
+const PAUSE: Duration = Duration::from_millis(50);
+const PAUSE_MAX: Duration = Duration::from_secs(2);
+
+/// What is known for the search.
+#[derive(Debug, Default)]
+pub(super) struct Strays {
+    /// The pid of a further container's init inside the sandbox.
+    init: OnceLock<NonZeroU32>,
+    /// Until when to search, counted from the sentry's first answer.
+    until: Mutex<Option<Instant>>,
+    is_searching: AtomicBool,
+}
+
+impl Container {
+    /// Learns the pid of init, which has just been started: nothing else is in the container that has no parent.
+    pub(super) async fn learn_init(&self) {
+        if !self.sandbox.control.tells() {
+            return;
+        }
+        let listed = self.sandbox.control.parentless(&self.id, INIT_LIMIT).await;
+        match listed.as_deref() {
+            Ok([init]) => drop(self.strays.init.set(*init)),
+            listed => tracing::debug!(?listed, id = self.id, "init is not known by its pid"),
+        }
+    }
+
+    /// Searches for what the failed start of an exec may have left, in the background.
+    pub(super) fn search_strays(self: &Arc<Self>) {
+        let strays = &self.strays;
+        *strays.until.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        if strays.is_searching.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        let container = Arc::clone(self);
+        tokio::spawn(async move {
+            let mut exit = container.sandbox.exit.clone();
+            tokio::select! {
+                _ = exit.wait() => {}
+                _ = container.init.wait() => {}
+                () = container.kill_strays() => {}
+            }
+            container
+                .strays
+                .is_searching
+                .store(false, Ordering::Relaxed);
+        });
+    }
+
+    async fn kill_strays(&self) {
+        // The sandbox's first process has the first pid.
+        let first = self.is_root().then_some(NonZeroU32::MIN);
+        let Some(init) = first.or(self.strays.init.get().copied()) else {
+            tracing::warn!(
+                id = self.id,
+                "an exec that failed may run on: init is not known by its pid"
+            );
+            return;
+        };
+        let control = &self.sandbox.control;
+        let mut pause = PAUSE;
+        loop {
+            let listed = control.parentless(&self.id, LIST_LIMIT).await;
+            // One that is being started would be taken for a stray.
+            if let (Ok(listed), Some(known)) = (listed, self.known_pids()) {
+                let is_stray = |pid: &NonZeroU32| *pid != init && !known.contains(pid);
+                for pid in listed.into_iter().filter(is_stray) {
+                    tracing::warn!(
+                        id = self.id,
+                        pid,
+                        "killing what an exec that failed has left"
+                    );
+                    let killed = control.signal(&self.id, Target::Process(pid), libc::SIGKILL);
+                    if let Err(error) = killed.await {
+                        tracing::warn!(%error, id = self.id, pid, "not killed");
+                    }
+                }
+                let now = Instant::now();
+                let until = &mut *self
+                    .strays
+                    .until
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner);
+                if now >= *until.get_or_insert(now + SEARCH) {
+                    return;
+                }
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(PAUSE_MAX);
+        }
+    }
+
+    /// The pids of all execs; none while one is being started, whose pid is not known yet.
+    fn known_pids(&self) -> Option<Vec<NonZeroU32>> {
+        let execs = self.lock_execs();
+        if execs.values().any(|exec| exec.phase() == Phase::Starting) {
+            return None;
+        }
+        Some(execs.values().filter_map(|exec| exec.known_pid()).collect())
+    }
+}
