@@ -1,10 +1,15 @@
 //! Exec: a further process in a container, clamped like init.
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use crate::policy::Policy;
 use crate::process::{self, SETS, capability};
 use crate::report::{Refusal, Report};
+use crate::rlimits::Rlimits;
+use crate::types;
+
+/// The mask of new files' modes that every exec has.
+const UMASK: u64 = 0o022;
 
 /// What an exec may have in one container.
 #[derive(Debug, Clone, PartialEq)]
@@ -12,13 +17,16 @@ pub struct ExecCeiling {
     policy: Policy,
     /// In Kubernetes an exec runs as the container's own user, whatever the request says.
     user: Option<Value>,
+    /// What every process of the container starts with; gVisor gives an exec no limits of its own.
+    rlimits: Rlimits,
 }
 
 impl ExecCeiling {
-    pub(crate) fn new(policy: &Policy, user: Option<Value>) -> Self {
+    pub(crate) fn new(policy: &Policy, user: Option<Value>, rlimits: Rlimits) -> Self {
         Self {
             policy: policy.clone(),
             user,
+            rlimits,
         }
     }
 }
@@ -51,8 +59,7 @@ pub struct HardenedProcess {
 pub fn harden_exec(asked: Value, ceiling: &ExecCeiling) -> Result<HardenedProcess, Refusal> {
     let mut json = asked;
     // Types first: everything below reads fields that must be what the specification says.
-    let _: oci_spec::runtime::Process =
-        serde_json::from_value(with_user(&json)).map_err(|e| Refusal::invalid("process", e))?;
+    types::of_process(&json)?;
     let process = json
         .as_object_mut()
         .ok_or_else(|| Refusal::invalid("process", "must be an object"))?;
@@ -64,7 +71,10 @@ pub fn harden_exec(asked: Value, ceiling: &ExecCeiling) -> Result<HardenedProces
         process.insert("user".to_owned(), user.clone());
     }
     process::harden(process, "process", &ceiling.policy, &mut report)?;
+    let (limits, policy) = (&ceiling.rlimits, &ceiling.policy);
+    limits.compare(process, "process", policy, &mut report)?;
     process.remove("rlimits");
+    drop_umask(process, &mut report);
     let texts = |key: &str| {
         let list = process
             .get(key)
@@ -105,14 +115,13 @@ pub fn harden_exec(asked: Value, ceiling: &ExecCeiling) -> Result<HardenedProces
     })
 }
 
-/// The specification wants a user; containerd's clients may leave it out for root.
-fn with_user(process: &Value) -> Value {
-    let mut process = process.clone();
-    if let Some(map) = process.as_object_mut() {
-        map.entry("user")
-            .or_insert_with(|| serde_json::json!({ "uid": 0, "gid": 0 }));
+/// gVisor starts every exec with the usual mask (`pkg/sentry/control/proc.go`).
+fn drop_umask(process: &mut Map<String, Value>, report: &mut Report) {
+    let user = process.get_mut("user").and_then(Value::as_object_mut);
+    let asked = user.and_then(|user| user.remove("umask")?.as_u64());
+    if let Some(asked) = asked.filter(|asked| *asked != UMASK) {
+        report.note("umask", format!("{asked:#o}"), format!("{UMASK:#o}"), "");
     }
-    process
 }
 
 impl HardenedProcess {
@@ -222,10 +231,19 @@ impl HardenedProcess {
 mod tests {
     use super::*;
     use crate::report::RefusalKind;
+    use crate::rlimits;
     use serde_json::json;
 
+    /// Of a container that asked for `limits` and is alone in its sandbox.
+    fn ceiling_of(limits: Value, user: Option<Value>) -> ExecCeiling {
+        let (policy, mut init) = (Policy::strict(), json!({ "rlimits": limits }));
+        let init = init.as_object_mut().expect("object");
+        let limits = rlimits::harden(init, 256, true, &policy, &mut Report::default());
+        ExecCeiling::new(&policy, user, limits.expect("limits"))
+    }
+
     fn ceiling() -> ExecCeiling {
-        ExecCeiling::new(&Policy::strict(), None)
+        ceiling_of(Value::Null, None)
     }
 
     #[test]
@@ -242,6 +260,53 @@ mod tests {
         let json: Value = serde_json::from_slice(&process.to_json_bytes()).expect("json");
         assert!(json.get("rlimits").is_none());
         assert_eq!(json["capabilities"]["effective"], json!([]));
+    }
+
+    #[test]
+    fn what_an_exec_does_not_get_is_not_parsed() {
+        let asked = json!({
+            "args": ["sh"], "cwd": "/", "capabilities": { "effective": ["CAP_LATER"] },
+            "scheduler": { "policy": "SCHED_LATER" }, "ioPriority": 7,
+        });
+        let process = harden_exec(asked, &ceiling()).expect("hardened");
+        let told: Vec<&str> = process
+            .report()
+            .changes
+            .iter()
+            .map(|c| c.asked.as_str())
+            .collect();
+        for asked in ["CAP_LATER", "process.scheduler", "process.ioPriority"] {
+            assert!(told.contains(&asked), "{asked}: {told:?}");
+        }
+    }
+
+    /// gVisor gives an exec its container's limits and the usual mask, whatever is asked for.
+    #[test]
+    fn limits_and_a_mask_that_an_exec_does_not_get_are_told() {
+        let limit =
+            |soft: u64, hard: u64| json!([{ "type": "RLIMIT_NOFILE", "soft": soft, "hard": hard }]);
+        let ceiling = ceiling_of(limit(50, 100), None);
+        let told = |rlimits: Value, umask: u32| {
+            let user = json!({ "uid": 0, "gid": 0, "umask": umask });
+            let asked = json!({
+                "args": ["sh"], "cwd": "/", "user": user, "rlimits": rlimits, "noNewPrivileges": true,
+            });
+            let process = harden_exec(asked, &ceiling).expect("hardened");
+            let written: Value = serde_json::from_slice(&process.to_json_bytes()).expect("json");
+            assert_eq!(written.get("rlimits"), None);
+            assert_eq!(written["user"].get("umask"), None);
+            let changes = process.report().changes.iter();
+            changes.map(ToString::to_string).collect::<Vec<_>>()
+        };
+        assert_eq!(told(limit(50, 100), 0o22), [""; 0]);
+        assert_eq!(told(Value::Null, 0o22), [""; 0]);
+        let expected = [
+            "rlimits: asked RLIMIT_NOFILE 100 (soft 60), given 100 (soft 50)",
+            "umask: asked 0o77, given 0o22",
+        ];
+        assert_eq!(told(limit(60, 100), 0o77), expected);
+        let above = json!({ "args": ["sh"], "cwd": "/", "rlimits": limit(9, 8) });
+        harden_exec(above, &ceiling).expect_err("a soft limit above the hard one");
     }
 
     #[test]
@@ -262,8 +327,7 @@ mod tests {
 
     #[test]
     fn kubernetes_keeps_the_containers_user() {
-        let ceiling =
-            ExecCeiling::new(&Policy::strict(), Some(json!({ "uid": 1000, "gid": 1000 })));
+        let ceiling = ceiling_of(Value::Null, Some(json!({ "uid": 1000, "gid": 1000 })));
         let asked = json!({ "args": ["sh"], "cwd": "/", "user": { "uid": 0, "gid": 0 } });
         assert_eq!(harden_exec(asked, &ceiling).expect("hardened").uid(), 1000);
     }

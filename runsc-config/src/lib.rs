@@ -27,9 +27,11 @@ mod policy;
 mod process;
 mod report;
 mod requests;
+mod rlimits;
 mod seccomp;
 mod spec;
 mod text;
+mod types;
 
 pub use exec::{Capabilities, ExecCeiling, HardenedProcess, harden_exec};
 pub use features::{Features, FeaturesError};

@@ -5,12 +5,15 @@ use serde_json::{Map, Value, json};
 use crate::json::is_empty;
 use crate::policy::Policy;
 use crate::report::{Refusal, Report};
+use crate::types;
 
 const MIB: u64 = 1024 * 1024;
 /// Microseconds; the kernel's own default period.
 const PERIOD: u64 = 100_000;
 /// A sandbox cannot start with less, in bytes.
 const MEMORY_MIN: u64 = 32 * MIB;
+/// What of `linux.resources` has a limit here; all else is dropped.
+pub(crate) const JUDGED: [&str; 3] = ["memory", "cpu", "pids"];
 /// Annotations with the sums of a pod's declared limits; containerd writes them (`internal/cri/annotations`).
 const POD_MEMORY: &str = "io.kubernetes.cri.sandbox-memory";
 const POD_QUOTA: &str = "io.kubernetes.cri.sandbox-cpu-quota";
@@ -188,8 +191,7 @@ impl Declared {
         let asked = resources
             .as_object()
             .ok_or_else(|| Refusal::invalid("resources", "must be an object"))?;
-        serde_json::from_value::<oci_spec::runtime::LinuxResources>(resources.clone())
-            .map_err(|e| Refusal::invalid("resources", e))?;
+        types::of_resources(resources)?;
         let number = |path: &str| {
             resources
                 .pointer(path)
@@ -223,14 +225,7 @@ impl Declared {
                 report.note("pids", pids, tasks_limit, "limits.pids");
             }
         }
-        for key in asked
-            .keys()
-            .filter(|key| !matches!(key.as_str(), "memory" | "cpu" | "pids" | "devices"))
-        {
-            if !asked.get(key).is_none_or(is_empty) {
-                report.note("resources", format!("resources.{key}"), "dropped", "");
-            }
-        }
+        note_dropped(asked, "resources", report);
         let new = Self::of_resources(resources);
         let kept = |path: &str| number(path).is_none();
         Ok(Self {
@@ -250,6 +245,15 @@ impl Declared {
                 new.shares
             },
         })
+    }
+}
+
+/// Tells of each part of `resources` that is dropped. `field` is its place in the request. Devices are judged by themselves.
+pub(crate) fn note_dropped(resources: &Map<String, Value>, field: &str, report: &mut Report) {
+    for (key, value) in resources {
+        if !JUDGED.contains(&key.as_str()) && key != "devices" && !is_empty(value) {
+            report.note("resources", format!("{field}.{key}"), "dropped", "");
+        }
     }
 }
 

@@ -1,16 +1,17 @@
 //! The Linux section: namespaces, devices, limits, sysctls, and what gVisor does not have.
 
+use std::ops::RangeInclusive;
 use std::path::Path;
 
 use serde_json::{Map, Value, json};
 
 use crate::json::{is_empty, retain};
-use crate::policy::Policy;
+use crate::policy::{Network, Policy};
 use crate::report::{Refusal, Report};
 use crate::spec::{Caller, ContainerKind, Context};
 
 /// What is kept of the section; the rules below have looked at each.
-const KEPT: [&str; 7] = [
+pub(crate) const KEPT: [&str; 7] = [
     "namespaces",
     "resources",
     "cgroupsPath",
@@ -18,6 +19,14 @@ const KEPT: [&str; 7] = [
     "sysctl",
     "maskedPaths",
     "readonlyPaths",
+];
+/// What is judged and then dropped.
+pub(crate) const JUDGED: [&str; 5] = [
+    "devices",
+    "uidMappings",
+    "gidMappings",
+    "mountLabel",
+    "rootfsPropagation",
 ];
 /// Devices every container has; gVisor emulates them (major, minor).
 const STANDARD_DEVICES: [(i64, i64); 8] = [
@@ -30,17 +39,30 @@ const STANDARD_DEVICES: [(i64, i64); 8] = [
     (5, 1),
     (5, 2),
 ];
-/// Sysctls that containerd and nerdctl set by themselves; the guest's own defaults serve as well.
-const DROPPED_SYSCTLS: [&str; 2] = [
-    "net.ipv4.ping_group_range",
+/// Sysctls that any pod may ask for (`pkg/kubelet/sysctl/safe_sysctls.go` in Kubernetes 1.37); containerd and nerdctl set some by
+/// themselves. runsc sets none of them.
+const SAFE_SYSCTLS: [&str; 14] = [
+    "kernel.shm_rmid_forced",
+    "net.ipv4.ip_local_port_range",
+    "net.ipv4.ip_local_reserved_ports",
     "net.ipv4.ip_unprivileged_port_start",
+    "net.ipv4.ping_group_range",
+    "net.ipv4.tcp_fin_timeout",
+    "net.ipv4.tcp_keepalive_intvl",
+    "net.ipv4.tcp_keepalive_probes",
+    "net.ipv4.tcp_keepalive_time",
+    "net.ipv4.tcp_notsent_lowat",
+    "net.ipv4.tcp_rmem",
+    "net.ipv4.tcp_slow_start_after_idle",
+    "net.ipv4.tcp_syncookies",
+    "net.ipv4.tcp_wmem",
 ];
-/// Sysctls that runsc applies inside the sandbox (`runsc/boot/loader.go`).
-const HONOURED_SYSCTLS: [&str; 3] = [
-    "net.ipv6.conf.all.disable_ipv6",
-    "net.ipv6.conf.default.disable_ipv6",
-    "fs.nr_open",
-];
+/// Open files of one process, at most: runsc sets it for a sandbox (`runsc/boot/loader.go`).
+const NR_OPEN: &str = "fs.nr_open";
+/// Leaves out the addresses and routes of IPv6: runsc does it where it takes a network over (`runsc/sandbox/network.go`).
+const NO_IPV6: &str = "net.ipv6.conf.all.disable_ipv6";
+/// The same of interfaces to come, of which a sandbox has none.
+const NO_LATER_IPV6: &str = "net.ipv6.conf.default.disable_ipv6";
 
 /// Clamps the section, but for its limits and its seccomp profile.
 pub(crate) fn harden(
@@ -52,7 +74,7 @@ pub(crate) fn harden(
 ) -> Result<(), Refusal> {
     namespaces(linux, caller, context, policy, report)?;
     devices(linux)?;
-    sysctls(linux, report)?;
+    sysctls(linux, context, policy, report)?;
     for (key, control) in [
         ("uidMappings", "user_namespace"),
         ("gidMappings", "user_namespace"),
@@ -253,37 +275,63 @@ fn devices(linux: &mut Map<String, Value>) -> Result<(), Refusal> {
     Ok(())
 }
 
-fn sysctls(linux: &mut Map<String, Value>, report: &mut Report) -> Result<(), Refusal> {
-    let asked = linux
-        .get("sysctl")
-        .and_then(Value::as_object)
-        .cloned()
-        .unwrap_or_default();
+/// Keeps the sysctls that runsc sets for the sandbox. The others that a client asks for without knowing the node are dropped;
+/// what is named on purpose is refused.
+fn sysctls(
+    linux: &mut Map<String, Value>,
+    context: &Context<'_>,
+    policy: &Policy,
+    report: &mut Report,
+) -> Result<(), Refusal> {
+    let Some(Value::Object(asked)) = linux.remove("sysctl") else {
+        return Ok(());
+    };
+    let in_pod = matches!(context.kind, ContainerKind::PodContainer(_));
     let mut kept = Map::new();
     for (name, value) in asked {
-        if HONOURED_SYSCTLS.contains(&name.as_str()) {
-            kept.insert(name, value);
-        } else if DROPPED_SYSCTLS.contains(&name.as_str()) {
-            report.note(
-                "sysctls",
-                format!("{name}={value}"),
-                "gVisor's own default",
-                "",
-            );
-        } else {
-            return Err(Refusal::denied(
-                "sysctls",
-                format!("linux.sysctl: {name}"),
-                "gVisor has no such setting",
-                None,
-            ));
-        }
+        let given = match name.as_str() {
+            NR_OPEN | NO_IPV6 if in_pod => "what the pod's sandbox has",
+            NR_OPEN => {
+                in_range(&name, &value, 1..=i64::from(i32::MAX))?;
+                kept.insert(name, value);
+                continue;
+            }
+            NO_IPV6 => {
+                in_range(&name, &value, i64::from(i32::MIN)..=i64::from(i32::MAX))?;
+                if policy.network == Network::Sandbox {
+                    kept.insert(name, value);
+                    continue;
+                }
+                "no network: the loopback has both"
+            }
+            NO_LATER_IPV6 => "dropped: a sandbox gets no interface later",
+            safe if SAFE_SYSCTLS.contains(&safe) => "gVisor's own default: runsc does not set it",
+            _ => {
+                let rule = format!("runsc sets {NR_OPEN} and {NO_IPV6} alone");
+                let asked = format!("linux.sysctl: {name}");
+                return Err(Refusal::denied("sysctls", asked, rule, None));
+            }
+        };
+        report.note("sysctls", format!("{name}={value}"), given, "");
     }
-    linux.remove("sysctl");
     if !kept.is_empty() {
         linux.insert("sysctl".to_owned(), Value::Object(kept));
     }
     Ok(())
+}
+
+/// Checks a number that runsc would fail on only when the sandbox is made.
+fn in_range(name: &str, value: &Value, range: RangeInclusive<i64>) -> Result<(), Refusal> {
+    let number = value.as_str().and_then(|text| text.parse::<i64>().ok());
+    if number.is_some_and(|number| range.contains(&number)) {
+        return Ok(());
+    }
+    let problem = format!(
+        "{value} is no number from {} to {}",
+        range.start(),
+        range.end()
+    );
+    Err(Refusal::invalid(format!("linux.sysctl: {name}"), problem))
 }
 
 #[cfg(test)]

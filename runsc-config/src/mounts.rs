@@ -1,5 +1,6 @@
 //! Mounts: what a container may see of the host, and where it may write.
 
+use std::collections::BTreeSet;
 use std::path::{Component, Path, PathBuf};
 
 use serde_json::{Map, Value, json};
@@ -73,17 +74,11 @@ impl Scratch {
 
     /// What the places ask for that are not the usual ones.
     fn others(&self, mounts: &[Mount]) -> impl Iterator<Item = u64> {
-        let mut usual = vec!["/tmp", "/run", "/dev/shm"];
+        let usual = ["/tmp", "/run", "/dev/shm"].map(Path::new);
         mounts
             .iter()
             .filter(|mount| mount.is_scratch())
-            .filter(move |mount| {
-                let known = usual
-                    .iter()
-                    .position(|place| mount.destination == Path::new(place));
-                // A second one at the same place is another one.
-                known.map(|number| usual.swap_remove(number)).is_none()
-            })
+            .filter(move |mount| !usual.contains(&mount.destination.as_path()))
             .map(|mount| self.most(&mount.destination).0.min(mount.size()))
     }
 
@@ -137,6 +132,7 @@ pub(crate) fn harden(
     let asked = asked
         .map(|(number, mount)| Mount::read(number, mount))
         .collect::<Result<Vec<_>, _>>()?;
+    let asked = last_of_each_place(asked);
     let binds = Binds::new(spec, policy, context);
     let scratch = Scratch::new(policy, context.kind, shared.memory, &asked);
     if context.kind == ContainerKind::PodSandbox {
@@ -147,14 +143,21 @@ pub(crate) fn harden(
         });
     }
     let in_pod = context.kind != ContainerKind::Plain;
-    let mut given = Vec::with_capacity(asked.len() + 3);
+    let mut given = Vec::with_capacity(asked.len() + 4);
     for mount in asked {
-        if in_pod && mount.destination == Path::new(pod::SHM) {
+        if in_pod
+            && mount.destination == Path::new(pod::SHM)
+            && !mount.replaces_shm(context, report)
+        {
             continue;
         }
         given.push(mount.harden(policy, context, &binds, &scratch, shared, report)?);
     }
-    if in_pod {
+    if !given.iter().any(|mount| is_at(mount, DEV)) {
+        // runsc's own can be written, is executable and has no size.
+        given.insert(0, read_only_dev());
+    }
+    if in_pod && !given.iter().any(|mount| is_at(mount, pod::SHM)) {
         insert_below_dev(&mut given, shared_shm(policy));
     }
     if context.kind != ContainerKind::PodSandbox {
@@ -162,6 +165,28 @@ pub(crate) fn harden(
     }
     spec.insert("mounts".to_owned(), Value::Array(given));
     Ok(scratch.sum())
+}
+
+/// What is seen of several mounts at one place: the last. runsc sorts mounts by the length of their places, and which of two at
+/// one place comes last is then by chance (`runsc/boot/vfs.go`).
+fn last_of_each_place(mounts: Vec<Mount>) -> Vec<Mount> {
+    let mut seen = BTreeSet::new();
+    let mut last: Vec<Mount> = mounts
+        .into_iter()
+        .rev()
+        .filter(|mount| seen.insert(mount.destination.clone()))
+        .collect();
+    last.reverse();
+    last
+}
+
+/// Device nodes work on a read-only /dev, and nothing can be stored in it.
+const DEV: &str = "/dev";
+const DEV_OPTIONS: [&str; 3] = ["nosuid", "noexec", "ro"];
+
+fn read_only_dev() -> Value {
+    let options: Vec<&str> = DEV_OPTIONS.into_iter().chain(["mode=755"]).collect();
+    json!({ "destination": DEV, "type": "tmpfs", "source": "tmpfs", "options": options })
 }
 
 /// A container's mount of the /dev/shm that its pod shares.
@@ -251,10 +276,7 @@ impl Mount {
         self.limit_propagation(policy, report);
         match self.kind.as_str() {
             "bind" => self.bind(binds, context, shared, report)?,
-            "tmpfs" if self.destination == Path::new("/dev") => {
-                // Device nodes still work on a read-only /dev, and nothing can be stored in it.
-                self.require(&["nosuid", "noexec", "ro"]);
-            }
+            "tmpfs" if self.destination == Path::new(DEV) => self.require(&DEV_OPTIONS),
             "tmpfs" => self.tmpfs(policy, scratch, report),
             "proc" => self.require(&["nosuid", "nodev", "noexec"]),
             "devpts" | "mqueue" => self.require(&["nosuid", "noexec"]),
@@ -278,6 +300,24 @@ impl Mount {
         Ok(json!({
             "destination": self.destination, "type": self.kind, "source": self.source, "options": self.options,
         }))
+    }
+
+    /// Whether a mount at /dev/shm is a container's own, in place of what its pod shares: a volume. What the CRI makes for every pod is
+    /// not; it says nothing of what the pod's author wants.
+    fn replaces_shm(&self, context: &Context<'_>, report: &mut Report) -> bool {
+        let (source, sandbox) = (Path::new(&self.source), context.sandbox_id);
+        // containerd's (`internal/cri/server/helpers.go`) and CRI-O's.
+        let of_the_cri = [
+            format!("sandboxes/{sandbox}/shm"),
+            format!("{sandbox}/userdata/shm"),
+        ];
+        if self.kind == "bind" {
+            let is_the_cris = of_the_cri.iter().any(|end| source.ends_with(end));
+            return context.kind != ContainerKind::PodSandbox && !is_the_cris;
+        }
+        let asked = format!("a {} of its own at {}", self.kind, pod::SHM);
+        report.note("scratch", asked, "the one that the pod shares", "");
+        false
     }
 
     fn bind(
@@ -363,7 +403,7 @@ impl Mount {
 
     /// Whether it is a place to write in memory; what is in /dev itself cannot be written.
     fn is_scratch(&self) -> bool {
-        self.kind == "tmpfs" && self.destination != Path::new("/dev")
+        self.kind == "tmpfs" && self.destination != Path::new(DEV)
     }
 
     /// The size that it asks for, in bytes; the largest where it asks for none.
@@ -448,7 +488,7 @@ fn is_at(mount: &Value, place: &str) -> bool {
 }
 
 fn insert_below_dev(mounts: &mut Vec<Value>, mount: Value) {
-    let dev = mounts.iter().position(|mount| is_at(mount, "/dev"));
+    let dev = mounts.iter().position(|mount| is_at(mount, DEV));
     mounts.insert(dev.map_or(0, |dev| dev + 1), mount);
 }
 

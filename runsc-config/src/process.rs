@@ -1,4 +1,4 @@
-//! The process of a container: user, capabilities, privileges, limits. Init and exec go through the same code.
+//! The process of a container: user, capabilities, privileges. Init and exec go through the same code.
 
 use serde_json::{Map, Value, json};
 
@@ -7,7 +7,7 @@ use crate::policy::Policy;
 use crate::report::{Refusal, Report};
 
 /// What a process keeps as it was asked for; all else is decided here or dropped.
-const KEPT: [&str; 7] = [
+pub(crate) const KEPT: [&str; 7] = [
     "terminal",
     "consoleSize",
     "user",
@@ -17,7 +17,7 @@ const KEPT: [&str; 7] = [
     "oomScoreAdj",
 ];
 /// Sections that the rules below answer for, so that dropping them is not reported twice.
-const DECIDED: [&str; 3] = ["capabilities", "noNewPrivileges", "rlimits"];
+pub(crate) const DECIDED: [&str; 3] = ["capabilities", "noNewPrivileges", "rlimits"];
 /// The five sets of a spec.
 pub(crate) const SETS: [&str; 5] = [
     "bounding",
@@ -227,6 +227,15 @@ fn clamp_capabilities(process: &mut Map<String, Value>, policy: &Policy, report:
     }
     taken.sort();
     taken.dedup();
+    // A newer kernel's, of which the policy knows nothing either.
+    let (known, unknown): (Vec<String>, Vec<String>) = taken
+        .into_iter()
+        .partition(|name| capability(name).is_some());
+    let mut taken = known;
+    if !unknown.is_empty() {
+        let given = "none: no such capability is known";
+        report.note("capabilities", unknown.join(" "), given, "");
+    }
     if ceiling.iter().any(|allowed| allowed == RAW) && taken.iter().any(|name| name == RAW) {
         taken.retain(|name| name != RAW);
         report.note("capabilities", RAW, "none: raw sockets are off", "");
@@ -250,53 +259,6 @@ pub(crate) fn capabilities(spec: &Map<String, Value>) -> Vec<&str> {
     let names = ["bounding", "permitted"].map(|set| sets?.get(set)?.as_array());
     let names = names.into_iter().flatten().flatten();
     names.filter_map(Value::as_str).collect()
-}
-
-/// The resource limits of a sandbox. runsc has one set for all of it, so every container gets the same full one.
-pub(crate) fn set_rlimits(
-    process: &mut Map<String, Value>,
-    pids: u64,
-    policy: &Policy,
-    report: &mut Report,
-) {
-    let files = policy.limits.open_files;
-    let asked = process
-        .get("rlimits")
-        .and_then(Value::as_array)
-        .cloned()
-        .unwrap_or_default();
-    for limit in &asked {
-        let kind = limit
-            .get("type")
-            .and_then(Value::as_str)
-            .unwrap_or_default();
-        let hard = limit
-            .get("hard")
-            .and_then(Value::as_u64)
-            .unwrap_or_default();
-        let given = match kind {
-            "RLIMIT_NOFILE" => (hard != files).then(|| files.to_string()),
-            "RLIMIT_NPROC" => (hard != pids).then(|| pids.to_string()),
-            "RLIMIT_CORE" => (hard != 0).then(|| "0".to_owned()),
-            _ => Some("the sandbox's own".to_owned()),
-        };
-        if let Some(given) = given {
-            let key = match kind {
-                "RLIMIT_NOFILE" => "limits.open_files",
-                // A request, or a cgroup above, may have lowered it further.
-                "RLIMIT_NPROC" if pids == policy.limits.pids => "limits.pids",
-                _ => "",
-            };
-            report.note("rlimits", format!("{kind} {hard}"), given, key);
-        }
-    }
-    let limit = |kind: &str, value: u64| json!({ "type": kind, "hard": value, "soft": value });
-    let limits = [
-        limit("RLIMIT_NOFILE", files),
-        limit("RLIMIT_NPROC", pids),
-        limit("RLIMIT_CORE", 0),
-    ];
-    process.insert("rlimits".to_owned(), json!(limits));
 }
 
 /// The process section of a spec.

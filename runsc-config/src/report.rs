@@ -5,6 +5,8 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use crate::text::printable;
+
 /// One difference between what was asked and what is given.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Change {
@@ -50,8 +52,8 @@ impl Report {
     ) {
         self.changes.push(Change {
             control: control.into(),
-            asked: asked.to_string(),
-            given: given.to_string(),
+            asked: one_line(asked),
+            given: one_line(given),
             key: key.into(),
         });
     }
@@ -101,7 +103,7 @@ pub struct Refusal {
 
 impl Refusal {
     pub(crate) fn invalid(field: impl fmt::Display, problem: impl fmt::Display) -> Self {
-        let message = format!("{field}: {problem}");
+        let message = one_line(format_args!("{field}: {problem}"));
         Self {
             kind: RefusalKind::InvalidArgument,
             control: "spec",
@@ -118,8 +120,10 @@ impl Refusal {
     ) -> Self {
         debug_assert!(REFUSING.contains(&control), "{control} is missing there");
         let message = match key {
-            Some(key) => format!("{asked}: {rule}; policy key {key} would allow it"),
-            None => format!("{asked}: {rule}; no policy key allows it"),
+            Some(key) => one_line(format_args!(
+                "{asked}: {rule}; policy key {key} would allow it"
+            )),
+            None => one_line(format_args!("{asked}: {rule}; no policy key allows it")),
         };
         Self {
             kind: RefusalKind::PermissionDenied,
@@ -134,11 +138,41 @@ impl Refusal {
         reason: impl fmt::Display,
     ) -> Self {
         debug_assert!(REFUSING.contains(&control), "{control} is missing there");
-        let message = format!("{asked}: {reason}");
+        let message = one_line(format_args!("{asked}: {reason}"));
         Self {
             kind: RefusalKind::FailedPrecondition,
             control,
             message,
+        }
+    }
+}
+
+/// Nothing that was asked for begins a line of its own, in a log or on a terminal.
+fn one_line(text: impl fmt::Display) -> String {
+    printable(&text.to_string()).into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_asked_for_begins_no_line_of_its_own() {
+        let asked = "CAP_X\nlevel=error msg=\"forged\"\r\u{1b}[2J\u{85}ü";
+        let mut report = Report::default();
+        report.note("capabilities", asked, asked, "");
+        let told = report.changes[0].to_string();
+        let refusals = [
+            Refusal::invalid(asked, asked),
+            Refusal::denied("user", asked, asked, Some("x")),
+            Refusal::denied("user", asked, asked, None),
+            Refusal::unenforceable("user", asked, asked),
+        ];
+        let all = refusals.iter().map(ToString::to_string).chain([told]);
+        for text in all {
+            assert!(!text.contains(char::is_control), "{text:?}");
+            let kept = r#"CAP_X\nlevel=error msg="forged"\r\u{1b}[2J\u{85}ü"#;
+            assert_eq!(text.matches(kept).count(), 2, "{text}");
         }
     }
 }

@@ -16,10 +16,10 @@ use crate::origins::Origin;
 use crate::pod::{self, Shared, Volume};
 use crate::policy::{Hooks, Network, Policy};
 use crate::report::{Change, Refusal, Report};
-use crate::{cgroups, linux, mounts, paths, process, requests, seccomp};
+use crate::{cgroups, linux, mounts, paths, process, requests, rlimits, seccomp, types};
 
 /// What is kept of a spec's top level; each part has its rule.
-const KEPT: [&str; 8] = [
+pub(crate) const KEPT: [&str; 8] = [
     "ociVersion",
     "process",
     "root",
@@ -29,6 +29,8 @@ const KEPT: [&str; 8] = [
     "hooks",
     "linux",
 ];
+/// What is judged and not kept as it is.
+pub(crate) const JUDGED: [&str; 1] = ["annotations"];
 /// When hooks are run (`Hooks` of the specification).
 const STAGES: [&str; 6] = [
     "prestart",
@@ -195,17 +197,12 @@ impl Hardened {
 }
 
 /// Checks that a spec is one: an object whose fields have the types of the specification. A field of the wrong type is
-/// the client's mistake, whatever the node could do with it.
+/// the client's mistake, whatever the node could do with it; one that is dropped anyway is not looked at.
 ///
 /// # Errors
 /// `InvalidArgument`, naming the field as far as the parser can.
 pub fn validate(asked: &Value) -> Result<(), Refusal> {
-    if !asked.is_object() {
-        return Err(Refusal::invalid("config.json", "must be an object"));
-    }
-    serde_json::from_value::<oci_spec::runtime::Spec>(asked.clone())
-        .map(|_| ())
-        .map_err(|e| Refusal::invalid("config.json", e))
+    types::of_spec(asked)
 }
 
 /// Intersects what a spec asks for with what the policy allows.
@@ -255,7 +252,8 @@ pub fn harden(asked: Value, policy: &Policy, context: &Context<'_>) -> Result<Ha
         }
     }
     process::harden(process, "process", policy, &mut report)?;
-    process::set_rlimits(process, tasks_limit, policy, &mut report);
+    let is_alone = context.kind == ContainerKind::Plain;
+    let rlimits = rlimits::harden(process, tasks_limit, is_alone, policy, &mut report)?;
     // There is one: a spec without is none.
     let user = process
         .get("user")
@@ -287,11 +285,11 @@ pub fn harden(asked: Value, policy: &Policy, context: &Context<'_>) -> Result<Ha
     if let Some(profile) = profile {
         linux.insert("seccomp".to_owned(), profile);
     }
-    let kept: Vec<&str> = KEPT.iter().copied().chain(["annotations"]).collect();
+    let kept: Vec<&str> = KEPT.iter().chain(&JUDGED).copied().collect();
     for dropped in retain(&mut spec, &kept) {
         report.note("spec", dropped, "dropped: runsc does not apply it", "");
     }
-    let exec = ExecCeiling::new(policy, user);
+    let exec = ExecCeiling::new(policy, user, rlimits);
     Ok(Hardened {
         spec: HardenedSpec::new(spec, cgroup.place, masked),
         policy: effective,
@@ -361,14 +359,7 @@ fn resources(
     let asked = linux.remove("resources").unwrap_or(Value::Null);
     let declared = Declared::of_resources(&asked);
     if let Some(asked) = asked.as_object() {
-        for key in asked
-            .keys()
-            .filter(|key| !matches!(key.as_str(), "memory" | "cpu" | "pids" | "devices"))
-        {
-            if !asked.get(key).is_none_or(is_empty) {
-                report.note("resources", format!("linux.resources.{key}"), "dropped", "");
-            }
-        }
+        limits::note_dropped(asked, "linux.resources", report);
     }
     let limits = match context.kind {
         ContainerKind::Plain => SandboxLimits::of_container(declared, policy),

@@ -10,6 +10,7 @@ use serde_json::Value;
 
 use crate::aside;
 use crate::binds::Opened;
+use crate::changes;
 use crate::container::{Confinement, Container, Parts};
 use crate::error::{Error, Result};
 use crate::host;
@@ -17,7 +18,6 @@ use crate::io::{self, ProcessIo, Stdio};
 use crate::layout::Bundle;
 use crate::logging;
 use crate::masks;
-use crate::metrics::COUNTERS;
 use crate::mount;
 use crate::names::Names;
 use crate::network;
@@ -89,10 +89,7 @@ impl Asked<'_> {
                 hardened.spec.terminal()
             )));
         }
-        for change in &hardened.report.changes {
-            COUNTERS.rewrites.add(&change.control);
-            tracing::info!(id = self.request.id, "policy: {change}");
-        }
+        changes::tell(&self.request.id, "", &hardened.report);
         Ok(hardened)
     }
 

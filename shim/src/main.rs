@@ -8,6 +8,7 @@ mod binds;
 mod bootstrap;
 mod cgroup;
 mod cgroup_limits;
+mod changes;
 mod cleanup;
 mod clock;
 mod container;

@@ -78,7 +78,11 @@ fn find(spec: &HardenedSpec, bundle: &Bundle, place: &Path) -> io::Result<Option
 fn in_mount(spec: &HardenedSpec, place: &Path) -> io::Result<Option<Option<Mask>>> {
     match spec.holder(place) {
         Holder::Root => Ok(None),
-        Holder::Other => Ok(Some(None)),
+        // Empty already, and in place of it what cannot be written.
+        Holder::Other => Ok(Some(spec.has_mount_at(place).then(|| Mask {
+            place: place.to_owned(),
+            is_folder: true,
+        }))),
         Holder::Bind(source, below) => in_bind(place, source, &below).map(Some),
         Holder::Shared => Err(io::Error::other("is of a volume inside of the sandbox")),
     }

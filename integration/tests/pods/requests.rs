@@ -16,6 +16,7 @@ cases! {
         a_pod_of_another_namespace_is_refused_by_name,
         an_unknown_request_is_refused_by_name,
         a_masked_path_is_empty_in_its_container_alone,
+        a_capability_of_a_newer_kernel_is_no_reason_to_refuse_a_pod,
         a_container_without_a_profile_has_none_where_the_policy_says_so,
     ],
 }
@@ -111,6 +112,17 @@ async fn a_masked_path_is_empty_in_its_container_alone(bed: &Bed) {
     assert!(refused.message().contains(said), "{refused:?}");
     assert!(!open.starts_with("0\n"), "{open}");
     assert!(masked.starts_with("0\n"), "{masked}");
+}
+
+async fn a_capability_of_a_newer_kernel_is_no_reason_to_refuse_a_pod(bed: &Bed) {
+    let pod = Pod::run(Pod::config(bed)).await.expect("run");
+    let script = "grep CapBnd: /proc/self/status";
+    let said = said(&pod, "later", script, |security| {
+        let capabilities = security.capabilities.get_or_insert_default();
+        capabilities.add_capabilities = ["LATER", "CHOWN"].map(str::to_owned).into();
+    });
+    assert_eq!(said.await, "CapBnd:\t0000000000000000\n");
+    pod.remove().await;
 }
 
 async fn a_container_without_a_profile_has_none_where_the_policy_says_so(bed: &Bed) {

@@ -2,11 +2,13 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use integration::bed::Bed;
 use integration::cases;
 use integration::cri::{Pod, mount};
 use integration::policy::NodePolicy;
+use integration::processes::eventually;
 use integration::runtime::Needs;
 use k8s_cri::v1::MountPropagation;
 use nix::mount::{MsFlags, umount};
@@ -16,6 +18,7 @@ cases! {
         shm_is_shared_in_a_pod_and_bounded,
         an_empty_dir_is_shared_and_survives_its_containers,
         an_empty_dir_in_memory_is_shared_and_bounded,
+        an_empty_dir_at_dev_shm_is_what_is_there,
         a_fifo_in_an_empty_dir_connects_containers,
         a_volume_can_be_read_only_in_one_container,
         a_config_map_is_read_and_follows_the_node,
@@ -127,6 +130,42 @@ async fn an_empty_dir_in_memory_is_shared_and_bounded(bed: &Bed) {
         )
         .await;
     assert_ne!(code, 0, "more than its size fits into the volume");
+    pod.stop().await;
+    umount(&volume).expect("unmount");
+    pod.remove().await;
+}
+
+/// PyTorch's usual way to more shared memory.
+async fn an_empty_dir_at_dev_shm_is_what_is_there(bed: &Bed) {
+    let config = Pod::config(bed);
+    let volume = empty_dir(&config, "shm");
+    let size = Some("size=80m");
+    nix::mount::mount(Some("shm"), &volume, Some("tmpfs"), MsFlags::empty(), size).expect("mount");
+    let pod = Pod::run(config).await.expect("run");
+    let with = |mut config: k8s_cri::v1::ContainerConfig, place: &str| {
+        config.mounts.push(mount(&volume, place, false));
+        config
+    };
+    // More than the policy's own and the CRI's have.
+    let fill = "dd if=/dev/zero of=/dev/shm/x bs=1M count=70 2>/dev/null && echo fits; sleep 1000";
+    let one = with(pod.shell("one", fill), "/dev/shm");
+    pod.launch(one).await.expect("launch");
+    let two = with(pod.container("two", &["sleep", "1000"]), "/other");
+    let two = pod.launch(two).await.expect("launch");
+    let has_filled = || pod.log("one").contains("fits");
+    eventually("it fits", Duration::from_secs(20), has_filled).await;
+    let size = pod.exec(&two, &["stat", "-c", "%s", "/other/x"]).await;
+    assert_eq!(
+        size,
+        (
+            0,
+            "73400320
+"
+            .into()
+        )
+    );
+    let (_, there) = pod.exec(&two, &["ls", "/dev/shm"]).await;
+    assert_eq!(there, "", "the pod's own is another one");
     pod.stop().await;
     umount(&volume).expect("unmount");
     pod.remove().await;

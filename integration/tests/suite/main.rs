@@ -9,6 +9,7 @@
 )]
 
 mod agents;
+mod asked;
 mod binds;
 mod cgroup;
 mod check;
@@ -69,6 +70,7 @@ fn main() -> ExitCode {
         lies::cases(),
         terminal::cases(),
         posture::cases(),
+        asked::cases(),
         user::cases(),
         pod::cases(),
         limits::cases(),

@@ -36,7 +36,8 @@ cases! {
     ],
 }
 
-const FRESH: Duration = Duration::from_millis(1100);
+/// How long the numbers of one look are told.
+pub(crate) const FRESH: Duration = Duration::from_millis(1100);
 
 /// A value of a container's sandbox, without the prefix of its name.
 fn told(id: &str, name: &str, labels: &[&str]) -> Option<f64> {

@@ -154,6 +154,7 @@ fn an_update_changes_what_it_names_and_no_more() {
         }
     );
     assert!(updated(json!({ "pids": { "limit": 256 } })).is_ok());
+    assert!(updated(json!({ "hugepageLimits": "later" })).is_ok());
 }
 
 #[test]

@@ -1,5 +1,6 @@
 use super::*;
 use crate::pod::Shared;
+use crate::report::RefusalKind;
 use crate::spec::tests::context;
 
 fn base() -> Map<String, Value> {
@@ -203,15 +204,68 @@ fn what_a_pod_shares_is_the_sandbox_and_no_namespace_of_the_host() {
 }
 
 #[test]
-fn devices_mappings_and_sysctls_of_the_host_are_refused() {
+fn devices_and_mappings_of_the_host_are_refused() {
     let device = json!([{ "path": "/dev/kvm", "type": "c", "major": 10, "minor": 232 }]);
     assert!(hardened(|linux| drop(linux.insert("devices".into(), device))).is_err());
     let null = json!([{ "path": "/dev/null", "type": "c", "major": 1, "minor": 3 }]);
     assert!(hardened(|linux| drop(linux.insert("devices".into(), null))).is_ok());
     let mapping = json!([{ "containerID": 0, "hostID": 0, "size": 1 }]);
     assert!(hardened(|linux| drop(linux.insert("uidMappings".into(), mapping))).is_err());
-    let sysctl = json!({ "kernel.shmmax": "1" });
-    assert!(hardened(|linux| drop(linux.insert("sysctl".into(), sysctl))).is_err());
-    let sysctl = json!({ "net.ipv4.ip_unprivileged_port_start": "0" });
-    assert!(hardened(|linux| drop(linux.insert("sysctl".into(), sysctl))).is_ok());
+}
+
+#[test]
+fn sysctls_are_set_dropped_with_a_line_or_refused_by_name() {
+    let shared = crate::pod::Shared::default();
+    let asked = |policy: &str, kind, name: &str, value: &str| {
+        let (mut linux, mut report) = (base(), Report::default());
+        linux.insert("sysctl".into(), json!({ name: value }));
+        let policy = Policy::parse(policy, "x").expect("a policy");
+        let context = Context { kind, ..context() };
+        let caller = Caller::Kubernetes;
+        harden(&mut linux, caller, &context, &policy, &mut report)?;
+        let lines = report.changes.iter();
+        let lines = lines.filter(|one| one.control == "sysctls" && one.asked.contains(name));
+        let given = linux.get("sysctl").map(|all| all[name].clone());
+        Ok::<_, Refusal>((given, lines.count()))
+    };
+    let network = "network = \"sandbox\"";
+    for kind in [ContainerKind::Plain, ContainerKind::PodSandbox] {
+        for (name, value) in [(NR_OPEN, "1024"), (NO_IPV6, "1"), (NO_IPV6, "0")] {
+            let given = asked(network, kind, name, value);
+            assert_eq!(given, Ok((Some(json!(value)), 0)), "{name}");
+        }
+    }
+    let dropped = Ok((None, 1));
+    assert_eq!(asked("", ContainerKind::Plain, NO_IPV6, "1"), dropped);
+    for name in SAFE_SYSCTLS.into_iter().chain([NO_LATER_IPV6]) {
+        let given = asked(network, ContainerKind::Plain, name, "1\t2");
+        assert_eq!(given, dropped, "{name}");
+    }
+    // Decided when its sandbox was made.
+    for name in [NR_OPEN, NO_IPV6] {
+        let given = asked(network, ContainerKind::PodContainer(&shared), name, "1");
+        assert_eq!(given, dropped, "{name}");
+    }
+    for name in [
+        "kernel.shmmax",
+        "net.ipv6.conf.eth0.disable_ipv6",
+        "fs.nr_openx",
+        "",
+    ] {
+        let refusal = asked(network, ContainerKind::Plain, name, "1").expect_err(name);
+        let text = refusal.to_string();
+        let named = text.contains(&format!("linux.sysctl: {name}: runsc sets fs.nr_open and"));
+        assert!(named, "{text}");
+        assert_eq!(refusal.kind, RefusalKind::PermissionDenied);
+    }
+    for (name, value) in [
+        (NR_OPEN, "0"),
+        (NR_OPEN, "many"),
+        (NR_OPEN, "2147483648"),
+        (NO_IPV6, "yes"),
+    ] {
+        let refusal = asked(network, ContainerKind::Plain, name, value).expect_err(value);
+        assert!(refusal.to_string().contains(value), "{refusal}");
+        assert_eq!(refusal.kind, RefusalKind::InvalidArgument);
+    }
 }

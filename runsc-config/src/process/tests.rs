@@ -58,22 +58,6 @@ fn no_sandbox_is_killed_after_what_the_node_needs() {
 }
 
 #[test]
-fn a_change_names_the_key_that_decides_it() {
-    let asked = json!({ "rlimits": [
-        { "type": "RLIMIT_NOFILE", "hard": 9, "soft": 9 }, { "type": "RLIMIT_NPROC", "hard": 9, "soft": 9 },
-        { "type": "RLIMIT_CORE", "hard": 9, "soft": 9 }, { "type": "RLIMIT_STACK", "hard": 9, "soft": 9 },
-    ]});
-    let policy = Policy::strict();
-    for (tasks, of_tasks) in [(policy.limits.pids, "limits.pids"), (20, "")] {
-        let (mut process, mut report) = (asked.clone(), Report::default());
-        let map = process.as_object_mut().expect("object");
-        set_rlimits(map, tasks, &policy, &mut report);
-        let keys: Vec<&str> = report.changes.iter().map(|c| c.key.as_ref()).collect();
-        assert_eq!(keys, ["limits.open_files", of_tasks, "", ""]);
-    }
-}
-
-#[test]
 fn capabilities_have_the_kernels_numbers() {
     for (name, number) in [
         ("CAP_CHOWN", 0),

@@ -241,3 +241,70 @@ fn the_hosts_own_is_no_root_filesystem_by_any_name() {
         assert_eq!(given(path), Ok(json!(real)));
     }
 }
+
+/// A newer kernel's or a newer specification's names, where nothing is done by them.
+#[test]
+fn unknown_names_in_what_is_dropped_are_not_parsed() {
+    let hardened = changed(|spec| {
+        let sets = &mut spec["process"]["capabilities"];
+        sets["bounding"] = json!(["CAP_CHOWN", "CAP_LATER", "CAP_X\nlevel=error"]);
+        sets["ambient"] = json!(["CAP_LATER"]);
+        spec["process"]["ioPriority"] = json!({ "class": "IOPRIO_CLASS_LATER", "priority": 1 });
+        spec["process"]["scheduler"] = json!({ "policy": "SCHED_LATER", "flags": ["LATER"] });
+        spec["process"]["execCPUAffinity"] = json!(7);
+        spec["linux"]["personality"] = json!({ "domain": "LATER" });
+        spec["linux"]["memoryPolicy"] =
+            json!({ "mode": "MPOL_LATER", "nodes": 1, "flags": ["LATER"] });
+        spec["linux"]["intelRdt"] = json!("later");
+        spec["linux"]["resources"] =
+            json!({ "blockIO": "later", "unified": 7, "later": { "x": [] } });
+        spec["linux"]["seccomp"] = json!({
+            "defaultAction": "SCMP_ACT_ALLOW", "flags": ["SECCOMP_FILTER_FLAG_LATER"],
+            "architectures": ["SCMP_ARCH_X86_64", "SCMP_ARCH_AARCH64", "SCMP_ARCH_LATER"],
+        });
+        spec["vm"] = json!({});
+    })
+    .expect("hardened");
+    let text = hardened.spec.as_map()["process"].to_string()
+        + &hardened.spec.as_map()["linux"].to_string();
+    assert!(!text.contains("LATER") && !text.contains("later"), "{text}");
+    let told = |asked: &str| {
+        let mut changes = hardened.report.changes.iter();
+        changes.any(|change| change.asked == asked)
+    };
+    for asked in [
+        "CAP_LATER CAP_X\\nlevel=error",
+        "CAP_CHOWN",
+        "process.ioPriority",
+        "process.scheduler",
+        "process.execCPUAffinity",
+        "linux.personality",
+        "linux.memoryPolicy",
+        "linux.intelRdt",
+        "linux.resources.unified",
+    ] {
+        assert!(told(asked), "{asked}: {:?}", hardened.report.changes);
+    }
+}
+
+#[test]
+fn unknown_names_in_what_is_enforced_are_refused() {
+    let refused = [
+        changed(|spec| spec["linux"]["namespaces"][0]["type"] = json!("later")),
+        changed(|spec| spec["process"]["rlimits"][0]["type"] = json!("RLIMIT_LATER")),
+        changed(|spec| spec["linux"]["seccomp"] = json!({ "defaultAction": "SCMP_ACT_LATER" })),
+        changed(|spec| spec["linux"]["sysctl"] = json!({ "fs.nr_open": 7 })),
+        changed(|spec| spec["linux"]["resources"] = json!({ "memory": { "limit": "later" } })),
+        changed(|spec| spec["process"]["capabilities"]["bounding"] = json!("CAP_LATER")),
+        changed(|spec| spec["process"]["capabilities"]["bounding"] = json!([7])),
+        changed(|spec| spec["process"]["capabilities"] = json!(["CAP_LATER"])),
+    ];
+    for (number, refused) in refused.into_iter().enumerate() {
+        let refusal = refused.map(|_| ()).expect_err(&number.to_string());
+        assert_eq!(
+            refusal.kind,
+            crate::report::RefusalKind::InvalidArgument,
+            "{number}: {refusal}"
+        );
+    }
+}

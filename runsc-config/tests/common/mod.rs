@@ -260,7 +260,7 @@ pub fn assert_held(asked: &Value, hardened: &Hardened, allowed: &Allowed, asker:
     assert!(unknown.is_empty(), "{unknown:?}");
     let allowed = &allowed.with_grants(asked, asker);
     assert!(allowed.writable || spec["root"]["readonly"] == json!(true));
-    held_process(asked, &spec, allowed);
+    held_process(asked, &spec, allowed, asker);
     held_seccomp(asked, &spec, allowed);
     held_mounts(asked, &spec, allowed, asker);
     let root = Path::new(spec["root"]["path"].as_str().expect("a root"));
@@ -436,7 +436,31 @@ fn tasks(spec: &Value) -> Option<u64> {
     limit["hard"].as_u64()
 }
 
-fn held_process(asked: &Value, spec: &Value, allowed: &Allowed) {
+/// No process has more than the policy's and than what gVisor gives by itself, and one that shares its sandbox has the sandbox's.
+fn held_rlimits(process: &Value, allowed: &Allowed, asker: Asker) {
+    let limits = process["rlimits"].as_array().expect("rlimits");
+    let mut kinds = BTreeSet::new();
+    for limit in limits {
+        let kind = limit["type"].as_str().expect("a type");
+        let most = match kind {
+            "RLIMIT_NOFILE" => allowed.open_files,
+            "RLIMIT_NPROC" => allowed.tasks,
+            "RLIMIT_MEMLOCK" => 65_536,
+            "RLIMIT_MSGQUEUE" => 819_200,
+            "RLIMIT_CORE" | "RLIMIT_NICE" | "RLIMIT_RTPRIO" | "RLIMIT_SIGPENDING" => 0,
+            _ => u64::MAX,
+        };
+        let [soft, hard] = ["soft", "hard"].map(|which| limit[which].as_u64().expect(which));
+        assert!(soft <= hard && hard <= most, "{limit}");
+        assert!(asker == Asker::Client || soft == hard, "{limit}");
+        assert!(kinds.insert(kind), "{kind} twice");
+    }
+    let always = ["RLIMIT_CORE", "RLIMIT_NOFILE", "RLIMIT_NPROC"];
+    assert!(always.iter().all(|kind| kinds.contains(kind)), "{kinds:?}");
+    assert!(asker == Asker::Client || kinds.len() == 3, "{kinds:?}");
+}
+
+fn held_process(asked: &Value, spec: &Value, allowed: &Allowed, asker: Asker) {
     let process = &spec["process"];
     let asked = asked["process"]["noNewPrivileges"] == json!(true);
     assert_eq!(process["noNewPrivileges"], json!(asked || !allowed.set_uid));
@@ -453,21 +477,7 @@ fn held_process(asked: &Value, spec: &Value, allowed: &Allowed) {
             assert_ne!(capability, "CAP_NET_RAW", "raw sockets are off");
         }
     }
-    for limit in process["rlimits"].as_array().expect("rlimits") {
-        let most = match limit["type"].as_str().expect("type") {
-            "RLIMIT_NOFILE" => allowed.open_files,
-            "RLIMIT_NPROC" => allowed.tasks,
-            _ => 0,
-        };
-        assert!(limit["hard"].as_u64().expect("hard") <= most, "{limit}");
-    }
-    let limits = process["rlimits"].as_array().expect("rlimits");
-    let mut kinds: Vec<&str> = limits
-        .iter()
-        .filter_map(|limit| limit["type"].as_str())
-        .collect();
-    kinds.sort_unstable();
-    assert_eq!(kinds, ["RLIMIT_CORE", "RLIMIT_NOFILE", "RLIMIT_NPROC"]);
+    held_rlimits(process, allowed, asker);
     let uid = process["user"]["uid"].as_u64().unwrap_or(0);
     assert!(
         allowed.root || uid != 0,
@@ -582,6 +592,13 @@ fn normal(path: &Path) -> bool {
 
 fn held_mounts(asked: &Value, spec: &Value, allowed: &Allowed, asker: Asker) {
     let own_folder = &own_folder(asked, asker);
+    let mounts = spec["mounts"].as_array().expect("mounts").iter();
+    let places: Vec<&str> = mounts
+        .filter_map(|one| one["destination"].as_str())
+        .collect();
+    let each: BTreeSet<&str> = places.iter().copied().collect();
+    assert_eq!(each.len(), places.len(), "one of two is hidden: {places:?}");
+    assert!(each.contains("/dev"), "runsc's own can be written");
     for mount in spec["mounts"].as_array().expect("mounts") {
         let options = texts(mount, "/options");
         let destination = mount["destination"].as_str().expect("a destination");

@@ -168,7 +168,10 @@ fn linux() -> impl Strategy<Value = Map<String, Value>> {
         vec![
             (
                 "sysctl",
-                json!({ "net.ipv4.ip_unprivileged_port_start": "0", "fs.nr_open": "9" }),
+                json!({
+                    "net.ipv4.ip_unprivileged_port_start": "0", "fs.nr_open": "9",
+                    "net.ipv6.conf.all.disable_ipv6": "1", "net.ipv4.tcp_rmem": "1 2 3",
+                }),
             ),
             (
                 "devices",
@@ -236,17 +239,33 @@ fn root() -> impl Strategy<Value = &'static str> {
     prop_oneof![12 => select(vec!["rootfs", "/srv/image", "a/../b"]), 1 => refused]
 }
 
+/// Less than a policy's, more, and none at all.
+fn rlimits() -> impl Strategy<Value = Value> {
+    let kind = select(vec![
+        "RLIMIT_NOFILE",
+        "RLIMIT_NPROC",
+        "RLIMIT_CORE",
+        "RLIMIT_STACK",
+        "RLIMIT_MEMLOCK",
+        "RLIMIT_RTPRIO",
+    ]);
+    let number = || prop_oneof![0_u64..2000, Just(u64::MAX)];
+    let limit = (kind, number(), number())
+        .prop_map(|(kind, a, b)| json!({ "type": kind, "hard": a.max(b), "soft": a.min(b) }));
+    vec(limit, 0..6).prop_map(Value::from)
+}
+
 fn process() -> impl Strategy<Value = Value> {
     let score = proptest::option::of(-1000_i64..=1000);
-    (capability_sets(), any::<(bool, u32)>(), score).prop_map(|(capabilities, flags, score)| {
+    let asked = (capability_sets(), any::<(bool, u32)>(), score, rlimits());
+    asked.prop_map(|(capabilities, flags, score, rlimits)| {
         let (no_new_privileges, uid) = flags;
         // Root in every second one.
         let uid = if uid % 2 == 0 { 0 } else { uid };
-        let limit = |kind: &str| json!({ "type": kind, "hard": 1_000_000, "soft": 1_000_000 });
         let mut process = json!({
             "args": ["sh"], "cwd": "/", "user": { "uid": uid, "gid": uid, "Uid": 0 },
             "noNewPrivileges": no_new_privileges, "capabilities": capabilities,
-            "rlimits": [limit("RLIMIT_NOFILE"), limit("RLIMIT_NPROC"), limit("RLIMIT_CORE"), limit("RLIMIT_STACK")],
+            "rlimits": rlimits,
             "selinuxLabel": "x", "apparmorProfile": "unconfined", "ioPriority": { "class": "IOPRIO_CLASS_RT" },
         });
         if let Some(score) = score {

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use containerd_shim_protos::events::task::{TaskExecAdded, TaskExecStarted};
 use runsc_config::harden_exec;
 
+use crate::changes;
 use crate::container::Container;
 use crate::container::exit::next_pause;
 use crate::error::{Code, Error, Result};
@@ -53,6 +54,7 @@ impl Container {
             let message = format!("exec {exec_id:?} of container {:?} exists already", self.id);
             return Err(Error::new(Code::AlreadyExists, message));
         }
+        changes::tell(&self.id, exec_id, spec.report());
         execs.insert(
             exec_id.to_owned(),
             Arc::new(Process::new(exec_id.to_owned(), stdio, Some(spec))),

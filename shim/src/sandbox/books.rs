@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use crate::error::{Error, Result};
 use crate::sandbox::Sandbox;
-use crate::{cgroup_limits, limits};
+use crate::{cgroup_limits, changes, limits};
 
 /// What is kept of each container, because the sandbox's share follows from it.
 #[derive(Debug)]
@@ -105,9 +105,7 @@ impl Sandbox {
         entry.declared = entry
             .declared
             .updated(resources, tasks_limit, &mut report)?;
-        for change in &report.changes {
-            tracing::info!(id, "policy: {change}");
-        }
+        changes::tell(id, "", &report);
         let after = if self.is_pod {
             let sum = Declared::sum(others.into_iter().chain([entry.declared]));
             let pod = self.pod_cgroup.as_deref().map(cgroup_limits::of_cgroup);

@@ -116,7 +116,7 @@ const REFUSED: [(&str, Change, &str); 10] = [
     (
         "--sysctl kernel.msgmax=1",
         |spec| spec["linux"]["sysctl"]["kernel.msgmax"] = "1".into(),
-        "kernel.msgmax: gVisor has no such setting",
+        "kernel.msgmax: runsc sets fs.nr_open and",
     ),
 ];
 
