@@ -5,7 +5,7 @@ SCRIPTS := integration/testbed
 
 # Each step says what it does; two at once would talk over each other.
 .NOTPARALLEL:
-.PHONY: help build tools images testbed testbed-down demo test test-versions test-v2 test-kubernetes conformance fuzz mutants bench evidence deb lint packages clean
+.PHONY: help build tools images testbed testbed-down demo test loop test-versions test-v2 test-node test-kubernetes conformance fuzz mutants bench evidence deb lint packages clean
 
 help: ## this list
 	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -36,6 +36,9 @@ test: build tools images ## all tests, on real containerd and runsc
 	@$(SCRIPTS)/rust.sh test
 	@$(SCRIPTS)/leaves.sh
 
+loop: build tools images ## 2,000 execs by ctr under load, and clients that open their streams late: none may hang
+	@$(SCRIPTS)/loop.sh
+
 test-versions: build tools images ## the core of the tests on containerd 1.7, an old runsc, and by commands
 	@$(SCRIPTS)/tools.sh older
 	@$(SCRIPTS)/versions.sh
@@ -43,6 +46,10 @@ test-versions: build tools images ## the core of the tests on containerd 1.7, an
 test-v2: build tools images ## the core of the tests on a host with cgroup v2 alone, in QEMU
 	@$(SCRIPTS)/packages.sh v2
 	@$(SCRIPTS)/v2.sh
+
+test-node: deb tools images ## nodes with systemd and cgroup v2, Debian 12 and 13, in QEMU
+	@$(SCRIPTS)/packages.sh v2
+	@$(SCRIPTS)/node.sh
 
 test-kubernetes: build tools images ## a node of a real API server and kubelet, whose build takes a quarter of an hour
 	@$(SCRIPTS)/packages.sh test

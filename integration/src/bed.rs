@@ -245,10 +245,18 @@ impl Bed {
     /// New streams.
     #[must_use]
     pub fn streams(&self, name: &str) -> Streams {
-        Streams::new(Path::new("/run/b/io").join(format!(
-            "{name}@{}",
-            self.count.fetch_add(1, Ordering::Relaxed)
-        )))
+        Streams::new(self.streams_folder(name))
+    }
+
+    /// New streams whose outputs nobody has open.
+    #[must_use]
+    pub fn unopened_streams(&self, name: &str) -> Streams {
+        Streams::unopened(self.streams_folder(name))
+    }
+
+    fn streams_folder(&self, name: &str) -> PathBuf {
+        let count = self.count.fetch_add(1, Ordering::Relaxed);
+        Path::new("/run/b/io").join(format!("{name}@{count}"))
     }
 
     /// The bundle of a container.
@@ -264,9 +272,21 @@ impl Bed {
     #[must_use]
     pub fn ctr(&self, args: &[&str]) -> Output {
         // Less than the harness gives a test: nothing else can end one that waits for a command.
-        let limit = format!("{}s", patience(Duration::from_secs(100)).as_secs());
-        let mut command = Command::new(tool("ctr").expect("ctr"));
+        self.ctr_within(patience(Duration::from_secs(100)), args)
+    }
+
+    /// Runs `ctr` for so long at most; it is killed then, and has no exit code.
+    ///
+    /// # Panics
+    /// When it cannot be run.
+    #[must_use]
+    pub fn ctr_within(&self, limit: Duration, args: &[&str]) -> Output {
+        let limit = format!("{}s", limit.as_secs());
+        // A client that waits for a stream minds no `--timeout`.
+        let mut command = Command::new("timeout");
         command
+            .args(["-s", "KILL", &limit])
+            .arg(tool("ctr").expect("ctr"))
             .args(["--address", SOCKET, "--namespace", NAMESPACE])
             .args(["--timeout", &limit])
             .args(args)
@@ -302,13 +322,21 @@ impl Bed {
             .collect()
     }
 
+    /// `run` and its flags for `ctr`: the runtime under test, what it needs, and these.
+    #[must_use]
+    pub fn run_flags(&self, flags: &[&str]) -> Vec<String> {
+        let runtime = self.runtime.name.clone();
+        let mut all = vec!["run".to_owned(), "--runtime".to_owned(), runtime];
+        all.extend(self.annotations());
+        all.extend(flags.iter().map(|flag| (*flag).to_owned()));
+        all
+    }
+
     /// `ctr run` of the runtime under test, with what it needs.
     #[must_use]
     pub fn ctr_run<'a>(&'a self, flags: &[&'a str], id: &'a str, args: &[&'a str]) -> Output {
-        let annotations = self.annotations();
-        let mut all = vec!["run", "--runtime", &self.runtime.name];
-        all.extend(annotations.iter().map(String::as_str));
-        all.extend(flags);
+        let flags = self.run_flags(flags);
+        let mut all: Vec<&str> = flags.iter().map(String::as_str).collect();
         all.extend([IMAGE_NAME, id]);
         all.extend(args);
         self.ctr(&all)

@@ -72,6 +72,8 @@ pub struct Builder<'a> {
     log: Option<String>,
     /// Whether a stderr is named that is not there.
     absent_stderr: bool,
+    /// Whether the outputs are the test's to open.
+    unopened: bool,
 }
 
 impl<'a> Builder<'a> {
@@ -98,6 +100,7 @@ impl<'a> Builder<'a> {
             output: true,
             log: None,
             absent_stderr: false,
+            unopened: false,
         }
     }
 
@@ -112,6 +115,13 @@ impl<'a> Builder<'a> {
     #[must_use]
     pub fn log_to(mut self, uri: &str) -> Self {
         self.log = Some(uri.to_owned());
+        self
+    }
+
+    /// With outputs that nobody opens until the test does.
+    #[must_use]
+    pub fn unopened(mut self) -> Self {
+        self.unopened = true;
         self
     }
 
@@ -191,7 +201,11 @@ impl<'a> Builder<'a> {
             ..Registered::default()
         };
         client.create_container(registered).await?;
-        let streams = self.bed.streams(&self.id);
+        let streams = if self.unopened {
+            self.bed.unopened_streams(&self.id)
+        } else {
+            self.bed.streams(&self.id)
+        };
         let terminal = self.spec["process"]["terminal"] == true;
         let path = |name, wanted| match &self.log {
             Some(uri) if name != "stdin" => uri.clone(),

@@ -8,17 +8,17 @@ use containerd_client::tonic::transport::Channel;
 use containerd_client::tonic::{Request, Response, Status};
 use k8s_cri::v1::runtime_service_client::RuntimeServiceClient;
 use k8s_cri::v1::{
-    Container, ContainerConfig, ContainerMetadata, ContainerStats, ContainerStatsRequest,
-    ContainerStatus, ContainerStatusRequest, CreateContainerRequest, ExecSyncRequest,
-    ExecSyncResponse, ImageSpec, LinuxContainerConfig, LinuxContainerResources,
-    LinuxContainerSecurityContext, LinuxPodSandboxConfig, LinuxSandboxSecurityContext,
-    ListContainerStatsRequest, ListContainersRequest, ListMetricDescriptorsRequest,
-    ListPodSandboxMetricsRequest, ListPodSandboxRequest, ListPodSandboxStatsRequest,
-    MetricDescriptor, Mount, NamespaceMode, NamespaceOption, PodSandbox, PodSandboxConfig,
-    PodSandboxMetadata, PodSandboxMetrics, PodSandboxState, PodSandboxStats,
-    PodSandboxStatsRequest, PodSandboxStatus, PodSandboxStatusRequest, RemoveContainerRequest,
-    RemovePodSandboxRequest, ReopenContainerLogRequest, RunPodSandboxRequest,
-    StartContainerRequest, StopContainerRequest, StopPodSandboxRequest,
+    AttachRequest, Container, ContainerConfig, ContainerMetadata, ContainerStats,
+    ContainerStatsRequest, ContainerStatus, ContainerStatusRequest, CreateContainerRequest,
+    ExecRequest, ExecSyncRequest, ExecSyncResponse, ImageSpec, LinuxContainerConfig,
+    LinuxContainerResources, LinuxContainerSecurityContext, LinuxPodSandboxConfig,
+    LinuxSandboxSecurityContext, ListContainerStatsRequest, ListContainersRequest,
+    ListMetricDescriptorsRequest, ListPodSandboxMetricsRequest, ListPodSandboxRequest,
+    ListPodSandboxStatsRequest, MetricDescriptor, Mount, NamespaceMode, NamespaceOption,
+    PodSandbox, PodSandboxConfig, PodSandboxMetadata, PodSandboxMetrics, PodSandboxState,
+    PodSandboxStats, PodSandboxStatsRequest, PodSandboxStatus, PodSandboxStatusRequest,
+    RemoveContainerRequest, RemovePodSandboxRequest, ReopenContainerLogRequest,
+    RunPodSandboxRequest, StartContainerRequest, StopContainerRequest, StopPodSandboxRequest,
     UpdateContainerResourcesRequest,
 };
 
@@ -34,6 +34,8 @@ pub const NAMESPACE: &str = "k8s.io";
 pub const KUBELET: &str = "/var/lib/kubelet";
 /// The handler of the runtime under test.
 pub const HANDLER: &str = "tested";
+/// The handler of runc, beside it.
+pub const RUNC: &str = "runc";
 const CNI: &str = "/etc/cni/net.d";
 /// The cgroup above all pods.
 const PODS: &str = "/kubepods";
@@ -73,6 +75,8 @@ default_runtime_name = "{HANDLER}"
 [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.{HANDLER}]
 runtime_type = "{name}"
 pod_annotations = ["dev.bulkhead.*", "dev.gvisor.*"]
+[plugins."io.containerd.grpc.v1.cri".containerd.runtimes.{RUNC}]
+runtime_type = "io.containerd.runc.v2"
 [plugins."io.containerd.grpc.v1.cri".cni]
 bin_dir = "{plugins}"
 conf_dir = "{CNI}"
@@ -81,7 +85,13 @@ conf_dir = "{CNI}"
     }
     let (default, more) = match services {
         Services::Kubernetes => ("runc", containerd_handlers(name)),
-        _ => (HANDLER, String::new()),
+        _ => (
+            HANDLER,
+            format!(
+                "[plugins.\"io.containerd.cri.v1.runtime\".containerd.runtimes.{RUNC}]\n\
+                 runtime_type = \"io.containerd.runc.v2\"\n"
+            ),
+        ),
     };
     format!(
         r#"
@@ -202,6 +212,10 @@ impl Cri {
         container_status(ContainerStatusRequest) -> Option<ContainerStatus> { |answer| answer.status }
         /// Runs a program in a container to its end.
         exec_sync(ExecSyncRequest) -> ExecSyncResponse { |answer| answer }
+        /// Adds a program with streams to a container; returns the URL for them.
+        exec(ExecRequest) -> String { |answer| answer.url }
+        /// The streams of a container's first program; returns the URL for them.
+        attach(AttachRequest) -> String { |answer| answer.url }
         /// Changes the limits of a container.
         update_container_resources(UpdateContainerResourcesRequest) -> () { drop }
         /// Opens a container's log anew.

@@ -22,6 +22,8 @@ pub struct ExecBuilder<'c, 'a> {
     stdin: bool,
     log: Option<String>,
     absent_stderr: bool,
+    unopened: bool,
+    terminal: Option<bool>,
 }
 
 #[allow(
@@ -37,6 +39,8 @@ impl<'c, 'a> ExecBuilder<'c, 'a> {
             stdin: false,
             log: None,
             absent_stderr: false,
+            unopened: false,
+            terminal: None,
         }
     }
 
@@ -47,10 +51,24 @@ impl<'c, 'a> ExecBuilder<'c, 'a> {
         self
     }
 
+    /// With a request for a terminal, or for none, whatever its process says.
+    #[must_use]
+    pub fn terminal(mut self, terminal: bool) -> Self {
+        self.terminal = Some(terminal);
+        self
+    }
+
     /// With stdout and stderr going to a URI.
     #[must_use]
     pub fn log_to(mut self, uri: &str) -> Self {
         self.log = Some(uri.to_owned());
+        self
+    }
+
+    /// With outputs that nobody opens until the test does.
+    #[must_use]
+    pub fn unopened(mut self) -> Self {
+        self.unopened = true;
         self
     }
 
@@ -70,11 +88,13 @@ impl<'c, 'a> ExecBuilder<'c, 'a> {
 
     /// Adds it to the container.
     pub async fn add(self) -> Result<Exec<'c, 'a>, Status> {
-        let streams = self
-            .container
-            .bed
-            .streams(&format!("{}+{}", self.container.id, self.id));
-        let terminal = self.spec["terminal"] == true;
+        let name = format!("{}+{}", self.container.id, self.id);
+        let streams = if self.unopened {
+            self.container.bed.unopened_streams(&name)
+        } else {
+            self.container.bed.streams(&name)
+        };
+        let terminal = self.terminal.unwrap_or(self.spec["terminal"] == true);
         let body = ExecProcessRequest {
             container_id: self.container.id.clone(),
             exec_id: self.id.clone(),
@@ -97,11 +117,13 @@ impl<'c, 'a> ExecBuilder<'c, 'a> {
                 value: self.spec.to_string().into_bytes(),
             }),
         };
+        let has_stderr = !body.stderr.is_empty();
         self.container.client.exec(body).await?;
         Ok(Exec {
             container: self.container,
             id: self.id,
             streams,
+            has_stderr,
         })
     }
 
@@ -134,6 +156,7 @@ pub struct Exec<'c, 'a> {
     pub id: String,
     /// Its streams.
     pub streams: Streams,
+    has_stderr: bool,
 }
 
 #[allow(
@@ -187,8 +210,12 @@ impl Exec<'_, '_> {
     /// When one of these fails.
     pub async fn finish(mut self) -> Finished {
         let exit = self.wait().await.expect("wait for the exec");
-        let (stdout, stderr): (Output, Output) =
-            (self.streams.stdout().await, self.streams.stderr().await);
+        let stdout = self.streams.stdout().await;
+        let stderr = if self.has_stderr {
+            self.streams.stderr().await
+        } else {
+            Output::default()
+        };
         self.delete().await.expect("delete the exec");
         Finished {
             status: exit.status,

@@ -69,19 +69,37 @@ impl Streams {
     /// When the folder is there already.
     #[must_use]
     pub fn new(folder: PathBuf) -> Self {
+        let mut streams = Self::unopened(folder);
+        streams.stdout = Some(read(&streams.folder.join("stdout")));
+        streams.stderr = Some(read(&streams.folder.join("stderr")));
+        streams
+    }
+
+    /// Makes the FIFOs. Nobody opens an output before [`Streams::open`] does.
+    ///
+    /// # Panics
+    /// When the folder is there already.
+    #[must_use]
+    pub fn unopened(folder: PathBuf) -> Self {
         fs::create_dir_all(&folder).expect("make the folder of the FIFOs");
         for name in ["stdin", "stdout", "stderr"] {
             mkfifo(&folder.join(name), Mode::from_bits_truncate(0o600)).expect("make a FIFO");
         }
-        let (stdout, stderr) = (
-            Some(read(&folder.join("stdout"))),
-            Some(read(&folder.join("stderr"))),
-        );
         Self {
             folder,
-            stdout,
-            stderr,
+            stdout: None,
+            stderr: None,
         }
+    }
+
+    /// Opens an output as containerd's fifo package does (the open returns once there is a writer, if ever) and reads it to its
+    /// end; `None` if that has not come `limit` later.
+    pub async fn open(&self, name: &str, limit: Duration) -> Option<String> {
+        let (path, (done, output)) = (self.folder.join(name), oneshot::channel());
+        std::thread::spawn(move || {
+            let _ = done.send(fs::read_to_string(path).unwrap_or_default());
+        });
+        tokio::time::timeout(limit, output).await.ok()?.ok()
     }
 
     /// Path of one stream.

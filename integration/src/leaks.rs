@@ -111,7 +111,8 @@ fn files(path: &Path, found: &mut BTreeSet<String>) {
         let shared = SHARED.iter().any(|shared| path == Path::new(shared))
             // A folder for each containerd namespace.
             || (kind.is_dir() && path.parent().is_some_and(|parent| parent.ends_with("runc") || parent.ends_with("runsc")))
-            || path.starts_with("/run/containerd/io.containerd") && kind.is_dir();
+            || path.starts_with("/run/containerd/io.containerd") && kind.is_dir()
+            || is_kept_answer(&path);
         if !shared {
             found.insert(format!("{name} {}", path.display()));
         }
@@ -119,6 +120,14 @@ fn files(path: &Path, found: &mut BTreeSet<String>) {
             files(&path, found);
         }
     }
+}
+
+/// What a runsc said of itself: one file for each binary, kept for the next sandbox.
+fn is_kept_answer(path: &Path) -> bool {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    path.parent() == Some(Path::new("/run/bulkhead"))
+        && name.starts_with("runsc-features-")
+        && name.ends_with(".json")
 }
 
 /// What runsc puts where it has no better place. The folder is the host's: others may work in it.

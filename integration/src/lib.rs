@@ -24,6 +24,7 @@ pub mod patience;
 pub mod policy;
 pub mod processes;
 pub mod runtime;
+pub mod session;
 pub mod shim;
 pub mod spec;
 pub mod wrapper;

@@ -129,42 +129,24 @@ pub fn descriptors(pid: i32) -> Option<usize> {
     Some(fs::read_dir(format!("/proc/{pid}/fd")).ok()?.count())
 }
 
-/// What a shim takes with everything that it has started, but for sandboxes and gofers.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Cost {
-    /// Resident memory of all of them now, in kilobytes.
-    pub memory_kb: u64,
-    /// CPU time, that of the ended ones too.
-    pub cpu: Duration,
+/// Resident memory of a shim and of the commands that it has started, in kilobytes, but for sandboxes and gofers.
+#[must_use]
+pub fn shim_and_commands_kb(shim: i32) -> u64 {
+    let counts = |process: &Process| {
+        let is_command = role(process) == Some(Role::Command) && parent(process.pid) == Some(shim);
+        process.pid == shim || is_command
+    };
+    let counted = all().into_iter().filter(counts);
+    counted.filter_map(|process| resident_kb(process.pid)).sum()
 }
 
-impl Cost {
-    /// Of the shim of this pid.
-    #[must_use]
-    pub fn of(shim: i32) -> Self {
-        let mut cost = Self::default();
-        let mut ticks = 0;
-        for process in all() {
-            let Some((parent, own, ended)) = times(process.pid) else {
-                continue;
-            };
-            let is_command = parent == shim && role(&process) == Some(Role::Command);
-            if process.pid == shim || is_command {
-                cost.memory_kb += resident_kb(process.pid).unwrap_or_default();
-                ticks += own + ended;
-            }
-        }
-        // USER_HZ is 100 on every architecture that Linux runs on here.
-        cost.cpu = Duration::from_millis(ticks * 10);
-        cost
-    }
-}
-
-/// A process's parent, and in clock ticks its CPU time and that of its children that have ended (proc_pid_stat(5)).
-fn times(pid: i32) -> Option<(i32, u64, u64)> {
+/// A process's parent (proc_pid_stat(5)).
+fn parent(pid: i32) -> Option<i32> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    let fields: Vec<&str> = stat.rsplit(')').next()?.split_whitespace().collect();
-    let number = |at: usize| fields.get(at)?.parse::<u64>().ok();
-    let parent = fields.get(1)?.parse().ok()?;
-    Some((parent, number(11)? + number(12)?, number(13)? + number(14)?))
+    stat.rsplit(')')
+        .next()?
+        .split_whitespace()
+        .nth(1)?
+        .parse()
+        .ok()
 }

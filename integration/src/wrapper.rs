@@ -14,14 +14,15 @@ pub struct Wrapper {
 }
 
 /// What a script has before the fault: `$sub` is runsc's command, `$log` the file its log goes to, `$real` runsc itself,
-/// `$pidfile` the file that `create` writes the sandbox's pid to, and `log MESSAGE` logs an error as runsc does.
-const HEAD: &str = r#"sub= log= pidfile= previous=
+/// `$pidfile` the file that `create` writes the sandbox's pid to, `$bundle` where its config.json is, and `log MESSAGE` logs an
+/// error as runsc does.
+const HEAD: &str = r#"sub= log= pidfile= bundle= previous=
 for word; do
-  case $previous in -log|--log) log=$word;; -pid-file|--pid-file) pidfile=$word;; esac
+  case $previous in -log|--log) log=$word;; -pid-file|--pid-file) pidfile=$word;; -bundle|--bundle) bundle=$word;; esac
   case $word in
     -log=*|--log=*) log=${word#*=};;
     -pid-file=*|--pid-file=*) pidfile=${word#*=};;
-    create|start|pause|resume|delete|kill|state|exec|wait|ps|events|flags|features) [ -n "$sub" ] || sub=$word;;
+    create|start|pause|resume|delete|kill|state|exec|wait|ps|events|flags|features|help) [ -n "$sub" ] || sub=$word;;
   esac
   previous=$word
 done
@@ -29,7 +30,7 @@ log() { printf '{"level":"error","msg":"%s","time":"2026-01-01T00:00:00Z"}\n' "$
 "#;
 
 impl Wrapper {
-    /// At `command`, the shell script `fault` is run instead of runsc.
+    /// At `command`, or several as `create|start`, the shell script `fault` is run instead of runsc.
     ///
     /// # Panics
     /// When there is no runsc.
@@ -38,7 +39,7 @@ impl Wrapper {
         let wrapper = Self::new(bed);
         let real = wrapper.real.display();
         let body = format!(
-            "#!/bin/sh\nreal='{real}'\n{HEAD}if [ \"$sub\" = {command} ]; then\n{fault}\nfi\nexec \"$real\" \"$@\"\n"
+            "#!/bin/sh\nreal='{real}'\n{HEAD}case $sub in {command})\n{fault}\n;; esac\nexec \"$real\" \"$@\"\n"
         );
         wrapper.write(&body, 0o755);
         wrapper

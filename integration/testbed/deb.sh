@@ -65,7 +65,7 @@ older() {
 }
 
 try() {
-  local deb root config
+  local deb root config sandbox
   deb=$(echo "$out"/bulkhead_*.deb)
   root=$(mktemp -d)
   # shellcheck disable=SC2064 # the folder of now
@@ -82,6 +82,7 @@ try() {
     usr/share/doc/bulkhead/kubernetes/{runtimeclass,daemonset}.yaml; do
     expect "$file is in it" test -f "$root/$file"
   done
+  expect "apt search shows what it is" grep -q '^Description: .*gVisor' <(dpkg-deb --field "$deb")
   expect "it says how to go on" grep -q 'for Kubernetes: bulkhead install' "$out/dpkg.log"
   expect "policies are conffiles" test "$(dpkg --root="$root" -s bulkhead 2>/dev/null | grep -c ' /etc/bulkhead/')" = 2
   "$root/usr/bin/bulkhead" install --without binaries --root "$root" >"$out/install.log"
@@ -95,6 +96,17 @@ try() {
   expect "the shim is the one that was built" cmp "$dist/containerd-shim-bulkhead-v1" "$root/usr/bin/containerd-shim-bulkhead-v1"
   expect "the policy stays" grep -q '^network' "$root/etc/bulkhead/config.toml"
   expect "the handlers are renewed" test -f "$root/etc/containerd/conf.d/bulkhead.toml"
+  # Handlers or none: a sandbox that runs keeps the package.
+  sandbox=$root/run/bulkhead/0123456789abcdef
+  mkdir -p "$sandbox"
+  echo '{}' >"$sandbox/bulkhead.json"
+  "$root/usr/bin/bulkhead" uninstall --force --root "$root" >"$out/install.log"
+  expect "it is not removed while a sandbox runs" sh -c "! dpkg --root='$root' --force-script-chrootless --force-depends \
+    --force-not-root --remove bulkhead >'$out/dpkg.log' 2>&1"
+  expect "it says why" grep -q '1 sandbox runs' "$out/dpkg.log"
+  expect "the shim is there" test -e "$root/usr/bin/containerd-shim-bulkhead-v1"
+  rm -r "$root/run/bulkhead"
+  "$root/usr/bin/bulkhead" install --without binaries --root "$root" >"$out/install.log"
   in_root --remove bulkhead
   expect "containerd's file is as it was" test "$(cat "$config")" = "$(printf '# Mine.\nversion = 3')"
   expect "the shim is gone" test ! -e "$root/usr/bin/containerd-shim-bulkhead-v1"

@@ -53,7 +53,7 @@ def versions():
     runsc = re.search(r"release-(\d+)", said(os.path.join(tools, "runsc"), "--version"))
     found = [f"containerd {containerd[2].lstrip('v')}" if len(containerd) > 2 else "",
              f"runsc {runsc[1]}" if runsc else "",
-             f"kernel {os.uname().release}", f"{os.cpu_count()} cores"]
+             f"kernel {'.'.join(os.uname().release.split('.')[:2])}", f"{os.cpu_count()} cores"]
     return ", ".join(part for part in found if part)
 
 

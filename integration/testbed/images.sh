@@ -89,6 +89,22 @@ workbench() {
     /usr/lib/python3.11 /usr/lib/python3/dist-packages || true
 }
 
+# Servers as their own images have them: a user by name, a folder in /run and a volume that are that user's.
+databases() {
+  local tree=$1
+  unpack "$tree" redis-server,mariadb-server-core,mariadb-client-core,dash,coreutils,libc-bin,grep,sed
+  furnish "$tree"
+  rm -rf "$tree"/usr/{bin/perl*,lib/*/perl*,lib/*/libperl*,share/perl*} "$tree"/usr/lib/*/gconv
+  printf '%s\n' redis:x:999:999:redis:/data:/bin/false mysql:x:998:998:mysql:/nonexistent:/bin/false >>"$tree/etc/passwd"
+  printf '%s\n' redis:x:999: mysql:x:998: >>"$tree/etc/group"
+  mkdir -p "$tree"/{data,run/redis,run/mysqld,var/lib/mysql}
+  chown 999:999 "$tree"/{data,run/redis}
+  chown 998:998 "$tree"/{run/mysqld,var/lib/mysql}
+  chmod 2775 "$tree/run/mysqld"
+  # What a build leaves: it is read where it was put.
+  printf 'port 0\nunixsocket /run/redis/redis.sock\nsave ""\ndir /data\n' >"$tree/tmp/redis.conf"
+}
+
 # What critest's specs run, all of them in one image: conformance_registry.py has the names. Every command that busybox
 # has is busybox's, whose words the specs compare; pgrep and ipcs it does not have.
 critest() {
@@ -139,11 +155,15 @@ refresh() { # NAME COMMAND...
 }
 
 # images.sh [NAME...]: these, or all.
-[ $# -gt 0 ] || set -- busybox python pause workbench
+[ $# -gt 0 ] || set -- busybox python pause workbench databases
 for name in "$@"; do
   case $name in
     busybox | critest | workbench) refresh "$name" sh ;;
     python) refresh python python3 ;;
+    databases)
+      # The volumes that the images of these servers declare.
+      IMAGE_CONFIG='{ "Volumes": { "/data": {}, "/var/lib/mysql": {} } }' refresh databases sh
+      ;;
     pause) refresh pause sleep 2147483647 ;;
     *) die "there is no image $name" ;;
   esac

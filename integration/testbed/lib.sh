@@ -24,6 +24,22 @@ need_root() {
   [ "$(id -u)" = 0 ] || die "$1 needs root: it makes namespaces, mounts and cgroups"
 }
 
+# need_machine PROGRAM…: what a machine in QEMU is made of; each is one of target/tools.
+need_machine() {
+  local program
+  need_root "making a machine"
+  [ "$(uname -m)" = x86_64 ] || die "this machine is made for x86_64; $(uname -m) has no emulation set up"
+  for program in "$@"; do
+    [ -x "$tools/$program" ] || die "$tools/$program is missing: make tools"
+  done
+}
+
+# test_program NAME: the file that cargo has built of a test program.
+test_program() {
+  cargo test --locked -p integration --test "$1" --no-run --message-format=json 2>/dev/null |
+    sed -n "s/.*\"executable\":\"\([^\"]*\/$1-[^\"]*\)\".*/\1/p" | tail -n 1
+}
+
 # step TEXT COMMAND…: run a long command, its output kept in target/logs, with the seconds it has
 # taken so far. Its log is shown when it fails.
 step() {

@@ -1,4 +1,5 @@
-"""Writes a folder as an OCI image archive of one layer: TREE NAME OUT COMMAND...
+"""Writes a folder as an OCI image archive of one layer: TREE NAME OUT COMMAND... What the environment has as
+IMAGE_CONFIG, a JSON object, is added to the image's configuration: volumes, a user.
 
 Everything that would differ between two runs is fixed (order, times, owners' names), so the same
 tree gives the same bytes.
@@ -60,7 +61,12 @@ def main(tree, name, out, *command):
         {
             "architecture": ARCHITECTURES[platform.machine()],
             "os": "linux",
-            "config": {"Cmd": list(command), "Env": [f"PATH={SEARCH_PATH}"], "WorkingDir": "/"},
+            "config": {
+                "Cmd": list(command),
+                "Env": [f"PATH={SEARCH_PATH}"],
+                "WorkingDir": "/",
+                **json.loads(os.environ.get("IMAGE_CONFIG", "{}")),
+            },
             "rootfs": {"type": "layers", "diff_ids": [content["digest"]]},
         },
     )

@@ -33,6 +33,9 @@ run_tests() {
 lint() {
   step "formatting (cargo fmt)" cargo fmt --all --check
   step "formatting of the fuzz targets" cargo fmt --manifest-path runsc-config/fuzz/Cargo.toml --check
+  # A workspace of its own, whose lock no build of the others reads.
+  step "the fuzz targets' lock (cargo metadata)" \
+    cargo metadata --manifest-path runsc-config/fuzz/Cargo.toml --locked --format-version 1
   step "clippy" cargo clippy --workspace --all-targets --locked -- -D warnings
   step "documentation" env RUSTDOCFLAGS=-Dwarnings cargo doc --workspace --no-deps --locked
   step "the plan of CI and the record of what it leaves out" integration/testbed/evidence.py check

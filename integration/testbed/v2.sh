@@ -98,11 +98,7 @@ boot() {
   return "$status"
 }
 
-need_root "making a machine's file system"
-[ "$(uname -m)" = x86_64 ] || die "this machine is made for x86_64; $(uname -m) has no emulation set up"
-for program in containerd ctr runsc bridge; do
-  [ -x "$tools/$program" ] || die "$tools/$program is missing: make tools"
-done
+need_machine containerd ctr runsc bridge
 cd "$repo"
 export CARGO_TARGET_DIR=$target
 [ -n "$(ls "$machine"/kernel/boot/vmlinuz-* 2>/dev/null)" ] || {
@@ -110,11 +106,7 @@ export CARGO_TARGET_DIR=$target
   depmod -b "$machine/kernel" "$(ls "$machine/kernel/lib/modules")"
 }
 step "building the tests" cargo test --locked -p integration --test suite --test pods --no-run
-program() {
-  cargo test --locked -p integration --test "$1" --no-run --message-format=json 2>/dev/null |
-    sed -n "s/.*\"executable\":\"\([^\"]*\/$1-[^\"]*\)\".*/\1/p" | tail -n 1
-}
-furnish "$(program suite)" "$(program pods)"
+furnish "$(test_program suite)" "$(test_program pods)"
 step "packing the machine's file system" pack
 rm -rf "$tree"
 step "making the machine's disk" disk

@@ -74,8 +74,44 @@ pub(crate) fn parent(place: &str) -> Option<&str> {
     (!parent.is_empty()).then_some(parent)
 }
 
+/// Whether a cgroup lies in the kubelet's, whose name is `kubepods` in both of its drivers, below any `--cgroup-root`
+/// (`pkg/kubelet/cm` in Kubernetes).
+pub(crate) fn is_kubelets(path: &str) -> bool {
+    let is = |part: &str| {
+        part.trim_end_matches(".slice")
+            .split('-')
+            .any(|name| name == "kubepods")
+    };
+    path.split(['/', ':']).any(is)
+}
+
 #[cfg(test)]
 mod tests {
+    #[test]
+    fn the_kubelets_cgroups_are_known_in_all_their_forms() {
+        for path in [
+            "/kubepods/besteffort/pod1/c1",
+            "/kubepods/pod1/c1",
+            "kubepods-besteffort-pod1.slice:cri-containerd:c1",
+            "kubepods-pod1.slice:docker:c1",
+            "kubepods.slice:docker:c1",
+            "/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod1.slice/docker-1.scope",
+            "/kubelet/kubepods/pod1/c1",
+            "kubelet-kubepods-besteffort-pod1.slice:cri-containerd:c1",
+        ] {
+            assert!(is_kubelets(path), "{path}");
+        }
+        for path in [
+            "",
+            "/default/c1",
+            "system.slice:nerdctl:c1",
+            "/mykubepods/c1",
+            "/kubepods2/c1",
+        ] {
+            assert!(!is_kubelets(path), "{path}");
+        }
+    }
+
     use super::*;
 
     #[test]

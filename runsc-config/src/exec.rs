@@ -1,11 +1,14 @@
 //! Exec: a further process in a container, clamped like init.
 
+use std::num::NonZeroU64;
+
 use serde_json::{Map, Value};
 
 use crate::policy::Policy;
 use crate::process::{self, SETS, capability};
 use crate::report::{Refusal, Report};
 use crate::rlimits::Rlimits;
+use crate::spec::Caller;
 use crate::types;
 
 /// The mask of new files' modes that every exec has.
@@ -19,15 +22,32 @@ pub struct ExecCeiling {
     user: Option<Value>,
     /// What every process of the container starts with; gVisor gives an exec no limits of its own.
     rlimits: Rlimits,
+    output_rate: Option<NonZeroU64>,
 }
 
 impl ExecCeiling {
-    pub(crate) fn new(policy: &Policy, user: Option<Value>, rlimits: Rlimits) -> Self {
+    pub(crate) fn new(
+        policy: &Policy,
+        caller: Caller,
+        user: Option<Value>,
+        rlimits: Rlimits,
+    ) -> Self {
         Self {
             policy: policy.clone(),
             user,
             rlimits,
+            // A client of containerd's socket reads along. Probes and hooks are the pod author's, and run for ever.
+            output_rate: match caller {
+                Caller::Node => None,
+                Caller::Kubernetes | Caller::Foreign => policy.exec_output_rate(),
+            },
         }
+    }
+
+    /// What all execs of the sandbox may write to their outputs together, in bytes a second; none for no bound.
+    #[must_use]
+    pub fn output_rate(&self) -> Option<NonZeroU64> {
+        self.output_rate
     }
 }
 
@@ -146,12 +166,7 @@ impl HardenedProcess {
     /// Width and height of its terminal in characters, where it asks for them.
     #[must_use]
     pub fn console_size(&self) -> Option<(u32, u32)> {
-        let size = self.json.get("consoleSize")?;
-        let side = |name: &str| {
-            let side = size.get(name).and_then(Value::as_u64)?;
-            u32::try_from(side).ok().filter(|side| *side > 0)
-        };
-        Some((side("width")?, side("height")?))
+        process::console_size(self.json.get("consoleSize")?)
     }
 
     /// User id inside the sandbox.
@@ -177,6 +192,15 @@ impl HardenedProcess {
             .flatten()
             .filter_map(|gid| u32::try_from(gid.as_u64()?).ok())
             .collect()
+    }
+
+    /// With a terminal or without, whatever it asked for.
+    #[must_use]
+    pub fn with_terminal(mut self, terminal: bool) -> Self {
+        if let Some(json) = self.json.as_object_mut() {
+            json.insert("terminal".to_owned(), terminal.into());
+        }
+        self
     }
 
     /// Whether its stdio is a terminal.
@@ -239,11 +263,25 @@ mod tests {
         let (policy, mut init) = (Policy::strict(), json!({ "rlimits": limits }));
         let init = init.as_object_mut().expect("object");
         let limits = rlimits::harden(init, 256, true, &policy, &mut Report::default());
-        ExecCeiling::new(&policy, user, limits.expect("limits"))
+        ExecCeiling::new(&policy, Caller::Node, user, limits.expect("limits"))
     }
 
     fn ceiling() -> ExecCeiling {
         ceiling_of(Value::Null, None)
+    }
+
+    #[test]
+    fn execs_of_a_pod_have_a_rate_and_those_of_the_nodes_root_none() {
+        let rate = |policy: &str, caller| {
+            let policy = Policy::parse(policy, "x").expect("policy");
+            let limits = ceiling().rlimits;
+            let ceiling = ExecCeiling::new(&policy, caller, None, limits);
+            ceiling.output_rate().map(NonZeroU64::get)
+        };
+        let off = "limits.exec_output_mib_per_second = 0";
+        assert_eq!(rate("", Caller::Kubernetes), Some(50 << 20));
+        assert_eq!(rate(off, Caller::Kubernetes), None);
+        assert_eq!(rate("", Caller::Node), None);
     }
 
     #[test]

@@ -4,17 +4,29 @@ use std::collections::BTreeSet;
 
 use serde_json::Value;
 
+use crate::calls::Calls;
+
 /// A binary whose answers make no sense.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct FeaturesError(String);
 
-/// The flags and seccomp actions of one runsc.
+impl FeaturesError {
+    pub(crate) fn new(problem: String) -> Self {
+        Self(problem)
+    }
+}
+
+/// The flags, seccomp actions and system calls of one runsc.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Features {
     flags: BTreeSet<String>,
     /// `None` for a runsc without `features`: it is too old to hold the policy.
     actions: Option<BTreeSet<String>>,
+    /// `None` where its table is not known or not believed: the profile is an allow list then.
+    calls: Option<Calls>,
+    /// What it calls itself; empty if it was not asked.
+    version: String,
 }
 
 impl Features {
@@ -34,7 +46,36 @@ impl Features {
             ));
         }
         let actions = features_json.map(seccomp_actions).transpose()?;
-        Ok(Self { flags, actions })
+        Ok(Self {
+            flags,
+            actions,
+            calls: None,
+            version: String::new(),
+        })
+    }
+
+    /// With what it says of its system calls.
+    #[must_use]
+    pub fn with_calls(self, calls: Option<Calls>) -> Self {
+        Self { calls, ..self }
+    }
+
+    /// With what it calls itself.
+    #[must_use]
+    pub fn with_version(self, version: String) -> Self {
+        Self { version, ..self }
+    }
+
+    /// What it calls itself; empty if it was not asked.
+    #[must_use]
+    pub fn version(&self) -> &str {
+        &self.version
+    }
+
+    /// Its table of system calls, where that was told and is believed.
+    #[must_use]
+    pub fn calls(&self) -> Option<&Calls> {
+        self.calls.as_ref()
     }
 
     /// Whether the binary has a global flag.

@@ -1,13 +1,17 @@
 //! The one kind of spec that can be written to a bundle.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
+use crate::binds::Writes;
 use crate::cgroups;
+use crate::image::{self, Scenery};
 use crate::json::is_empty;
 use crate::paths::Mask;
+use crate::process;
+use crate::seccomp;
 
 /// A file or folder of the host that a container has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -16,8 +20,31 @@ pub struct Bind<'a> {
     pub number: usize,
     /// Its absolute path on the host; for one that was there when it was judged, without links.
     pub source: &'a Path,
+    /// Its absolute path in the container, as asked for: links of the image may lead elsewhere.
+    pub destination: &'a Path,
     /// With what is mounted below it.
     pub recursive: bool,
+    /// Nothing can be written.
+    pub read_only: bool,
+    /// Nothing can be executed.
+    pub no_exec: bool,
+    /// Without what the host mounts later.
+    pub private: bool,
+    /// It hides what it is mounted over: an empty file.
+    pub is_mask: bool,
+    /// Where that goes which the container writes to it. A copy is for the caller to make.
+    pub writes: Writes,
+}
+
+/// Where a bind comes to stand, once that was looked at.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Place {
+    /// Its absolute path in the container, without links.
+    pub destination: String,
+    /// Others were mounted below its source, and come with it.
+    pub holds_others: bool,
+    /// The mount itself is read-only already, with what it had; what was mounted below it since may be written.
+    pub is_sealed: bool,
 }
 
 /// A spec that may be written to a bundle. Made by [`harden`](crate::harden) alone.
@@ -26,6 +53,10 @@ pub struct HardenedSpec {
     json: Map<String, Value>,
     cgroup: Option<String>,
     masked: Vec<PathBuf>,
+    inside: Vec<PathBuf>,
+    sceneries: Vec<Scenery>,
+    copies: BTreeMap<PathBuf, Writes>,
+    empty: Option<PathBuf>,
 }
 
 /// What a path of a container lies in.
@@ -41,16 +72,99 @@ pub enum Holder<'a> {
     Other,
 }
 
+impl Place {
+    fn apply(&self, mount: &mut Map<String, Value>) {
+        let destination = Value::String(self.destination.clone());
+        mount.insert("destination".to_owned(), destination);
+        let options = mount.get_mut("options").and_then(Value::as_array_mut);
+        let Some(options) = options else { return };
+        let mut exchange = |from: &str, to: &str| {
+            options.retain(|option| option != from && option != to);
+            options.push(Value::String(to.to_owned()));
+        };
+        if self.holds_others {
+            exchange("bind", "rbind");
+        }
+        if self.is_sealed {
+            exchange("ro", "rw");
+        }
+    }
+}
+
 impl HardenedSpec {
     pub(crate) fn new(
         json: Map<String, Value>,
         cgroup: Option<String>,
         masked: Vec<PathBuf>,
+        inside: Vec<PathBuf>,
+        sceneries: Vec<Scenery>,
+        copies: BTreeMap<PathBuf, Writes>,
     ) -> Self {
         Self {
             json,
             cgroup,
             masked,
+            inside,
+            sceneries,
+            copies,
+            empty: None,
+        }
+    }
+
+    /// Where the content of the image, or a copy of it, is to be seen in memory. It is for the caller to look at what is there, and
+    /// to show it by [`HardenedSpec::with_scenes`].
+    #[must_use]
+    pub fn sceneries(&self) -> &[Scenery] {
+        &self.sceneries
+    }
+
+    /// The places of its mounts, in their order.
+    pub fn destinations(&self) -> impl Iterator<Item = &Path> {
+        self.mounts().filter_map(destination)
+    }
+
+    /// The places of its mounts that are no binds, as asked for. Nothing of the root filesystem is to be seen in them.
+    pub fn veils(&self) -> impl Iterator<Item = &Path> {
+        let binds: BTreeSet<usize> = self.binds().map(|bind| bind.number).collect();
+        let mounts = self.mounts().enumerate();
+        let veils = mounts.filter(move |(number, _)| !binds.contains(number));
+        veils.filter_map(|(_, mount)| destination(mount))
+    }
+
+    fn mounts(&self) -> impl Iterator<Item = &Value> {
+        let mounts = self.json.get("mounts").and_then(Value::as_array);
+        mounts.into_iter().flatten()
+    }
+
+    /// The mount that a path lies in, by its name alone.
+    fn mount_around(&self, place: &Path) -> Option<&Value> {
+        let is_around = |mount: &&Value| destination(mount).is_some_and(|at| place.starts_with(at));
+        let depth = |mount: &&Value| destination(mount).map(|at| at.components().count());
+        // Of several at one place the last is seen, and `max_by_key` takes the last of equals.
+        self.mounts().filter(is_around).max_by_key(depth)
+    }
+
+    /// The size of the filesystem in memory at a place.
+    #[must_use]
+    pub fn size_at(&self, place: &Path) -> Option<u64> {
+        image::size(self.mount_at(place)?)
+    }
+
+    pub(crate) fn mount_at(&self, place: &Path) -> Option<&Value> {
+        self.mounts()
+            .find(|mount| destination(mount) == Some(place))
+    }
+
+    pub(crate) fn unmount(&mut self, place: &Path) {
+        if let Some(mounts) = self.json.get_mut("mounts").and_then(Value::as_array_mut) {
+            mounts.retain(|mount| destination(mount) != Some(place));
+        }
+    }
+
+    /// Before all others: what the request mounts goes over it.
+    pub(crate) fn mount_first(&mut self, new: Vec<Value>) {
+        if let Some(mounts) = self.json.get_mut("mounts").and_then(Value::as_array_mut) {
+            mounts.splice(0..0, new);
         }
     }
 
@@ -66,6 +180,12 @@ impl HardenedSpec {
         self.get("/process/terminal")
             .and_then(Value::as_bool)
             .unwrap_or(false)
+    }
+
+    /// Width and height of the terminal in characters, where they are asked for.
+    #[must_use]
+    pub fn console_size(&self) -> Option<(u32, u32)> {
+        process::console_size(self.get("/process/consoleSize")?)
     }
 
     /// Where the sandbox's cgroup lies below the root of each hierarchy; `None` for a container that joins a sandbox, and
@@ -87,6 +207,12 @@ impl HardenedSpec {
         self.get("/linux/seccomp")
     }
 
+    /// How the profile is written: `complement` of the binary's own table of calls, or `allow-list`; `None` without a profile.
+    #[must_use]
+    pub fn profile_form(&self) -> Option<&'static str> {
+        self.seccomp().map(seccomp::form)
+    }
+
     /// The cgroup that it lies in, if that is not the root.
     #[must_use]
     pub fn cgroup_above(&self) -> Option<&str> {
@@ -105,25 +231,75 @@ impl HardenedSpec {
         self.get("/root/path")?.as_str().map(Path::new)
     }
 
-    /// Its binds of the host's files and folders.
+    /// The absolute path of its working folder.
+    #[must_use]
+    pub fn working_folder(&self) -> Option<&Path> {
+        let folder = Path::new(self.get("/process/cwd")?.as_str()?);
+        folder.is_absolute().then_some(folder)
+    }
+
+    /// Whether the mount that a path lies in cannot be written.
+    #[must_use]
+    pub fn is_read_only_at(&self, place: &Path) -> bool {
+        let around = self.mount_around(place);
+        let options = around.and_then(|mount| mount.get("options")?.as_array());
+        options.is_some_and(|options| options.iter().any(|option| option == "ro"))
+    }
+
+    /// Its binds of the host's files and folders. A volume that is kept inside of the sandbox is none of them.
     pub fn binds(&self) -> impl Iterator<Item = Bind<'_>> {
         let mounts = self.json.get("mounts").and_then(Value::as_array);
         let mounts = mounts.into_iter().flatten().enumerate();
         mounts.filter_map(|(number, mount)| {
             let text = |key: &str| mount.get(key).and_then(Value::as_str);
             let options = mount.get("options").and_then(Value::as_array);
-            (text("type") == Some("bind")).then_some(Bind {
+            let has = |name| options.is_some_and(|options| options.iter().any(|one| one == name));
+            let source = Path::new(text("source")?);
+            (text("type") == Some("bind") && !self.is_inside(source)).then_some(Bind {
                 number,
-                source: Path::new(text("source")?),
-                recursive: options.is_some_and(|options| options.iter().any(|one| one == "rbind")),
+                source,
+                destination: Path::new(text("destination")?),
+                recursive: has("rbind"),
+                read_only: has("ro"),
+                no_exec: has("noexec"),
+                private: has("rprivate"),
+                is_mask: self.empty.as_deref() == Some(source),
+                writes: if has("ro") {
+                    Writes::Host
+                } else {
+                    self.copies.get(source).copied().unwrap_or(Writes::Host)
+                },
             })
         })
+    }
+
+    /// Whether the volume of this source is kept inside of the sandbox.
+    fn is_inside(&self, source: &Path) -> bool {
+        self.inside.iter().any(|volume| volume == source)
+    }
+
+    /// The same spec with some binds at other places, and without those that were mounted below others' sources, both by
+    /// [`Bind::number`].
+    #[must_use]
+    pub fn with_places(&self, places: &BTreeMap<usize, Place>, gone: &BTreeSet<usize>) -> Self {
+        let mut spec = self.clone();
+        let mounts = spec.json.get_mut("mounts").and_then(Value::as_array_mut);
+        let Some(mounts) = mounts else { return spec };
+        let mut number = 0..;
+        mounts.retain_mut(|mount| {
+            let number = number.next().unwrap_or_default();
+            if let (Some(place), Some(mount)) = (places.get(&number), mount.as_object_mut()) {
+                place.apply(mount);
+            }
+            !gone.contains(&number)
+        });
+        spec
     }
 
     /// The same spec with other names for the sources of some binds, by [`Bind::number`]: for a caller that has opened
     /// these very sources and gives them to runsc under names of its own.
     #[must_use]
-    pub fn with_sources(&self, names: &BTreeMap<usize, PathBuf>) -> Self {
+    pub fn with_sources(&self, names: &BTreeMap<usize, String>) -> Self {
         let mut spec = self.clone();
         let mounts = spec.json.get_mut("mounts").and_then(Value::as_array_mut);
         let mounts = mounts.into_iter().flatten().enumerate();
@@ -132,9 +308,19 @@ impl HardenedSpec {
             if let (Some(name), Some(mount), true) =
                 (names.get(&number), mount.as_object_mut(), is_bind)
             {
-                let name = name.to_string_lossy().into_owned();
-                mount.insert("source".to_owned(), Value::String(name));
+                mount.insert("source".to_owned(), Value::String(name.clone()));
             }
+        }
+        spec
+    }
+
+    /// The same with its root filesystem under another name, where the caller has mounted it.
+    #[must_use]
+    pub fn with_root(&self, name: &str) -> Self {
+        let mut spec = self.clone();
+        let root = spec.json.get_mut("root");
+        if let Some(path) = root.and_then(|root| root.get_mut("path")) {
+            *path = Value::String(name.to_owned());
         }
         spec
     }
@@ -148,39 +334,34 @@ impl HardenedSpec {
     /// What an absolute path of the container lies in, by its name alone.
     #[must_use]
     pub fn holder(&self, place: &Path) -> Holder<'_> {
-        let mounts = self.json.get("mounts").and_then(Value::as_array);
-        let above = mounts.into_iter().flatten().filter_map(|mount| {
-            let text = |key: &str| mount.get(key).and_then(Value::as_str);
-            let below = place.strip_prefix(text("destination")?).ok()?;
-            Some((below, text("type")?, text("source")))
-        });
-        // Of several at one place the last is seen, and `min_by_key` would take the first.
-        let nearest = above
-            .rev()
-            .min_by_key(|(below, ..)| below.components().count());
-        match nearest {
-            None => Holder::Root,
-            Some((below, "bind", Some(source))) => {
+        let Some(mount) = self.mount_around(place) else {
+            return Holder::Root;
+        };
+        let text = |key: &str| mount.get(key).and_then(Value::as_str);
+        match (text("type"), text("source")) {
+            (Some("bind"), Some(source)) if self.is_inside(Path::new(source)) => Holder::Shared,
+            (Some("bind"), Some(source)) => {
+                let at = destination(mount).unwrap_or(place);
+                let below = place.strip_prefix(at).unwrap_or(place);
                 Holder::Bind(Path::new(source), below.to_owned())
             }
-            Some((_, "tmpfs", Some(source))) if source.starts_with('/') => Holder::Shared,
-            Some(_) => Holder::Other,
+            (Some("tmpfs"), Some(source)) if source.starts_with('/') => Holder::Shared,
+            _ => Holder::Other,
         }
     }
 
     /// Whether something is mounted at just this place.
     #[must_use]
     pub fn has_mount_at(&self, place: &Path) -> bool {
-        let mounts = self.json.get("mounts").and_then(Value::as_array);
-        let mut mounts = mounts.into_iter().flatten();
-        mounts.any(|mount| destination(mount) == Some(place))
+        self.mount_at(place).is_some()
     }
 
     /// The same spec with these hidden; `empty` is an empty file of the host for every file among them. What is mounted at or
     /// below a place that is hidden is not mounted: runsc mounts by the length of the places, and not in the order of the list.
     #[must_use]
-    pub fn with_masks(&self, masks: &[Mask], empty: &Path) -> Self {
+    pub fn with_masks(&self, masks: &[Mask], empty: &str) -> Self {
         let mut spec = self.clone();
+        spec.empty = Some(PathBuf::from(empty));
         let mounts = spec.json.get_mut("mounts").and_then(Value::as_array_mut);
         if let Some(mounts) = mounts {
             mounts.retain(|mount| {
@@ -225,7 +406,8 @@ mod tests {
 
     fn with_mounts(mounts: Value) -> HardenedSpec {
         let json = Map::from_iter([("mounts".to_owned(), mounts)]);
-        HardenedSpec::new(json, None, Vec::new())
+        let inside = vec!["/volume".into()];
+        HardenedSpec::new(json, None, Vec::new(), inside, Vec::new(), BTreeMap::new())
     }
 
     #[test]
@@ -235,6 +417,7 @@ mod tests {
             bind("/data", "/a"), bind("/data/in", "/b"), bind("/data/in", "/c"),
             { "destination": "/data/tmp", "type": "tmpfs", "source": "tmpfs" },
             { "destination": "/dev/shm", "type": "tmpfs", "source": "/dev/shm" },
+            bind("/cache", "/volume"),
         ]));
         let in_bind = |source, below: &str| Holder::Bind(Path::new(source), below.into());
         for (place, holder) in [
@@ -245,9 +428,28 @@ mod tests {
             ("/data/in/x", in_bind("/c", "x")),
             ("/data/tmp/x", Holder::Other),
             ("/dev/shm/x", Holder::Shared),
+            ("/cache/x", Holder::Shared),
         ] {
             assert_eq!(spec.holder(Path::new(place)), holder, "{place}");
         }
+        assert!(spec.binds().all(|bind| bind.source != Path::new("/volume")));
+        let veils = ["/data/tmp", "/dev/shm", "/cache"].map(Path::new);
+        assert_eq!(spec.veils().collect::<Vec<_>>(), veils);
+    }
+
+    #[test]
+    fn a_bind_that_was_placed_keeps_its_other_options() {
+        let bind = |destination: &str| json!({ "destination": destination, "type": "bind", "source": "/a", "options": ["bind", "ro", "nodev"] });
+        let spec = with_mounts(json!([bind("/link"), bind("/link/in"), bind("/srv")]));
+        let place = Place {
+            destination: "/data".into(),
+            holds_others: true,
+            is_sealed: true,
+        };
+        let placed = spec.with_places(&BTreeMap::from([(0, place)]), &BTreeSet::from([1]));
+        let mut outer = bind("/data");
+        outer["options"] = json!(["nodev", "rbind", "rw"]);
+        assert_eq!(placed.as_map()["mounts"], json!([outer, bind("/srv")]));
     }
 
     #[test]
@@ -258,7 +460,7 @@ mod tests {
             is_folder,
         };
         let masks = [mask("/bin/ls", false), mask("/srv", true)];
-        let masked = spec.with_masks(&masks, Path::new("/b/empty"));
+        let masked = spec.with_masks(&masks, "/b/empty");
         let mounts = masked.as_map()["mounts"].as_array().expect("mounts");
         let seen: Vec<_> = mounts
             .iter()
@@ -298,7 +500,7 @@ mod tests {
             place: place.into(),
             is_folder,
         });
-        let masked = spec.with_masks(&masks, Path::new("/b/empty"));
+        let masked = spec.with_masks(&masks, "/b/empty");
         let mounts = masked.as_map()["mounts"].as_array().expect("mounts");
         let seen: Vec<_> = mounts
             .iter()

@@ -10,11 +10,13 @@
 #![forbid(unsafe_code)]
 
 mod binds;
+mod calls;
 mod cgroups;
 mod exec;
 mod features;
 mod flags;
 mod hardened;
+mod image;
 mod json;
 mod limits;
 mod linux;
@@ -33,20 +35,24 @@ mod spec;
 mod text;
 mod types;
 
+pub use binds::Writes;
+pub use calls::Calls;
 pub use exec::{Capabilities, ExecCeiling, HardenedProcess, harden_exec};
 pub use features::{Features, FeaturesError};
 pub use flags::RunscFlags;
-pub use hardened::{Bind, HardenedSpec, Holder};
+pub use hardened::{Bind, HardenedSpec, Holder, Place};
+pub use image::{Budget, Scene, Scenery, Seen, SeenFolder};
 pub use limits::{CpuTime, Declared, SandboxLimits};
 pub use origins::Origin;
 pub use paths::Mask;
-pub use pod::{Role, Shared, Volume, sandbox_of};
+pub use pod::{Identity, Role, Shared, Volume, sandbox_of};
 pub use policy::{
-    Backend, Binds, Granted, Hooks, Kubernetes, Limits, Log, LogLevel, Network, Platform, Policy,
-    PolicyError, Rootfs, RunscPolicy, Scratch, trusted,
+    Backend, Binds, Granted, Hooks, ImageVolumes, Kubernetes, Limits, Log, LogLevel, Network,
+    Platform, Policy, PolicyError, Rootfs, RunscPolicy, Scratch, options_of_runc, trusted,
+    trusted_folder, trusted_runsc,
 };
 pub use report::{Change, REFUSING, Refusal, RefusalKind, Report};
 pub use spec::{
     Caller, ContainerKind, Context, Explanation, Hardened, HostFacts, harden, validate,
 };
-pub use text::printable;
+pub use text::{is_steering, printable};

@@ -104,6 +104,75 @@ impl SandboxLimits {
         }
     }
 
+    /// Says what a sandbox is given and why: of a container what it did not ask for, of a pod (`above` is its cgroup's) all of it,
+    /// since nobody asks for a sandbox.
+    pub(crate) fn explain(
+        &self,
+        container: Declared,
+        pod: Declared,
+        above: Option<Declared>,
+        report: &mut Report,
+    ) {
+        let bytes = |memory: u64| format!("{memory} bytes");
+        let time = |cpu: CpuTime| format!("{} of {} us", cpu.quota, cpu.period);
+        let memory = [
+            above.and_then(|above| above.memory).map(bytes),
+            pod.memory.map(bytes),
+        ];
+        let cpu = [
+            above.and_then(|above| above.cpu).map(time),
+            pod.cpu.map(time),
+        ];
+        let all = [
+            (
+                "memory",
+                container.memory.is_some(),
+                memory,
+                bytes(self.memory),
+                "limits.memory_mib",
+            ),
+            (
+                "cpu",
+                container.cpu.is_some(),
+                cpu,
+                time(self.cpu),
+                "limits.cpus",
+            ),
+        ];
+        for (control, is_asked, sources, given, key) in all {
+            match sources {
+                [Some(above), _] => {
+                    report.note(control, format!("the pod's cgroup has {above}"), given, "");
+                }
+                [None, Some(pod)] if above.is_some() => {
+                    let asked = format!("the pod's containers declare {pod}");
+                    report.note(control, asked, given, key);
+                }
+                [None, _] if above.is_some() => {
+                    report.note(control, "no limit of the pod", given, key);
+                }
+                _ if !is_asked => report.note(control, "no limit", given, key),
+                _ => {}
+            }
+        }
+    }
+
+    /// Tells of an update that asks for more than the pod's cgroup has: the kernel would hold it to that in any case.
+    pub fn note_bound(&self, asked: Declared, report: &mut Report) {
+        if let Some(memory) = asked.memory.filter(|memory| *memory > self.memory) {
+            let given = format!("{} bytes, which its pod has", self.memory);
+            report.note("memory", format!("{memory} bytes"), given, "");
+        }
+        let is_less = |cpu: &CpuTime| cpu.per_usual_period() > self.cpu.per_usual_period();
+        if let Some(CpuTime { quota, period }) = asked.cpu.filter(is_less) {
+            let given = format!(
+                "{} of {} us, which its pod has",
+                self.cpu.quota, self.cpu.period
+            );
+            report.note("cpu", format!("{quota} of {period} us"), given, "");
+        }
+    }
+
     /// Checks that a sandbox can run with them.
     ///
     /// # Errors
@@ -139,6 +208,21 @@ impl Declared {
                 shares: add(sum.shares, one.shares),
             }
         })
+    }
+
+    /// The larger of both, limit by limit; the weight is the floor's where it has one.
+    #[must_use]
+    pub fn at_least(self, floor: Self) -> Self {
+        let is_more =
+            |cpu: &CpuTime, than: CpuTime| cpu.per_usual_period() > than.per_usual_period();
+        Self {
+            memory: self.memory.max(floor.memory),
+            cpu: match (self.cpu, floor.cpu) {
+                (Some(own), Some(floor)) => Some(if is_more(&own, floor) { own } else { floor }),
+                (own, floor) => own.or(floor),
+            },
+            shares: floor.shares.or(self.shares),
+        }
     }
 
     /// What containerd says of a pod before its containers are there.

@@ -171,7 +171,7 @@ fn namespaces(
                     None,
                 ));
             }
-            "pid" if !path.is_empty() && caller == Caller::Kubernetes => {
+            "pid" if !path.is_empty() && !caller.is_trusted() => {
                 if !in_pod || !policy.kubernetes.share_processes {
                     return Err(Refusal::denied(
                         "namespaces",
@@ -183,7 +183,7 @@ fn namespaces(
                 shares_processes = true;
             }
             // In a pod these are the pod's own, which the sandbox is.
-            "pid" | "ipc" | "uts" if !path.is_empty() && caller == Caller::Node && !in_pod => {
+            "pid" | "ipc" | "uts" if !path.is_empty() && caller.is_trusted() && !in_pod => {
                 return Err(Refusal::denied(
                     "namespaces",
                     asked,
@@ -243,7 +243,7 @@ fn hosts(kind: &str, asked: String, caller: Caller) -> Refusal {
         (Caller::Kubernetes, "network") => "hostNetwork: true is not supported: ",
         (Caller::Kubernetes, "pid") => "hostPID: true is not supported: ",
         (Caller::Kubernetes, _) => "hostIPC: true is not supported: ",
-        (Caller::Node, _) => "",
+        (Caller::Foreign | Caller::Node, _) => "",
     };
     let rule = format!("{of_a_pod}a sandbox shares no namespace with the host");
     Refusal::denied("namespaces", asked, rule, None)

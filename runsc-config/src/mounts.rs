@@ -1,15 +1,17 @@
 //! Mounts: what a container may see of the host, and where it may write.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Component, Path, PathBuf};
 
 use serde_json::{Map, Value, json};
 
-use crate::binds::{Access, Binds};
+use crate::binds::{Access, Binds, ImageVolumes, Writes};
+use crate::image::Scenery;
+use crate::json::text_of;
 use crate::pod::{self, Shared, Volume};
 use crate::policy::Policy;
 use crate::report::{Refusal, Report};
-use crate::spec::{ContainerKind, Context};
+use crate::spec::{Caller, ContainerKind, Context};
 
 const MIB: u64 = 1024 * 1024;
 /// Memory that scratch must leave to the programs and the sentry, in MiB.
@@ -112,15 +114,26 @@ fn scale(value: u64, numerator: u64, denominator: u64) -> u64 {
         .unwrap_or(value)
 }
 
+/// What a container was given to write in memory.
+#[derive(Debug)]
+pub(crate) struct Given {
+    /// The most that all of it may hold, in bytes.
+    pub(crate) scratch: u64,
+    /// Where the image's own is to be seen in it.
+    pub(crate) sceneries: Vec<Scenery>,
+    /// The files of the host of which it has a copy to write, by their paths without links.
+    pub(crate) copies: BTreeMap<PathBuf, Writes>,
+}
+
 /// Replaces the mounts of a spec by what the policy gives of them, and adds the pod's /dev/shm to what a pod shares.
-/// Returns the bytes of scratch given.
 pub(crate) fn harden(
     spec: &mut Map<String, Value>,
     shared: &mut Shared,
     policy: &Policy,
+    caller: Caller,
     context: &Context<'_>,
     report: &mut Report,
-) -> Result<u64, Refusal> {
+) -> Result<Given, Refusal> {
     let asked = match spec.get("mounts") {
         None | Some(Value::Null) => Vec::new(),
         Some(mounts) => mounts
@@ -132,8 +145,23 @@ pub(crate) fn harden(
     let asked = asked
         .map(|(number, mount)| Mount::read(number, mount))
         .collect::<Result<Vec<_>, _>>()?;
-    let asked = last_of_each_place(asked);
-    let binds = Binds::new(spec, policy, context);
+    let image_volumes = ImageVolumes::new(policy, caller, context);
+    let is_in_place = |mount: &Mount| {
+        let volume = mount.image_volume(&image_volumes, context);
+        let is_in_place = volume.is_none() || !mount.is_where_no_volume_is();
+        if !is_in_place {
+            let asked = format!("a volume of the image at {}", mount.destination.display());
+            let given = "none: what gVisor has there is no place for one";
+            report.note("image", asked, given, "");
+        }
+        is_in_place
+    };
+    let asked = asked.into_iter().filter(is_in_place).collect();
+    let mut asked = last_of_each_place(asked);
+    let binds = Binds::new(spec, policy, caller, context);
+    let sceneries = asked.iter_mut();
+    let sceneries = sceneries.filter_map(|mount| mount.scenery(&image_volumes, context));
+    let mut sceneries: Vec<Scenery> = sceneries.collect();
     let scratch = Scratch::new(policy, context.kind, shared.memory, &asked);
     if context.kind == ContainerKind::PodSandbox {
         shared.volumes.push(Volume {
@@ -143,6 +171,7 @@ pub(crate) fn harden(
         });
     }
     let in_pod = context.kind != ContainerKind::Plain;
+    let mut copies = BTreeMap::new();
     let mut given = Vec::with_capacity(asked.len() + 4);
     for mount in asked {
         if in_pod
@@ -151,8 +180,17 @@ pub(crate) fn harden(
         {
             continue;
         }
-        given.push(mount.harden(policy, context, &binds, &scratch, shared, report)?);
+        let mount = mount.harden(policy, context, &binds, &scratch, shared, report)?;
+        copies.extend(mount.copy(&binds));
+        given.push(mount.to_json());
     }
+    // It would be laid over what the pod shares.
+    sceneries.retain(|scenery| {
+        let mut places = given
+            .iter()
+            .filter_map(|mount| mount.get("destination")?.as_str());
+        places.any(|place| Path::new(place) == scenery.destination)
+    });
     if !given.iter().any(|mount| is_at(mount, DEV)) {
         // runsc's own can be written, is executable and has no size.
         given.insert(0, read_only_dev());
@@ -160,11 +198,23 @@ pub(crate) fn harden(
     if in_pod && !given.iter().any(|mount| is_at(mount, pod::SHM)) {
         insert_below_dev(&mut given, shared_shm(policy));
     }
-    if context.kind != ContainerKind::PodSandbox {
-        add_scratch(&mut given, policy, &scratch);
+    if context.kind == ContainerKind::PodSandbox {
+        sceneries.clear();
+    } else {
+        let added = add_scratch(&mut given, policy, &scratch);
+        sceneries.extend(added.into_iter().map(|place| Scenery {
+            destination: PathBuf::from(place),
+            source: None,
+        }));
+        // What they hold shares a number of mounts: a volume has the least need.
+        sceneries.sort_by_key(|one| (one.source.is_some(), one.destination.clone()));
     }
     spec.insert("mounts".to_owned(), Value::Array(given));
-    Ok(scratch.sum())
+    Ok(Given {
+        scratch: scratch.sum(),
+        sceneries,
+        copies,
+    })
 }
 
 /// What is seen of several mounts at one place: the last. runsc sorts mounts by the length of their places, and which of two at
@@ -197,6 +247,9 @@ fn shared_shm(policy: &Policy) -> Value {
     }
     json!({ "destination": pod::SHM, "type": "tmpfs", "source": pod::SHM, "options": options })
 }
+
+/// An extension of runc's: a tmpfs gets a copy of what is at its place.
+const COPY: &str = "tmpcopyup";
 
 struct Mount {
     field: String,
@@ -259,7 +312,7 @@ impl Mount {
         scratch: &Scratch,
         shared: &Shared,
         report: &mut Report,
-    ) -> Result<Value, Refusal> {
+    ) -> Result<Self, Refusal> {
         if self.mapped
             || self
                 .options
@@ -297,22 +350,35 @@ impl Mount {
                 return Err(Refusal::denied("mounts", asked, rule, None));
             }
         }
-        Ok(json!({
+        Ok(self)
+    }
+
+    fn to_json(&self) -> Value {
+        json!({
             "destination": self.destination, "type": self.kind, "source": self.source, "options": self.options,
-        }))
+        })
+    }
+
+    /// The file of the host of which it is a copy.
+    fn copy(&self, binds: &Binds) -> Option<(PathBuf, Writes)> {
+        let source = PathBuf::from(&self.source);
+        let writes = binds.writes(&source);
+        let is_copy = self.kind == "bind" && !self.is("ro") && writes != Writes::Host;
+        is_copy.then_some((source, writes))
+    }
+
+    fn is(&self, option: &str) -> bool {
+        self.options.iter().any(|given| given == option)
     }
 
     /// Whether a mount at /dev/shm is a container's own, in place of what its pod shares: a volume. What the CRI makes for every pod is
     /// not; it says nothing of what the pod's author wants.
     fn replaces_shm(&self, context: &Context<'_>, report: &mut Report) -> bool {
         let (source, sandbox) = (Path::new(&self.source), context.sandbox_id);
-        // containerd's (`internal/cri/server/helpers.go`) and CRI-O's.
-        let of_the_cri = [
-            format!("sandboxes/{sandbox}/shm"),
-            format!("{sandbox}/userdata/shm"),
-        ];
+        // containerd's (`internal/cri/server/helpers.go`).
+        let of_the_cri = format!("sandboxes/{sandbox}/shm");
         if self.kind == "bind" {
-            let is_the_cris = of_the_cri.iter().any(|end| source.ends_with(end));
+            let is_the_cris = source.ends_with(of_the_cri);
             return context.kind != ContainerKind::PodSandbox && !is_the_cris;
         }
         let asked = format!("a {} of its own at {}", self.kind, pod::SHM);
@@ -340,7 +406,7 @@ impl Mount {
         let access = binds.judge(&source, real.as_deref(), shared, &asked)?;
         // What was judged is what is mounted: no relative path and no link is left to be followed again.
         let source = real.unwrap_or(source);
-        self.source = source.to_string_lossy().into_owned();
+        self.source = text_of(&format!("{}.source", self.field), &source)?;
         if shared
             .volume(&source)
             .is_some_and(|volume| volume.in_memory)
@@ -353,15 +419,25 @@ impl Mount {
         }
         self.require(&["nosuid", "nodev"]);
         // A read-only bind of gVisor's is so with all that is mounted below its source.
-        if self.options.iter().any(|option| option == "rro") {
+        if self.is("rro") {
             self.options.retain(|option| option != "rro");
             self.require(&["ro"]);
         }
         if access == Access::ReadOnly {
-            if !self.options.iter().any(|option| option == "ro") {
-                report.note("binds", asked, "read-only", "binds.writable");
+            if !self.is("ro") {
+                report.note("binds", &asked, "read-only", "binds.writable");
             }
             self.require(&["ro"]);
+        }
+        if let Some(key) = binds.read_only_key(&self.destination)
+            && !self.is("ro")
+        {
+            let asked = format!("{asked} at {}, to write", self.destination.display());
+            report.note("binds", asked, "read-only, as the root is", key);
+            self.require(&["ro"]);
+        }
+        if let Some((_, writes)) = self.copy(binds) {
+            report.note("binds", format!("{asked}, to write"), writes.given(), "");
         }
         Ok(())
     }
@@ -399,6 +475,60 @@ impl Mount {
         if self.kind == "bind" {
             self.options.push(given.to_owned());
         }
+    }
+
+    /// Whether the image's own is to be seen where it is. A client that mounts something hides what is there, but for these: what
+    /// an engine mounts by itself, what asks for a copy in the words of runc and its engines, and a volume of the image, of which
+    /// the engine has made the copy.
+    fn scenery(&mut self, volumes: &ImageVolumes, context: &Context<'_>) -> Option<Scenery> {
+        let source = if self.kind == "bind" {
+            let source = self.image_volume(volumes, context)?;
+            self.kind = "tmpfs".to_owned();
+            self.source = "tmpfs".to_owned();
+            self.options.retain(|option| option == "ro");
+            Some(source)
+        } else {
+            let asks = self.options.iter().any(|option| option == COPY);
+            self.options.retain(|option| option != COPY);
+            let is_gvisors = self.is_in_any(&["/dev", "/proc", "/sys"]);
+            if self.kind != "tmpfs" || is_gvisors || !(asks || self.is_the_engines_run()) {
+                return None;
+            }
+            None
+        };
+        Some(Scenery {
+            destination: self.destination.clone(),
+            source,
+        })
+    }
+
+    /// The folder of the image's volume that it binds, where the policy keeps these in memory.
+    fn image_volume(&self, volumes: &ImageVolumes, context: &Context<'_>) -> Option<PathBuf> {
+        if self.kind != "bind" {
+            return None;
+        }
+        let source = normal(&context.bundle.join(&self.source))?;
+        volumes.find(&source, (context.host.resolve)(&source))
+    }
+
+    /// Whether a volume of the image, whose author nobody asked, would be in place of the root, of a filesystem of gVisor's, or of
+    /// devices.
+    fn is_where_no_volume_is(&self) -> bool {
+        let whole = ["/", DEV].map(Path::new);
+        whole.contains(&self.destination.as_path()) || self.is_in_any(&["/proc", "/sys"])
+    }
+
+    fn is_in_any(&self, folders: &[&str]) -> bool {
+        let mut folders = folders.iter();
+        folders.any(|folder| self.destination.starts_with(folder))
+    }
+
+    /// containerd's default (`defaultMounts` in `pkg/oci/mounts.go`), which `ctr` leaves in.
+    fn is_the_engines_run(&self) -> bool {
+        let options: BTreeSet<&str> = self.options.iter().map(String::as_str).collect();
+        self.destination == Path::new("/run")
+            && self.source == "tmpfs"
+            && options == BTreeSet::from(["nosuid", "strictatime", "mode=755", "size=65536k"])
     }
 
     /// Whether it is a place to write in memory; what is in /dev itself cannot be written.
@@ -447,15 +577,17 @@ impl Mount {
                 _ => "exec",
             };
             self.options.retain(|given| given != opposite);
-            if !self.options.iter().any(|given| given == option) {
+            if !self.is(option) {
                 self.options.push((*option).to_owned());
             }
         }
     }
 }
 
-/// Gives the usual places to write where the request has nothing mounted there: runsc's own /tmp has no size.
-fn add_scratch(mounts: &mut Vec<Value>, policy: &Policy, scratch: &Scratch) {
+/// Gives the usual places to write where the request has nothing mounted there: runsc's own /tmp has no size. Returns those that
+/// were added.
+fn add_scratch(mounts: &mut Vec<Value>, policy: &Policy, scratch: &Scratch) -> Vec<&'static str> {
+    let mut added = Vec::new();
     for (place, size, mode) in [
         ("/dev/shm", scratch.shm, "1777"),
         ("/run", scratch.run, "755"),
@@ -479,8 +611,11 @@ fn add_scratch(mounts: &mut Vec<Value>, policy: &Policy, scratch: &Scratch) {
         } else {
             // Before anything that is mounted below it.
             mounts.insert(0, mount);
+            // An image has nothing in /dev.
+            added.push(place);
         }
     }
+    added
 }
 
 fn is_at(mount: &Value, place: &str) -> bool {

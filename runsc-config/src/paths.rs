@@ -12,14 +12,14 @@ use crate::report::{Refusal, Report};
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mask {
     /// Where in the container, without links.
-    pub place: PathBuf,
+    pub place: String,
     /// A folder, and not a file.
     pub is_folder: bool,
 }
 
 impl Mask {
     /// The mount that hides it, as the specification has masked paths: an empty folder, or `empty`, a file of the host.
-    pub(crate) fn mount(&self, empty: &Path) -> Value {
+    pub(crate) fn mount(&self, empty: &str) -> Value {
         if self.is_folder {
             let options = ["ro", "nosuid", "nodev", "noexec", "size=64k"];
             json!({ "destination": self.place, "type": "tmpfs", "source": "tmpfs", "options": options })

@@ -8,17 +8,16 @@ use crate::json::object;
 use crate::origins::Origin;
 use crate::policy::Policy;
 use crate::report::Refusal;
+use crate::spec::Caller;
 
-/// containerd's annotation for what a container is in its pod (`internal/cri/annotations` in containerd), then CRI-O's.
-const TYPE: [&str; 2] = [
-    "io.kubernetes.cri.container-type",
-    "io.kubernetes.cri-o.ContainerType",
-];
-/// The annotation that names the sandbox a container belongs to: containerd's, then CRI-O's.
-const SANDBOX_ID: [&str; 2] = [
-    "io.kubernetes.cri.sandbox-id",
-    "io.kubernetes.cri-o.SandboxID",
-];
+/// containerd's annotation for what a container is in its pod (`internal/cri/annotations` in containerd).
+pub(crate) const TYPE: &str = "io.kubernetes.cri.container-type";
+/// containerd's annotation that names the sandbox a container belongs to.
+const SANDBOX_ID: &str = "io.kubernetes.cri.sandbox-id";
+/// What all of CRI-O's begin with. runsc would follow some of them (`runsc/specutils/cri.go`).
+pub(crate) const CRI_O: &str = "io.kubernetes.cri-o.";
+/// The namespace of the pod as Kubernetes knows it; containerd writes it after everything that a pod can pass.
+pub(crate) const POD_NAMESPACE: &str = "io.kubernetes.cri.sandbox-namespace";
 /// The pod's uid as the kubelet knows it; containerd writes it.
 const POD_UID: &str = "io.kubernetes.cri.sandbox-uid";
 /// What runsc takes a volume's treatment from (`runsc/boot/mount_hints.go`).
@@ -44,11 +43,19 @@ impl Role {
     /// Reads the role of the container `id`.
     ///
     /// # Errors
-    /// `InvalidArgument` for annotations that contradict each other.
+    /// `InvalidArgument` for annotations that contradict each other, and for CRI-O's.
     pub fn of(spec: &Value, id: &str) -> Result<Self, Refusal> {
         let sandbox = sandbox_of(spec);
         let invalid = |problem: String| Refusal::invalid("annotations", problem);
-        match (annotation(spec, &TYPE), sandbox) {
+        let annotations = spec.get("annotations");
+        let all = annotations.and_then(Value::as_object);
+        let mut keys = all.into_iter().flat_map(Map::keys);
+        if let Some(foreign) = keys.find(|key| key.starts_with(CRI_O)) {
+            return Err(invalid(format!(
+                "{foreign:?} is CRI-O's, whose pods are not supported: a pod's containers are told by containerd's {TYPE:?} and {SANDBOX_ID:?} alone"
+            )));
+        }
+        match (annotation(annotations, TYPE), sandbox) {
             (None, None) => Ok(Self::Plain),
             (None | Some("sandbox"), Some(sandbox)) if sandbox == id => Ok(Self::PodSandbox),
             (Some("sandbox"), None) => Ok(Self::PodSandbox),
@@ -74,14 +81,71 @@ impl Role {
 /// The sandbox a spec's annotations name.
 #[must_use]
 pub fn sandbox_of(spec: &Value) -> Option<&str> {
-    annotation(spec, &SANDBOX_ID)
+    annotation(spec.get("annotations"), SANDBOX_ID)
 }
 
-fn annotation<'a>(spec: &'a Value, keys: &[&str]) -> Option<&'a str> {
-    let annotations = spec.get("annotations")?;
-    keys.iter()
-        .filter_map(|key| annotations.get(*key)?.as_str())
-        .find(|text| !text.is_empty())
+/// One that is empty says nothing.
+fn annotation<'a>(annotations: Option<&'a Value>, key: &str) -> Option<&'a str> {
+    let text = annotations?.get(key)?.as_str();
+    text.filter(|text| !text.is_empty())
+}
+
+/// The pod that a container says it is of, in what containerd's CRI plugin writes for all containers of one alike, and who asks for it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Identity {
+    /// The pod's uid in Kubernetes.
+    uid: Option<String>,
+    /// Its namespace there.
+    namespace: Option<String>,
+    /// What is trusted of who made it; none before there is one.
+    caller: Option<Caller>,
+}
+
+impl Identity {
+    pub(crate) fn of(spec: &Map<String, Value>, caller: Caller) -> Self {
+        let text = |key: &str| annotation(spec.get("annotations"), key).map(str::to_owned);
+        Self {
+            uid: text(POD_UID),
+            namespace: text(POD_NAMESPACE),
+            caller: Some(caller),
+        }
+    }
+
+    /// Refuses a container that names the sandbox of a pod which it is not of, or which another kind of caller made: a client that
+    /// writes a pod's annotations is not the kubelet, and what is a kubelet's pod has the grants of its namespace.
+    ///
+    /// # Errors
+    /// `InvalidArgument`, naming the annotation that differs, or the one that tells who asks.
+    pub(crate) fn expect(&self, asked: &Self) -> Result<(), Refusal> {
+        for (key, has, given) in [
+            (POD_UID, &self.uid, &asked.uid),
+            (POD_NAMESPACE, &self.namespace, &asked.namespace),
+        ] {
+            if has != given {
+                let shown = |text: &Option<String>| text.clone().unwrap_or_default();
+                return Err(Refusal::invalid(
+                    "annotations",
+                    format!(
+                        "{key:?} is {:?} and must be that of the sandbox, {:?}: a container joins the sandbox of its own pod alone",
+                        shown(given),
+                        shown(has)
+                    ),
+                ));
+            }
+        }
+        if self.caller != asked.caller {
+            let shown = |caller: Option<Caller>| caller.map_or("nobody's", Caller::whose);
+            return Err(Refusal::invalid(
+                "annotations",
+                format!(
+                    "by {TYPE:?} and containerd's namespace the container is {} and its sandbox {}: both must be of one kind",
+                    shown(asked.caller),
+                    shown(self.caller)
+                ),
+            ));
+        }
+        Ok(())
+    }
 }
 
 /// A volume that the containers of a pod share inside the sandbox.
@@ -98,6 +162,8 @@ pub struct Volume {
 /// What the containers of a pod share, as decided when its sandbox was made.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Shared {
+    /// The pod they are of.
+    pub pod: Identity,
     /// Tasks of one uid in the sandbox.
     pub tasks_limit: u64,
     /// The sandbox's memory, in bytes.
@@ -134,7 +200,12 @@ impl Shared {
 pub(crate) fn folder(spec: &Map<String, Value>, policy: &Policy) -> Option<PathBuf> {
     let uid = spec.get("annotations")?.get(POD_UID)?.as_str()?;
     let is_name = !uid.is_empty() && uid.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
-    is_name.then(|| policy.kubernetes.kubelet_root.join("pods").join(uid))
+    is_name.then(|| folders(policy).join(uid))
+}
+
+/// The kubelet's folder of all pods.
+pub(crate) fn folders(policy: &Policy) -> PathBuf {
+    policy.kubernetes.kubelet_root.join("pods")
 }
 
 /// The folder in which the kubelet keeps the empty-dir volumes of a pod.
@@ -150,10 +221,8 @@ pub(crate) fn annotate(
 ) -> Result<(), Refusal> {
     let annotations = object(spec, "annotations")?;
     annotations.retain(|key, _| !is_of_pods(key));
-    let [kind_key, _] = TYPE;
-    let [sandbox_key, _] = SANDBOX_ID;
-    annotations.insert(kind_key.to_owned(), json!(kind));
-    annotations.insert(sandbox_key.to_owned(), json!(sandbox));
+    annotations.insert(TYPE.to_owned(), json!(kind));
+    annotations.insert(SANDBOX_ID.to_owned(), json!(sandbox));
     Ok(())
 }
 
@@ -165,7 +234,7 @@ pub(crate) fn annotate_nothing(spec: &mut Map<String, Value>) {
 }
 
 fn is_of_pods(key: &str) -> bool {
-    TYPE.contains(&key) || SANDBOX_ID.contains(&key)
+    [TYPE, SANDBOX_ID].contains(&key) || key.starts_with(CRI_O)
 }
 
 /// Tells runsc which volumes to share; it reads this from the sandbox's own spec only.
@@ -175,10 +244,12 @@ pub(crate) fn hint(spec: &mut Map<String, Value>, volumes: &[Volume]) -> Result<
         let size = volume
             .size
             .map_or(String::new(), |size| format!(",size={size}"));
+        // It was looked at when the volumes were found.
+        let source = volume.source.to_str().unwrap_or_default();
         // A mount may only be stricter than the volume's own options: these are the least that all mounts have.
         let options = format!("rw,nosuid,nodev{size},mode=1777");
         for (field, value) in [
-            ("source", volume.source.to_string_lossy().as_ref()),
+            ("source", source),
             ("type", "tmpfs"),
             ("share", "pod"),
             ("options", options.as_str()),
@@ -201,25 +272,18 @@ mod tests {
     fn annotations_say_what_a_container_is() {
         assert_eq!(role(json!(null)), Ok(Role::Plain));
         assert_eq!(role(json!({ "other": "x" })), Ok(Role::Plain));
-        let sandbox = json!({ TYPE[0]: "sandbox", SANDBOX_ID[0]: "me" });
-        assert_eq!(role(sandbox), Ok(Role::PodSandbox));
-        assert_eq!(role(json!({ TYPE[1]: "sandbox" })), Ok(Role::PodSandbox));
-        for keys in [0, 1] {
-            let container = json!({ TYPE[keys]: "container", SANDBOX_ID[keys]: "pod" });
-            let expected = Role::PodContainer {
-                sandbox: "pod".into(),
-            };
-            assert_eq!(role(container), Ok(expected));
+        let alone = json!({ TYPE: "sandbox" });
+        for sandbox in [json!({ TYPE: "sandbox", SANDBOX_ID: "me" }), alone] {
+            assert_eq!(role(sandbox), Ok(Role::PodSandbox));
         }
+        let container = json!({ TYPE: "container", SANDBOX_ID: "pod" });
+        let sandbox = "pod".into();
+        assert_eq!(role(container), Ok(Role::PodContainer { sandbox }));
     }
 
     #[test]
-    fn an_empty_annotation_hides_no_other() {
-        let member =
-            json!({ TYPE[0]: "", TYPE[1]: "container", SANDBOX_ID[0]: "", SANDBOX_ID[1]: "pod" });
-        let sandbox = "pod".into();
-        assert_eq!(role(member), Ok(Role::PodContainer { sandbox }));
-        let plain = json!({ TYPE[0]: "", SANDBOX_ID[0]: "", "mine": "x" });
+    fn an_empty_annotation_says_nothing() {
+        let plain = json!({ TYPE: "", SANDBOX_ID: "", "mine": "x" });
         assert_eq!(role(plain.clone()), Ok(Role::Plain));
         let mut spec = Map::from_iter([("annotations".to_owned(), plain)]);
         annotate_nothing(&mut spec);
@@ -229,20 +293,74 @@ mod tests {
     #[test]
     fn contradictions_are_refused() {
         for annotations in [
-            json!({ TYPE[0]: "sandbox", SANDBOX_ID[0]: "other" }),
-            json!({ TYPE[0]: "container" }),
-            json!({ TYPE[0]: "container", SANDBOX_ID[0]: "me" }),
-            json!({ TYPE[0]: "pod", SANDBOX_ID[0]: "me" }),
+            json!({ TYPE: "sandbox", SANDBOX_ID: "other" }),
+            json!({ TYPE: "container" }),
+            json!({ TYPE: "container", SANDBOX_ID: "me" }),
+            json!({ TYPE: "pod", SANDBOX_ID: "me" }),
         ] {
             assert!(role(annotations.clone()).is_err(), "{annotations}");
         }
     }
 
     #[test]
-    fn containerds_annotation_goes_before_cri_os() {
-        let spec = json!({ "annotations": { SANDBOX_ID[1]: "b", SANDBOX_ID[0]: "a" } });
-        assert_eq!(sandbox_of(&spec), Some("a"));
+    fn cri_os_annotations_are_refused_with_containerds_and_without() {
+        for mut annotations in [
+            json!({}),
+            json!({ TYPE: "sandbox", SANDBOX_ID: "me" }),
+            json!({ TYPE: "container", SANDBOX_ID: "pod" }),
+        ] {
+            let clean = annotations.clone();
+            for (key, value) in [
+                ("io.kubernetes.cri-o.ContainerType", "container"),
+                ("io.kubernetes.cri-o.SandboxID", "other"),
+                ("io.kubernetes.cri-o.SandboxID", ""),
+                ("io.kubernetes.cri-o.Annotations", "{}"),
+                ("io.kubernetes.cri-o.TrySkipVolumeSELinuxLabel", "true"),
+            ] {
+                annotations = clean.clone();
+                annotations[key] = json!(value);
+                let refusal = role(annotations.clone()).expect_err(key);
+                assert!(refusal.to_string().contains("not supported"), "{refusal}");
+            }
+        }
+        let spec = json!({ "annotations": { "io.kubernetes.cri-o.SandboxID": "b" } });
+        assert_eq!(sandbox_of(&spec), None);
         assert_eq!(sandbox_of(&json!({ "annotations": null })), None);
+    }
+
+    #[test]
+    fn a_container_joins_its_own_pod_alone() {
+        let of = |annotations: Value| {
+            Identity::of(
+                json!({ "annotations": annotations })
+                    .as_object()
+                    .expect("object"),
+                Caller::Kubernetes,
+            )
+        };
+        let pod = of(json!({ POD_UID: "1-a", POD_NAMESPACE: "agents" }));
+        assert_eq!(pod.expect(&pod), Ok(()));
+        assert_eq!(of(json!({})).expect(&of(json!({ POD_UID: "" }))), Ok(()));
+        for (other, key) in [
+            (json!({ POD_UID: "1-b", POD_NAMESPACE: "agents" }), POD_UID),
+            (
+                json!({ POD_UID: "1-a", POD_NAMESPACE: "other" }),
+                POD_NAMESPACE,
+            ),
+            (json!({ POD_NAMESPACE: "agents" }), POD_UID),
+            (json!({ POD_UID: "1-a" }), POD_NAMESPACE),
+        ] {
+            let refusal = pod.expect(&of(other)).expect_err("another's");
+            assert!(refusal.to_string().contains(key), "{refusal}");
+        }
+        assert!(of(json!({})).expect(&pod).is_err(), "a sandbox of no pod");
+        let mut foreign = pod.clone();
+        foreign.caller = Some(Caller::Foreign);
+        for (has, asked) in [(&pod, &foreign), (&foreign, &pod)] {
+            let refusal = has.expect(asked).expect_err("of another kind");
+            assert!(refusal.to_string().contains("of one kind"), "{refusal}");
+        }
+        assert_eq!(foreign.expect(&foreign), Ok(()));
     }
 
     #[test]

@@ -5,6 +5,7 @@ use serde_json::{Map, Value, json};
 use crate::json::{object, retain};
 use crate::policy::Policy;
 use crate::report::{Refusal, Report};
+use crate::text::{short, some};
 
 /// What a process keeps as it was asked for; all else is decided here or dropped.
 pub(crate) const KEPT: [&str; 7] = [
@@ -30,6 +31,16 @@ pub(crate) const SETS: [&str; 5] = [
 /// another value for one that is.
 const USER: [&str; 5] = ["uid", "gid", "umask", "additionalGids", "username"];
 const CONSOLE_SIZE: [&str; 2] = ["height", "width"];
+
+/// Width and height of a terminal in characters, from a `consoleSize`. As runc has it, a size with no width or no height is
+/// none.
+pub(crate) fn console_size(size: &Value) -> Option<(u32, u32)> {
+    let side = |name: &str| {
+        let side = size.get(name).and_then(Value::as_u64)?;
+        u32::try_from(side).ok().filter(|side| *side > 0)
+    };
+    Some((side("width")?, side("height")?))
+}
 /// The least `oomScoreAdj`: one that the kernel kills late, before what holds the node together. The kubelet gives no less than
 /// -997 (`pkg/kubelet/qos` in Kubernetes), and -1000 is never killed.
 const OOM_SCORE_MIN: i64 = -998;
@@ -234,7 +245,8 @@ fn clamp_capabilities(process: &mut Map<String, Value>, policy: &Policy, report:
     let mut taken = known;
     if !unknown.is_empty() {
         let given = "none: no such capability is known";
-        report.note("capabilities", unknown.join(" "), given, "");
+        let unknown = unknown.iter().map(|name| short(name)).collect();
+        report.note("capabilities", some(unknown, " "), given, "");
     }
     if ceiling.iter().any(|allowed| allowed == RAW) && taken.iter().any(|name| name == RAW) {
         taken.retain(|name| name != RAW);

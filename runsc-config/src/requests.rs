@@ -6,13 +6,12 @@ use std::fmt::Display;
 
 use serde_json::{Map, Value};
 
+use crate::pod::POD_NAMESPACE as NAMESPACE;
 use crate::policy::{Granted, Network, Policy};
 use crate::report::{Refusal, Report};
 use crate::spec::{Caller, ContainerKind};
 
 const PREFIX: &str = "dev.bulkhead.";
-/// The pod's namespace. containerd writes it after everything that a pod can pass (`internal/cri/annotations`).
-const NAMESPACE: &str = "io.kubernetes.cri.sandbox-namespace";
 
 /// One thing that can be asked for.
 struct Control {

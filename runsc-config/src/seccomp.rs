@@ -1,23 +1,32 @@
 //! System calls a program may make of gVisor.
 //!
 //! The built-in profile is an allow list of what gVisor implements, less what only an escape needs. A caller's profile
-//! narrows it: a call passes only if both allow it. The profile is written in the terms runsc understands
+//! narrows it: a call passes only if both allow it, and a rule of it that denies one denies it in its own way (an errno, a signal,
+//! the end of the program). The profile is written in the terms runsc understands
 //! (`runsc/specutils/seccomp/seccomp.go`): rules are tried in order and the first that matches decides; every errno
 //! becomes EPERM; several conditions on one argument are alternatives; an argument index above 5 kills the sandbox.
+//!
+//! runsc compiles a profile when a container starts and at each exec, and the time grows faster than the number of names. So the
+//! allow list is written as its complement where the binary tells its whole table of calls ([`Calls`]): allowed by default, with a
+//! rule for each call of the table that is not allowed. Each of them is decided as by the list; a number that the table lacks, to
+//! which the list answers EPERM, reaches the sentry, which answers ENOSYS.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Value, json};
 
+use crate::calls::Calls;
 use crate::features::Features;
 use crate::policy::Policy;
 use crate::report::{Refusal, Report};
+use crate::text::NAMES_MAX;
 
 const ALLOW: &str = "SCMP_ACT_ALLOW";
 const ERRNO: &str = "SCMP_ACT_ERRNO";
 /// Nothing traces a guest, so this is ENOSYS there: the one way to say "not implemented" to glibc.
 const TRACE: &str = "SCMP_ACT_TRACE";
 const ENOSYS: u64 = 38;
+const MASKED_EQ: &str = "SCMP_CMP_MASKED_EQ";
 /// The clone flags that make namespaces (CLONE_NEW*, `include/uapi/linux/sched.h`).
 const CLONE_NAMESPACES: u64 = 0x7e02_0000;
 
@@ -129,8 +138,12 @@ struct Rule {
 
 impl Rule {
     fn allow() -> Self {
+        Self::always(ALLOW)
+    }
+
+    fn always(action: &'static str) -> Self {
         Self {
-            action: ALLOW,
+            action,
             args: Vec::new(),
         }
     }
@@ -153,7 +166,7 @@ fn built_in(granted: &[&str]) -> BTreeMap<&'static str, Rule> {
         .collect();
     // New threads and processes, in the namespaces there are.
     let same_namespaces =
-        json!({ "index": 0, "value": CLONE_NAMESPACES, "valueTwo": 0, "op": "SCMP_CMP_MASKED_EQ" });
+        json!({ "index": 0, "value": CLONE_NAMESPACES, "valueTwo": 0, "op": MASKED_EQ });
     rules.insert(
         "clone",
         Rule {
@@ -196,45 +209,121 @@ pub(crate) fn effective(
         }
         Some(profile) => Some(Profile::read(profile, features, report)?),
     };
-    let mut rules: Vec<(&str, Rule)> = Vec::new();
-    for (name, own) in &built_in(granted) {
-        match &caller {
-            Some(profile) => rules.extend(
-                profile
-                    .narrow(name, own)?
-                    .into_iter()
-                    .map(|rule| (*name, rule)),
-            ),
-            None => rules.push((name, own.clone())),
+    let built_in = built_in(granted);
+    let mut decided: BTreeMap<&str, Vec<Rule>> = BTreeMap::new();
+    for (name, own) in &built_in {
+        let rules = match &caller {
+            Some(profile) => profile.narrow(name, own)?,
+            None => vec![own.clone()],
+        };
+        decided.insert(name, rules);
+    }
+    if let Some(profile) = &caller {
+        let names = profile.rules.keys().map(String::as_str);
+        for name in names.filter(|name| !built_in.contains_key(name)) {
+            decided.insert(name, profile.narrow(name, &Rule::always(ERRNO))?);
+        }
+        if let Some(calls) = features.calls() {
+            profile.tell_missing(calls, report);
         }
     }
+    let (default, rules) = match features.calls() {
+        Some(calls) => (ALLOW, complement(&decided, calls)),
+        None => (ERRNO, each(decided)),
+    };
     Ok(Some(json!({
-        "defaultAction": ERRNO,
+        "defaultAction": default,
         "architectures": [native_architecture()],
         "syscalls": grouped(rules),
     })))
 }
 
-/// Calls with the same rule share an entry; those with conditions keep one each, in their order.
-fn grouped(rules: Vec<(&str, Rule)>) -> Vec<Value> {
-    let entry = |names: &[&str], rule: &Rule| {
-        if rule.args.is_empty() {
-            json!({ "names": names, "action": rule.action })
-        } else {
-            json!({ "names": names, "action": rule.action, "args": rule.args })
-        }
-    };
-    let (plain, conditional): (Vec<_>, Vec<_>) = rules
-        .into_iter()
-        .partition(|(_, rule)| *rule == Rule::allow());
-    let mut entries: Vec<Value> = conditional
-        .iter()
-        .map(|(name, rule)| entry(&[name], rule))
-        .collect();
-    let names: Vec<&str> = plain.iter().map(|(name, _)| *name).collect();
-    if !names.is_empty() {
-        entries.push(entry(&names, &Rule::allow()));
+/// How a profile of this crate is written.
+#[must_use]
+pub(crate) fn form(profile: &Value) -> &'static str {
+    if profile.get("defaultAction").and_then(Value::as_str) == Some(ALLOW) {
+        "complement"
+    } else {
+        "allow-list"
     }
+}
+
+fn each(decided: BTreeMap<&str, Vec<Rule>>) -> Vec<(&str, Rule)> {
+    let rules = |(name, rules): (_, Vec<Rule>)| rules.into_iter().map(move |rule| (name, rule));
+    decided.into_iter().flat_map(rules).collect()
+}
+
+/// What has to be said where all is allowed by default. `decided` has the rules of each call that may be allowed; after them, and
+/// for every other call, comes EPERM.
+fn complement<'a>(decided: &BTreeMap<&str, Vec<Rule>>, calls: &'a Calls) -> Vec<(&'a str, Rule)> {
+    let rules = |name| decided.get(name).map(Vec::as_slice).unwrap_or_default();
+    let denied = |name| {
+        denials(rules(name))
+            .into_iter()
+            .map(move |rule| (name, rule))
+    };
+    calls.names().flat_map(denied).collect()
+}
+
+/// The rules for one call where it is allowed by default, from those where it is denied by default.
+fn denials(rules: &[Rule]) -> Vec<Rule> {
+    if let [only] = rules
+        && let Some(bits) = without_bits(only)
+    {
+        return bits;
+    }
+    let mut given = Vec::new();
+    for rule in rules {
+        if *rule == Rule::allow() {
+            return given;
+        }
+        given.push(rule.clone());
+        if rule.args.is_empty() {
+            return given;
+        }
+    }
+    given.push(Rule::always(ERRNO));
+    given
+}
+
+/// The denials that a rule amounts to which allows an argument that has none of some bits: one for each bit, so that no order
+/// matters, nor how conditions on one argument come together.
+fn without_bits(rule: &Rule) -> Option<Vec<Rule>> {
+    let [condition] = rule.args.as_slice() else {
+        return None;
+    };
+    let number = |key: &str| condition.get(key).and_then(Value::as_u64);
+    if rule.action != ALLOW
+        || condition.get("op")?.as_str()? != MASKED_EQ
+        || number("valueTwo")? != 0
+    {
+        return None;
+    }
+    let (index, mask) = (number("index")?, number("value")?);
+    let bits = (0..u64::BITS)
+        .map(|bit| 1_u64 << bit)
+        .filter(|bit| mask & bit != 0);
+    let denial = |bit: u64| Rule {
+        action: ERRNO,
+        args: vec![json!({ "index": index, "value": bit, "valueTwo": bit, "op": MASKED_EQ })],
+    };
+    Some(bits.map(denial).collect())
+}
+
+/// Calls with the same rule share an entry; those with conditions keep one each, in their order and before what has none.
+fn grouped(rules: Vec<(&str, Rule)>) -> Vec<Value> {
+    let entry = |names: &[&str], rule: &Rule| json!({ "names": names, "action": rule.action, "args": rule.args });
+    let mut always: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    let mut entries = Vec::new();
+    for (name, rule) in &rules {
+        if rule.args.is_empty() {
+            always.entry(rule.action).or_default().push(name);
+        } else {
+            entries.push(entry(&[name], rule));
+        }
+    }
+    let plain = |(action, names): (_, Vec<&str>)| json!({ "names": names, "action": action });
+    entries.extend(always.into_iter().map(plain));
     entries
 }
 
@@ -248,7 +337,7 @@ const fn native_architecture() -> &'static str {
 
 /// A caller's profile, read.
 struct Profile {
-    allows_by_default: bool,
+    default: &'static str,
     /// In the order of the profile.
     rules: BTreeMap<String, Vec<Rule>>,
 }
@@ -301,7 +390,7 @@ impl Profile {
                 }
             })
         };
-        let allows_by_default = action(profile, "defaultAction")? == ALLOW;
+        let default = action(profile, "defaultAction")?;
         let mut rules: BTreeMap<String, Vec<Rule>> = BTreeMap::new();
         for (number, entry) in profile
             .get("syscalls")
@@ -332,48 +421,73 @@ impl Profile {
                 "",
             );
         }
-        for rule in rules.values().flatten() {
-            if !features.has_action(rule.action) && features.is_current() {
-                let what = format!("linux.seccomp: action {}", rule.action);
+        let actions = rules.values().flatten().map(|rule| rule.action);
+        for action in actions.chain([default]) {
+            if !features.has_action(action) && features.is_current() {
+                let what = format!("linux.seccomp: action {action}");
                 return Err(refused(what, "this runsc does not have it"));
             }
         }
-        Ok(Self {
-            allows_by_default,
-            rules,
-        })
+        if ![ALLOW, ERRNO].contains(&default) {
+            let rest = if features.calls().is_some() {
+                "EPERM where the built-in profile denies, ENOSYS for clone3 and where gVisor has no such call"
+            } else {
+                "EPERM where the built-in profile denies, ENOSYS for clone3"
+            };
+            // An ENOSYS is read as a trace action; what was asked for is told.
+            let asked = match profile.get("defaultAction").and_then(Value::as_str) {
+                Some(ERRNO) => "ENOSYS",
+                asked => asked.unwrap_or(default),
+            };
+            report.note("seccomp", format!("{asked} by default"), rest, "");
+        }
+        Ok(Self { default, rules })
     }
 
-    /// The rules for one call that the built-in profile has a rule for.
+    /// The rules for one call, of which the built-in profile has `own`.
     fn narrow(&self, name: &str, own: &Rule) -> Result<Vec<Rule>, Refusal> {
-        if own.action != ALLOW {
-            return Ok(vec![own.clone()]);
-        }
-        let rules = self.rules.get(name).map(Vec::as_slice).unwrap_or_default();
-        if let Some(rule) = rules
-            .iter()
-            .find(|rule| rule.action != ALLOW && rule.args.is_empty())
-        {
-            // Told apart from a denial by default: the program may rely on ENOSYS.
-            return Ok(if rule.action == ERRNO {
-                Vec::new()
-            } else {
-                vec![rule.clone()]
-            });
-        }
-        let denials: Vec<Rule> = rules
-            .iter()
-            .filter(|rule| rule.action != ALLOW)
-            .cloned()
-            .collect();
-        let allows: Vec<&Rule> = rules.iter().filter(|rule| rule.action == ALLOW).collect();
-        let allowed_always =
-            self.allows_by_default || allows.iter().any(|rule| rule.args.is_empty());
         // Denials come first: whatever order the caller had, the narrower reading of its rules counts.
-        let mut given = denials;
-        if allowed_always {
+        let mut given = self.denials(name);
+        let is_denied = given.last().is_some_and(|rule| rule.args.is_empty());
+        if own.action != ALLOW {
+            // Denied whatever the caller says, whose word is how, if it is not just EPERM.
+            for rule in given.iter_mut().filter(|rule| rule.action == ERRNO) {
+                rule.action = own.action;
+            }
+            if !is_denied {
+                given.push(own.clone());
+            }
+        } else if !is_denied {
+            self.allow(name, own, &mut given)?;
+        }
+        // EPERM is what a call without a rule has.
+        if given.iter().all(|rule| rule.action == ERRNO) {
+            given.clear();
+        }
+        Ok(given)
+    }
+
+    /// The rules by which the profile denies a call, in their order and each in its own way, up to the first that asks for no
+    /// argument.
+    fn denials(&self, name: &str) -> Vec<Rule> {
+        let rules = self.rules.get(name).map(Vec::as_slice).unwrap_or_default();
+        let mut denials = Vec::new();
+        for rule in rules.iter().filter(|rule| rule.action != ALLOW) {
+            denials.push(rule.clone());
+            if rule.args.is_empty() {
+                break;
+            }
+        }
+        denials
+    }
+
+    /// What comes after the denials of a call that the built-in profile allows.
+    fn allow(&self, name: &str, own: &Rule, given: &mut Vec<Rule>) -> Result<(), Refusal> {
+        let rules = self.rules.get(name).map(Vec::as_slice).unwrap_or_default();
+        let allows: Vec<&Rule> = rules.iter().filter(|rule| rule.action == ALLOW).collect();
+        if self.default == ALLOW || allows.iter().any(|rule| rule.args.is_empty()) {
             given.push(own.clone());
-            return Ok(given);
+            return Ok(());
         }
         for allow in allows {
             let Some(args) = both(&allow.args, &own.args) else {
@@ -388,10 +502,35 @@ impl Profile {
                 args,
             });
         }
-        if given.iter().all(|rule| rule.action == ERRNO) {
-            given.clear();
+        if self.default != ERRNO {
+            given.push(Rule::always(self.default));
         }
-        Ok(given)
+        Ok(())
+    }
+
+    /// Tells of the denials that are none, as there is no such call. ENOSYS is what it answers in any case.
+    fn tell_missing(&self, calls: &Calls, report: &mut Report) {
+        let known: BTreeSet<&str> = calls.names().collect();
+        let is_changed = |name: &str| self.denials(name).iter().any(|rule| rule.action != TRACE);
+        let names = self.rules.keys().map(String::as_str);
+        let missing: Vec<&str> = names
+            .filter(|name| !known.contains(name) && is_changed(name))
+            .collect();
+        if let Some(first) = missing.get(..missing.len().min(NAMES_MAX))
+            && !first.is_empty()
+        {
+            let more = if first.len() < missing.len() {
+                ", …"
+            } else {
+                ""
+            };
+            let asked = format!(
+                "denials of {} calls that gVisor lacks: {}{more}",
+                missing.len(),
+                first.join(", ")
+            );
+            report.note("seccomp", asked, "ENOSYS", "");
+        }
     }
 }
 

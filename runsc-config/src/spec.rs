@@ -9,7 +9,7 @@ use crate::exec::ExecCeiling;
 use crate::features::Features;
 use crate::flags::RunscFlags;
 use crate::hardened::HardenedSpec;
-use crate::json::{is_empty, object, retain};
+use crate::json::{is_empty, object, retain, text_of};
 use crate::limits::{self, Declared, SandboxLimits};
 use crate::never::Never;
 use crate::origins::Origin;
@@ -40,6 +40,8 @@ const STAGES: [&str; 6] = [
     "poststart",
     "poststop",
 ];
+/// How many empty-dir volumes a pod may have.
+const VOLUMES_MAX: usize = 256;
 /// Annotations that configure runsc itself; a client could widen its own sandbox by them.
 const RUNSC_ANNOTATIONS: &str = "dev.gvisor.";
 
@@ -57,11 +59,34 @@ pub enum ContainerKind<'a> {
 /// Who asks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Caller {
-    /// A pod's author, by way of the kubelet: untrusted.
+    /// A pod's author, by way of the kubelet and containerd's CRI plugin: untrusted.
     Kubernetes,
+    /// Somebody's pod, by way of another engine (CRI-O, cri-dockerd) or in another namespace: untrusted, and granted nothing,
+    /// since nothing tells whose pod it is.
+    Foreign,
     /// A client of containerd's socket: root on the node.
     Node,
 }
+
+impl Caller {
+    /// Whether it is root on the node anyway.
+    pub(crate) fn is_trusted(self) -> bool {
+        self == Self::Node
+    }
+
+    /// Whose a container of its is, for people.
+    pub(crate) fn whose(self) -> &'static str {
+        match self {
+            Self::Kubernetes => "the kubelet's",
+            Self::Foreign => "some other engine's",
+            Self::Node => "a client's",
+        }
+    }
+}
+
+/// Annotations that an engine for pods writes: containerd's CRI plugin (`internal/cri/annotations`), and CRI-O
+/// (`pkg/annotations`).
+const OF_PODS: [&str; 3] = ["io.kubernetes.cri.", pod::CRI_O, "io.containerd.cri."];
 
 /// What must be known of the host.
 #[derive(Debug, Clone)]
@@ -76,7 +101,7 @@ pub struct HostFacts {
     pub cgroup_limits: fn(&str) -> Declared,
     /// The lowest limit of tasks that the cgroups above one have, by its path.
     pub tasks_max: fn(&str) -> Option<u64>,
-    /// The kubelet's empty-dir volumes in a folder.
+    /// The kubelet's empty-dir volumes in a folder, all of them, in one order.
     pub empty_dirs: fn(&Path) -> Vec<Volume>,
     /// Sockets that control the node: containerd's own, wherever this one has it.
     pub sockets: Vec<PathBuf>,
@@ -86,6 +111,10 @@ pub struct HostFacts {
     pub origin: fn(&Path) -> Option<Origin>,
     /// The same of everything that is mounted at or below a folder.
     pub mounted_below: fn(&Path) -> Vec<Origin>,
+    /// Every place on the node where a filesystem is mounted, by its device.
+    pub mount_points: fn(&str) -> Vec<PathBuf>,
+    /// Whether two paths, named without links, are one file or folder.
+    pub is_same: fn(&Path, &Path) -> bool,
 }
 
 impl Default for HostFacts {
@@ -101,6 +130,8 @@ impl Default for HostFacts {
             is_hosts_network: |_| false,
             origin: |_| None,
             mounted_below: |_| Vec::new(),
+            mount_points: |_| Vec::new(),
+            is_same: |_, _| false,
         }
     }
 }
@@ -125,19 +156,47 @@ pub struct Context<'a> {
 }
 
 impl Context<'_> {
-    /// Kubernetes is known by what only containerd's CRI plugin writes, in the namespace only it uses.
-    pub(crate) fn caller(&self, spec: &Map<String, Value>) -> Caller {
-        let is_cri = spec
-            .get("annotations")
-            .and_then(Value::as_object)
-            .is_some_and(|annotations| {
-                annotations.contains_key("io.kubernetes.cri.container-type")
-            });
-        if self.namespace == "k8s.io" && is_cri {
+    /// Kubernetes is known by what only containerd's CRI plugin writes, in the namespace only it uses. Any other sign of a
+    /// pod takes trust away: cri-dockerd writes no annotation, and is known by the kubelet's cgroups or, where the kubelet makes
+    /// none (`cgroupsPerQOS: false`), by what the kubelet gives to each container of its folder.
+    pub(crate) fn caller(&self, spec: &Map<String, Value>, policy: &Policy) -> Caller {
+        let annotations = spec.get("annotations").and_then(Value::as_object);
+        let any = |is: &dyn Fn(&str) -> bool| {
+            annotations.is_some_and(|annotations| annotations.keys().any(|key| is(key)))
+        };
+        let cgroup = spec
+            .get("linux")
+            .and_then(|linux| linux.get("cgroupsPath")?.as_str());
+        if self.namespace == "k8s.io" && any(&|key| key == pod::TYPE) {
             Caller::Kubernetes
+        } else if any(&|key| OF_PODS.iter().any(|prefix| key.starts_with(prefix)))
+            || cgroup.is_some_and(cgroups::is_kubelets)
+            || self.has_of_a_pods_folder(spec, policy)
+        {
+            Caller::Foreign
         } else {
             Caller::Node
         }
+    }
+
+    /// Whether something of a pod's folder in the kubelet's is mounted, by its name or by what links lead to. The kubelet gives
+    /// each container a file for its termination message there (`pkg/kubelet/kuberuntime`), which no pod's author can do without.
+    fn has_of_a_pods_folder(&self, spec: &Map<String, Value>, policy: &Policy) -> bool {
+        let pods = pod::folders(policy);
+        let real = (self.host.resolve)(&pods);
+        let is_in = |path: &Path| {
+            let mut folders = std::iter::once(&pods).chain(&real);
+            folders.any(|pods| path.starts_with(pods) && path != pods)
+        };
+        let mounts = spec.get("mounts").and_then(Value::as_array);
+        let sources = mounts.into_iter().flatten();
+        let mut sources = sources.filter_map(|mount| mount.get("source")?.as_str());
+        sources.any(|source| {
+            let named = mounts::normal(&self.bundle.join(source));
+            named.is_some_and(|path| {
+                is_in(&path) || (self.host.resolve)(&path).is_some_and(|real| is_in(&real))
+            })
+        })
     }
 }
 
@@ -150,6 +209,9 @@ pub struct Explanation {
     pub flags: Vec<String>,
     /// Every change, in the order of the rules.
     pub changes: Vec<Change>,
+    /// How the seccomp profile is written: `complement`, `allow-list` or `off`; empty in the file of an older Bulkhead.
+    #[serde(default)]
+    pub profile_form: String,
 }
 
 /// What a request became.
@@ -165,7 +227,7 @@ pub struct Hardened {
     pub report: Report,
     /// What an exec in it may have.
     pub exec: ExecCeiling,
-    /// What the container itself declares.
+    /// What the container itself declares; of a pod's sandbox, what containerd says of all its containers before they are there.
     pub declared: Declared,
     /// The limits of the sandbox it has or joins.
     pub limits: SandboxLimits,
@@ -192,6 +254,7 @@ impl Hardened {
             policy: self.policy.origin().to_owned(),
             flags: self.flags.args(),
             changes: self.report.changes.clone(),
+            profile_form: self.spec.profile_form().unwrap_or("off").to_owned(),
         }
     }
 }
@@ -216,7 +279,7 @@ pub fn harden(asked: Value, policy: &Policy, context: &Context<'_>) -> Result<Ha
         return Err(Refusal::invalid("config.json", "must be an object"));
     };
     let mut report = Report::default();
-    let caller = context.caller(&spec);
+    let caller = context.caller(&spec, policy);
     for other in ["solaris", "windows", "vm", "zos"] {
         if !spec.get(other).is_none_or(is_empty) {
             return Err(Refusal::invalid(other, "is not for a Linux container"));
@@ -226,8 +289,12 @@ pub fn harden(asked: Value, policy: &Policy, context: &Context<'_>) -> Result<Ha
     let policy = &effective;
     let cgroup = cgroup(object(&mut spec, "linux")?, context)?;
     let flags = RunscFlags::new(policy, context.features, cgroup.by_systemd, &mut report)?;
+    let identity = pod::Identity::of(&spec, caller);
+    if let ContainerKind::PodContainer(shared) = context.kind {
+        shared.pod.expect(&identity)?;
+    }
     // Read before the annotations that say it are taken away.
-    let volumes = volumes(&spec, policy, context);
+    let volumes = volumes(&spec, policy, caller, context)?;
     annotations(&mut spec, &mut report);
     hooks(&mut spec, policy, &mut report)?;
     root(&mut spec, policy, context, &mut report)?;
@@ -258,14 +325,16 @@ pub fn harden(asked: Value, policy: &Policy, context: &Context<'_>) -> Result<Ha
     let user = process
         .get("user")
         .cloned()
-        .filter(|_| caller == Caller::Kubernetes);
+        .filter(|_| !caller.is_trusted());
     let mut shared = Shared {
+        pod: identity,
         tasks_limit,
         memory: limits.memory,
         volumes,
         scratch: 0,
     };
-    shared.scratch = mounts::harden(&mut spec, &mut shared, policy, context, &mut report)?;
+    let given = mounts::harden(&mut spec, &mut shared, policy, caller, context, &mut report)?;
+    shared.scratch = given.scratch;
     let masked = paths::hold(&mut spec, &mut report)?;
     match context.kind {
         ContainerKind::Plain => pod::annotate_nothing(&mut spec),
@@ -289,9 +358,18 @@ pub fn harden(asked: Value, policy: &Policy, context: &Context<'_>) -> Result<Ha
     for dropped in retain(&mut spec, &kept) {
         report.note("spec", dropped, "dropped: runsc does not apply it", "");
     }
-    let exec = ExecCeiling::new(policy, user, rlimits);
+    let exec = ExecCeiling::new(policy, caller, user, rlimits);
+    let volumes = shared.volumes.iter();
+    let inside = volumes.map(|volume| volume.source.clone()).collect();
     Ok(Hardened {
-        spec: HardenedSpec::new(spec, cgroup.place, masked),
+        spec: HardenedSpec::new(
+            spec,
+            cgroup.place,
+            masked,
+            inside,
+            given.sceneries,
+            given.copies,
+        ),
         policy: effective,
         flags,
         report,
@@ -333,8 +411,15 @@ fn cgroup(linux: &mut Map<String, Value>, context: &Context<'_>) -> Result<Cgrou
 }
 
 /// The volumes that a pod shares: decided once, for its sandbox, since runsc learns of them there alone.
-fn volumes(spec: &Map<String, Value>, policy: &Policy, context: &Context<'_>) -> Vec<Volume> {
-    match context.kind {
+fn volumes(
+    spec: &Map<String, Value>,
+    policy: &Policy,
+    caller: Caller,
+    context: &Context<'_>,
+) -> Result<Vec<Volume>, Refusal> {
+    let volumes = match context.kind {
+        // Nothing tells that a pod of another engine is the one whose uid it names.
+        ContainerKind::PodSandbox if caller == Caller::Foreign => Vec::new(),
         ContainerKind::Plain => Vec::new(),
         ContainerKind::PodSandbox => {
             pod::empty_dirs(spec, policy).map_or_else(Vec::new, |folder| {
@@ -342,8 +427,18 @@ fn volumes(spec: &Map<String, Value>, policy: &Policy, context: &Context<'_>) ->
                 (context.host.empty_dirs)(&folder)
             })
         }
-        ContainerKind::PodContainer(shared) => shared.volumes.clone(),
+        ContainerKind::PodContainer(shared) => return Ok(shared.volumes.clone()),
+    };
+    for volume in &volumes {
+        text_of("the empty-dir volume", &volume.source)?;
     }
+    // One that runsc is not told of would be a folder of the host's, written without a bound.
+    if let Some(one) = volumes.get(VOLUMES_MAX) {
+        let asked = format!("the empty-dir volume {}", one.source.display());
+        let rule = format!("a pod shares at most {VOLUMES_MAX} of them");
+        return Err(Refusal::denied("mounts", asked, rule, None));
+    }
+    Ok(volumes)
 }
 
 /// Sets the limits of the sandbox; a container that joins one has none of its own, because nothing could enforce them.
@@ -361,13 +456,17 @@ fn resources(
     if let Some(asked) = asked.as_object() {
         limits::note_dropped(asked, "linux.resources", report);
     }
-    let limits = match context.kind {
-        ContainerKind::Plain => SandboxLimits::of_container(declared, policy),
+    // What the pod's cgroup is held to.
+    let above = match context.kind {
         ContainerKind::PodSandbox => {
             let parent = cgroup.place.as_deref().and_then(cgroups::parent);
-            let parent = parent.map(context.host.cgroup_limits).unwrap_or_default();
-            SandboxLimits::of_pod(parent, pod, policy)
+            Some(parent.map(context.host.cgroup_limits).unwrap_or_default())
         }
+        _ => None,
+    };
+    let limits = match context.kind {
+        ContainerKind::Plain => SandboxLimits::of_container(declared, policy),
+        ContainerKind::PodSandbox => SandboxLimits::of_pod(above.unwrap_or_default(), pod, policy),
         ContainerKind::PodContainer(shared) => {
             if declared.memory.is_some() || declared.cpu.is_some() {
                 report.note(
@@ -386,30 +485,16 @@ fn resources(
         }
     };
     limits.check()?;
-    let given =
-        |control, asked: bool, given: String, key| (!asked).then_some((control, given, key));
-    let defaults = [
-        given(
-            "memory",
-            declared.memory.or(pod.memory).is_some(),
-            format!("{} bytes", limits.memory),
-            "limits.memory_mib",
-        ),
-        given(
-            "cpu",
-            declared.cpu.or(pod.cpu).is_some(),
-            format!("{} of {} us", limits.cpu.quota, limits.cpu.period),
-            "limits.cpus",
-        ),
-    ];
-    for (control, given, key) in defaults.into_iter().flatten() {
-        report.note(control, "no limit", given, key);
-    }
+    limits.explain(declared, pod, above, report);
     let tasks = limits::tasks(&asked, policy.limits.pids, report);
     let above = cgroup.place.as_deref().and_then(context.host.tasks_max);
     let tasks = limits::fit_tasks(tasks, above, report)?;
     let given = limits::to_spec(&asked, &limits, tasks, context.host.swap_limits);
     linux.insert("resources".to_owned(), given);
+    let declared = match context.kind {
+        ContainerKind::PodSandbox => pod,
+        _ => declared,
+    };
     Ok((declared, limits, tasks))
 }
 
@@ -424,6 +509,10 @@ fn annotations(spec: &mut Map<String, Value>, report: &mut Report) {
         });
     }
 }
+
+/// Ends of hooks' paths at which runsc switches its GPU proxy on although `--nvproxy` says off (`findNvidiaHook` in
+/// `runsc/specutils/nvidia.go`).
+const GPU_HOOKS: [&str; 2] = ["/nvidia-container-runtime-hook", "/nvidia-cdi-hook"];
 
 fn hooks(
     spec: &mut Map<String, Value>,
@@ -463,6 +552,14 @@ fn hooks(
                     format!("path {path:?} must be absolute"),
                 ));
             }
+            if GPU_HOOKS.iter().any(|name| path.ends_with(name)) {
+                return Err(Refusal::denied(
+                    "hooks",
+                    format!("hooks.{stage}: {path:?}"),
+                    "by this name runsc gives a sandbox the host's GPUs, whatever its flags say",
+                    None,
+                ));
+            }
         }
     }
     Ok(())
@@ -492,7 +589,7 @@ fn root(
     if let Some(rule) = names.find_map(|path| never.rule(path)) {
         return Err(Refusal::denied("rootfs", asked, rule, None));
     }
-    let path = real.unwrap_or(path).to_string_lossy().into_owned();
+    let path = text_of("root.path", &real.unwrap_or(path))?;
     let asked_read_only = root
         .get("readonly")
         .and_then(Value::as_bool)

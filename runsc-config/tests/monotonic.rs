@@ -12,7 +12,8 @@
 mod common;
 mod generate;
 
-use common::{Allowed, Asker, assert_held, base, calls, hardened, held_keys, texts};
+use common::profile::calls;
+use common::{Allowed, Asker, assert_held, base, hardened, held_keys, texts};
 use generate::{allowed, any_json, asker, capability_sets, looser, marked, spec};
 use proptest::prelude::*;
 use runsc_config::{Hardened, Policy, harden_exec};

@@ -51,14 +51,14 @@ def tests(tree, which=""):
         command = ["cargo", verb, "--locked", "--quiet", *more]
         return subprocess.run(command, cwd=where, env=environment, capture_output=True, text=True, timeout=LIMIT)
 
-    if kind != "suite":
+    if kind not in ("suite", "pods"):
         return cargo("test", "-p", package, *shim, *(["--", *names.split()] if kind else []))
     # The node tool as well: without it tests of it are skipped, and notice nothing.
     result = cargo("build", "-p", package)
     if result.returncode != 0:
         return result
     environment = {**os.environ, "BULKHEAD_TEST_PATH": os.path.join(built, "debug"), "BULKHEAD_TEST_ONLY": names}
-    return cargo("test", "-p", "integration", "--test", "suite", where=REPOSITORY, environment=environment)
+    return cargo("test", "-p", "integration", "--test", kind, where=REPOSITORY, environment=environment)
 
 
 def main():

@@ -1,98 +1,278 @@
-//! Binds what was judged, not what its name may lead to by now.
+//! Binds what was judged, where it was judged, not what a name may lead to by now.
 //!
-//! A folder that lies in a user's own can be exchanged for a link between the moment the policy judges it and the moment
-//! a gofer mounts it. Such a source is opened here without following a link, and the command that starts the gofer runs
-//! in a mount namespace of its own, where what was opened stands under a name of the shim's. The host sees an empty file or
+//! A folder can be exchanged for a link between the moment the policy judges it and the moment a gofer mounts it, by a user of the
+//! host or by root of a container that has the folder above it. So each source is opened here without following a link, and the
+//! command that starts the gofer runs in a mount namespace of its own, where what was opened stands under a name of the shim's. The host sees an empty file or
 //! folder of that name, so removing the sandbox's folder never reaches what is bound.
+//!
+//! So it is with a destination that lies in another bind: whoever writes that one could lead runsc anywhere. The place is
+//! made here, by descriptors below what was opened, and mounted in the same namespace. runsc has the outer bind alone, with
+//! all that is mounted in it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::CString;
-use std::fs;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt as _;
-use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
+use std::time::Duration;
 
-use runsc_config::{Bind, HardenedSpec, trusted};
-use rustix::fs::{AtFlags, CWD, Mode, OFlags, ResolveFlags, mkdirat, openat, openat2, unlinkat};
+use runsc_config::{Bind, HardenedSpec};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, mkdirat, openat, unlinkat};
+use rustix::io::Errno;
 use rustix::mount::{
     MountPropagationFlags, MoveMountFlags, OpenTreeFlags, mount_change, move_mount, open_tree,
 };
 use rustix::thread::{UnshareFlags, unshare_unsafe};
 
 use crate::error::{Error, Result};
+use crate::mount::{Restriction, restrict};
+use crate::mountpoints::MountPoints;
+use crate::places::{self, InRoot, Stand, open_judged};
+use crate::shield::{self, Place, Shielded};
+use crate::small::{Copies, Messages};
 use crate::{aside, trail};
 
-/// The sources that were opened for one container.
+/// What a command fails with where a mount, or its place, has gone since it was opened.
+pub(crate) const GONE: Errno = Errno::STALE;
+
+/// The mounts that a command finds in a namespace of its own.
 #[derive(Debug, Default)]
-pub(crate) struct Opened(BTreeMap<usize, Source>);
+pub(crate) struct Opened {
+    named: Vec<Named>,
+    /// Mounts, and the files and folders in other mounts that they are to cover, each after the one it lies in.
+    covering: Vec<(OwnedFd, OwnedFd)>,
+    /// What runsc makes and opens itself.
+    in_root: InRoot,
+    /// An overlay is laid over the root.
+    is_shielded: bool,
+    /// What the container writes for the kubelet to read.
+    messages: Messages,
+}
+
+/// A mount that is nowhere yet, and the name that it is to have.
+#[derive(Debug)]
+struct Named {
+    tree: OwnedFd,
+    name: PathBuf,
+    /// What was made to have that name.
+    made: Option<Made>,
+}
 
 #[derive(Debug)]
-struct Source {
-    /// A mount that is nowhere yet.
-    tree: OwnedFd,
-    place: PathBuf,
+struct Made {
     is_folder: bool,
-    /// Where the place is. A later sandbox may have a folder of that name, and in it a place of the same one.
+    /// Where the name is. A later sandbox may have a folder of that name, and in it a place of the same one.
     folder: Arc<OwnedFd>,
 }
 
-/// What no command has got is of no use: neither the places nor the mounts stay.
+/// What no command has got is of no use: neither the names nor the mounts stay.
 impl Drop for Opened {
     fn drop(&mut self) {
-        let sources = std::mem::take(&mut self.0);
-        for source in sources.values() {
-            let flags = if source.is_folder {
+        let (named, covering) = (
+            std::mem::take(&mut self.named),
+            std::mem::take(&mut self.covering),
+        );
+        for Named { name, made, .. } in &named {
+            let (Some(made), Some(name)) = (made, name.file_name()) else {
+                continue;
+            };
+            let flags = if made.is_folder {
                 AtFlags::REMOVEDIR
             } else {
                 AtFlags::empty()
             };
-            if let Some(name) = source.place.file_name() {
-                let _ = unlinkat(&source.folder, name, flags);
-            }
+            let _ = unlinkat(&made.folder, name, flags);
         }
-        if !sources.is_empty() {
-            aside::let_go(sources);
+        if !named.is_empty() {
+            aside::let_go((named, covering));
         }
     }
 }
 
-impl Opened {
-    /// Opens every source that somebody else than root could exchange. `place` gives names in `folder` that nothing has yet.
-    ///
-    /// # Errors
-    /// `FailedPrecondition` for a source that is not there, or is reached by a link by now.
-    pub(crate) fn new(
-        spec: &HardenedSpec,
-        folder: &Path,
-        place: impl Fn() -> PathBuf,
-    ) -> Result<Self> {
-        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let opened = openat(CWD, folder, flags, Mode::empty());
-        let folder = opened.map_err(|e| Error::io(format!("open {}", folder.display()), &e.into()));
-        let folder = Arc::new(folder?);
-        let mut opened = Self::default();
-        for bind in spec.binds().filter(|bind| is_exchangeable(bind.source)) {
-            let source = open(&bind, &folder, place()).map_err(|error| {
-                Error::precondition(format!(
-                    "mounts: source {:?}: {error}; it must be there, and no link since it was judged",
-                    bind.source
-                ))
-            })?;
-            opened.0.insert(bind.number, source);
+/// The root filesystem of a container.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Root<'a> {
+    pub(crate) path: &'a Path,
+    /// It is not mounted for this container alone.
+    pub(crate) is_foreign: bool,
+}
+
+/// Looks at the place of every bind and opens what runsc must not look for by name: every source, and everything that lies in
+/// another bind. `working_folder` is what was made in the root for the container.
+/// `name` gives names in `within` that nothing has yet. The returned
+/// spec is the one for runsc.
+///
+/// # Errors
+/// `FailedPrecondition` for a source that is not there or is reached by a link by now, and for a destination where something
+/// else is. Nothing is left behind.
+pub(crate) fn open(
+    spec: &HardenedSpec,
+    root: Root<'_>,
+    working_folder: Option<&Path>,
+    within: &Path,
+    name: impl Fn() -> PathBuf,
+) -> Result<(HardenedSpec, Opened)> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let held = openat(CWD, within, flags, Mode::empty());
+    let held = held.map_err(|e| Error::io(format!("open {}", within.display()), &e.into()))?;
+    let folder = Arc::new(held);
+    let stands = places::find(spec, root.path, look_at_source)?;
+    let nested = Nested::of(&stands);
+    let mut opened = Opened::default();
+    let mut root_name = None;
+    if root.is_foreign {
+        let failed = |e| Error::precondition(format!("root.path: {}: {e}", root.path.display()));
+        let tree = open_foreign(
+            root.path,
+            &stands,
+            spec.has_writable_root(),
+            working_folder,
+            within,
+        )
+        .map_err(failed)?;
+        opened.covering = tree.covering;
+        opened.is_shielded = tree.is_shielded;
+        let named = Named::new(tree.tree, name(), true, &folder)
+            .map_err(|e| Error::io("make a name for the root", &e))?;
+        root_name = Some(text("runsc.root", &named.name)?);
+        opened.named.push(named);
+    } else {
+        opened.in_root = InRoot::of(&stands, root.path);
+    }
+    let mut mount_points = MountPoints::default();
+    // The trees of those that others lie in come before the others.
+    let mut trees: Vec<Option<OwnedFd>> = Vec::with_capacity(stands.len());
+    let (mut covered, mut copies) = (BTreeMap::new(), Copies::default());
+    for (number, stand) in stands.iter().enumerate() {
+        let failed = |error: io::Error| {
+            let place = stand.bind.destination.display();
+            Error::precondition(format!("mounts: destination {place}: {error}"))
+        };
+        if stand.is_hidden {
+            trees.push(None);
+            continue;
         }
-        Ok(opened)
+        let tree = if stand.is_copied() {
+            copies.of(stand, &stands, within)
+        } else {
+            trail::at(stand.bind.source).and_then(|()| detach(&stand.source, stand.bind.recursive))
+        };
+        let tree = tree.and_then(|tree| restricted(tree, stand));
+        trees.push(Some(tree.map_err(failed)?));
+        if let Some(outer) = stand.tree.and_then(|outer| trees.get(outer)?.as_ref()) {
+            let place = mount_points.open(outer, &stand.path, stand.is_folder);
+            covered.insert(number, place.map_err(failed)?);
+        }
+    }
+    let (mut sources, mut kept, mut gone) = (BTreeMap::new(), BTreeMap::new(), BTreeSet::new());
+    for (number, (stand, tree)) in stands.iter().zip(trees).enumerate() {
+        let Some(tree) = tree else {
+            gone.insert(stand.bind.number);
+            continue;
+        };
+        if let Some(place) = covered.remove(&number) {
+            opened.covering.push((tree, place));
+            gone.insert(stand.bind.number);
+            continue;
+        }
+        let named = Named::new(tree, name(), stand.is_folder, &folder)
+            .map_err(|e| Error::io("make a name for a bind", &e))?;
+        sources.insert(stand.bind.number, text("runsc.root", &named.name)?);
+        opened.named.push(named);
+        let place = runsc_config::Place {
+            destination: text("mounts: destination", &Path::new("/").join(&stand.path))?,
+            holds_others: nested.holders.contains(&number),
+            is_sealed: nested.sealed.contains(&number),
+        };
+        kept.insert(stand.bind.number, place);
+    }
+    mount_points.keep();
+    opened.messages = copies.into_messages();
+    let mut spec = spec.with_sources(&sources).with_places(&kept, &gone);
+    if let Some(name) = root_name {
+        spec = spec.with_root(&name);
+    }
+    Ok((spec, opened))
+}
+
+/// Which binds have others in them, by their number in the list.
+#[derive(Debug, Default)]
+struct Nested {
+    holders: BTreeSet<usize>,
+    /// The read-only ones that something to write lies in. gVisor would make all of it read-only, so the mount is.
+    sealed: BTreeSet<usize>,
+}
+
+impl Nested {
+    fn of(stands: &[Stand<'_>]) -> Self {
+        let mut nested = Self::default();
+        for stand in stands.iter().filter(|stand| !stand.is_hidden) {
+            let Some(mut outer) = stand.tree else {
+                continue;
+            };
+            nested.holders.insert(outer);
+            while let Some(above) = stands.get(outer).and_then(|stand| stand.tree) {
+                outer = above;
+                nested.holders.insert(outer);
+            }
+            let is_read_only = stands.get(outer).is_some_and(|stand| stand.bind.read_only);
+            if is_read_only && !stand.bind.read_only {
+                nested.sealed.insert(outer);
+            }
+        }
+        nested
+    }
+}
+
+impl Named {
+    fn new(
+        tree: OwnedFd,
+        name: PathBuf,
+        is_folder: bool,
+        folder: &Arc<OwnedFd>,
+    ) -> io::Result<Self> {
+        let last = name.file_name().unwrap_or_default();
+        if is_folder {
+            mkdirat(folder, last, Mode::RWXU)?;
+        } else {
+            let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC;
+            openat(folder, last, flags, Mode::RUSR | Mode::WUSR)?;
+        }
+        let folder = Arc::clone(folder);
+        Ok(Self {
+            tree,
+            name,
+            made: Some(Made { is_folder, folder }),
+        })
+    }
+}
+
+impl Opened {
+    /// Whether an overlay is laid over the root, so that nothing needs to be in it for runsc.
+    pub(crate) fn is_shielded(&self) -> bool {
+        self.is_shielded
     }
 
-    /// The names under which they will stand, by the number of their mount.
-    pub(crate) fn places(&self) -> BTreeMap<usize, PathBuf> {
-        let places = self.0.iter();
-        places
-            .map(|(number, source)| (*number, source.place.clone()))
-            .collect()
+    /// What is to be told when the container ends.
+    pub(crate) fn take_messages(&mut self) -> Messages {
+        std::mem::take(&mut self.messages)
+    }
+
+    /// Looks again at what a command is about to make and open, where some time has passed.
+    ///
+    /// # Errors
+    /// As [`open`].
+    pub(crate) async fn looked_at_again(self, limit: Duration) -> Result<Self> {
+        let look = move || {
+            self.in_root.look_again()?;
+            Ok(self)
+        };
+        aside::VOLUMES
+            .within(limit, "look where binds are mounted", look, drop)
+            .await
     }
 
     /// Makes a command find them.
@@ -101,27 +281,30 @@ impl Opened {
     /// For a name that is none of the kernel's.
     pub(crate) fn give_to(mut self, command: &mut Command) -> Result<()> {
         use std::os::unix::process::CommandExt as _;
-        if self.0.is_empty() {
+        if self.named.is_empty() {
             return Ok(());
         }
-        let sources = std::mem::take(&mut self.0).into_values().map(|source| {
-            let place = CString::new(source.place.as_os_str().as_bytes());
-            place.map(|place| (source.tree, place))
+        let named = std::mem::take(&mut self.named).into_iter().map(|named| {
+            let name = CString::new(named.name.as_os_str().as_bytes());
+            name.map(|name| (named.tree, name))
         });
-        let sources: Vec<(OwnedFd, CString)> = sources
+        let named: Vec<(OwnedFd, CString)> = named
             .collect::<std::result::Result<_, _>>()
             .map_err(|e| Error::internal(format!("name of a bind: {e}")))?;
+        let covering = std::mem::take(&mut self.covering);
         // SAFETY: between fork and exec only system calls happen, on strings and descriptors made before.
         unsafe {
             command.pre_exec(move || {
                 unshare_unsafe(UnshareFlags::NEWNS)?;
                 let below = MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC;
                 mount_change(c"/", below)?;
-                for (tree, place) in &sources {
-                    let from_itself = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
+                let from_itself = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
+                for (tree, place) in &named {
                     move_mount(tree, c"", CWD, place.as_c_str(), from_itself)?;
-                    // A copy of a shared mount is its peer; from here it is to hear of the host's mounts alone.
-                    mount_change(place.as_c_str(), below)?;
+                }
+                let to_itself = from_itself | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
+                for (tree, place) in &covering {
+                    move_mount(tree, c"", place, c"", to_itself).map_err(|_| GONE)?;
                 }
                 Ok(())
             });
@@ -130,73 +313,118 @@ impl Opened {
     }
 }
 
-/// Whether anybody but root can put something else in a path's place: whoever can write a folder above it.
-fn is_exchangeable(path: &Path) -> bool {
-    let Some(parent) = path.parent() else {
-        return false;
-    };
-    let metadata = trail::at(path).and_then(|()| fs::symlink_metadata(parent));
-    let open = metadata.map_or(true, |parent| parent.mode() & 0o022 != 0);
-    open || trusted(parent).is_err()
+/// A path for the spec; what is `what` there.
+fn text(what: &str, path: &Path) -> Result<String> {
+    places::text(path).map_err(|problem| Error::precondition(format!("{what} {problem}")))
 }
 
-fn open(bind: &Bind<'_>, folder: &Arc<OwnedFd>, place: PathBuf) -> io::Result<Source> {
-    trail::at(bind.source)?;
-    let no_link = ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
-    let flags = OFlags::PATH | OFlags::CLOEXEC;
-    let file = openat2(CWD, bind.source, flags, Mode::empty(), no_link)?;
+/// Opens a source to look at it, and to be what is mounted.
+fn look_at_source(bind: &Bind<'_>) -> Result<OwnedFd> {
+    open_judged(bind.source).map_err(|error| {
+        Error::precondition(format!(
+            "mounts: source {:?}: {error}; it must be there, and no link since it was judged",
+            bind.source
+        ))
+    })
+}
+
+/// The mount of a bind's source, or of a copy of it, as the bind is. What is bound read-only is so already: nothing is made in it to be
+/// mounted over.
+fn restricted(tree: OwnedFd, stand: &Stand<'_>) -> io::Result<OwnedFd> {
+    let restriction = Restriction {
+        read_only: stand.bind.read_only,
+        no_exec: stand.bind.no_exec,
+        // A copy of a shared mount is its peer: what is mounted in it would be seen on the host.
+        propagation: if stand.bind.private {
+            libc::MS_PRIVATE
+        } else {
+            libc::MS_SLAVE
+        },
+    };
+    restrict(&tree, restriction)?;
+    Ok(tree)
+}
+
+/// A root filesystem that was not mounted for its container: no file of it is a device to the host, and where runsc is to
+/// make something in it nobody else can lead it elsewhere.
+fn open_foreign(
+    root: &Path,
+    stands: &[Stand<'_>],
+    is_writable: bool,
+    working_folder: Option<&Path>,
+    folder: &Path,
+) -> io::Result<Shielded> {
+    trail::at(root)?;
+    let in_root = stands
+        .iter()
+        .filter(|stand| stand.tree.is_none() && !stand.is_hidden);
+    let places: Vec<Place<'_>> = in_root
+        .map(|stand| (stand.path.as_path(), stand.is_folder))
+        .collect();
+    // What a writable root takes is a file in it (`boot.SelfFilestorePath`), which every other container of that root could read.
+    if is_writable || !places.is_empty() {
+        let working_folder = working_folder.map(|folder| (folder, true));
+        let places: Vec<Place<'_>> = places.into_iter().chain(working_folder).collect();
+        return shield::shield(root, folder, &places);
+    }
+    Ok(Shielded {
+        tree: detach_foreign(root)?,
+        covering: Vec::new(),
+        is_shielded: false,
+    })
+}
+
+/// A copy of what is at a path of the client's, with all that is mounted in it: nothing in it is a device to the host.
+///
+/// # Errors
+/// `ELOOP` for a link in the path; else what the kernel says.
+pub(crate) fn detach_foreign(path: &Path) -> io::Result<OwnedFd> {
+    let tree = detach(&open_judged(path)?, true)?;
+    let restriction = Restriction {
+        propagation: libc::MS_SLAVE,
+        ..Restriction::default()
+    };
+    restrict(&tree, restriction)?;
+    Ok(tree)
+}
+
+/// A copy of a mount, or of a part of it, that is mounted nowhere yet.
+///
+/// # Errors
+/// What the kernel says.
+pub(crate) fn detach(file: &OwnedFd, recursive: bool) -> io::Result<OwnedFd> {
     let mut flags = OpenTreeFlags::OPEN_TREE_CLONE
         | OpenTreeFlags::OPEN_TREE_CLOEXEC
         | OpenTreeFlags::AT_EMPTY_PATH;
-    if bind.recursive {
+    if recursive {
         flags |= OpenTreeFlags::AT_RECURSIVE;
     }
-    let tree = open_tree(&file, c"", flags)?;
-    let file = fs::File::from(file);
-    let is_folder = file.metadata()?.is_dir();
-    let name = place.file_name().unwrap_or_default();
-    if is_folder {
-        mkdirat(folder, name, Mode::RWXU)?;
-    } else {
-        let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC;
-        openat(folder, name, flags, Mode::RUSR | Mode::WUSR)?;
-    }
-    Ok(Source {
-        tree,
-        is_folder,
-        folder: Arc::clone(folder),
-        place,
-    })
+    Ok(open_tree(file, c"", flags)?)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn what_others_can_exchange_is_told_from_what_they_cannot() {
-        assert!(!is_exchangeable(Path::new("/etc")));
-        assert!(!is_exchangeable(Path::new("/usr/bin/env")));
-        // In a sticky folder everybody can exchange what is his own.
-        assert!(is_exchangeable(Path::new("/tmp/x")));
-        assert!(is_exchangeable(Path::new("/nonexistent/x")));
-    }
+    use runsc_config::Writes;
 
     #[test]
     fn a_link_is_not_opened() {
         let folder = tempfile::tempdir().expect("tempdir");
-        let file = fs::File::open(folder.path()).expect("open");
-        let root = Arc::new(OwnedFd::from(file));
         std::os::unix::fs::symlink("/etc", folder.path().join("link")).expect("link");
         for source in ["link", "link/ssl", "none"] {
             let source = folder.path().join(source);
             let bind = Bind {
                 number: 0,
                 source: &source,
+                destination: Path::new("/srv"),
                 recursive: true,
+                read_only: false,
+                no_exec: false,
+                private: true,
+                is_mask: false,
+                writes: Writes::Host,
             };
-            open(&bind, &root, folder.path().join("place")).expect_err("refused");
-            assert!(!folder.path().join("place").exists());
+            look_at_source(&bind).expect_err("refused");
         }
     }
 }

@@ -7,12 +7,14 @@ use std::fs;
 use std::io::ErrorKind;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use tokio::time::{Instant, timeout_at};
 
 use crate::cgroup::Cgroups;
+use crate::held::{self, Held};
+use crate::layout::Bundle;
 use crate::runsc::command::Runsc;
 use crate::runsc::state_file::StateFile;
 use crate::{aside, mount};
@@ -28,26 +30,34 @@ pub(crate) fn filestore(folder: &Path, sandbox: &str) -> PathBuf {
 }
 
 /// Ends one container of a sandbox, by runsc as far as it can.
-pub(crate) async fn remove_container(runsc: &Runsc, id: &str, sandbox: &str, rootfs: &Path) {
+pub(crate) async fn remove_container(runsc: &Runsc, id: &str, sandbox: &str, bundle: &Bundle) {
     if StateFile::find(runsc.root(), id).is_some()
         && let Err(error) = runsc.act("delete", &["--force"], id, DELETE_LIMIT).await
     {
         tracing::warn!(%error, id, "runsc delete failed; cleaning up by hand");
+        if id != sandbox {
+            // It would serve files until the pod ends, and its state would keep the id.
+            kill_gofer(runsc.root(), bundle.path()).await;
+            let state = StateFile::find(runsc.root(), id);
+            remove_files(state.into_iter().collect()).await;
+        }
     }
-    remove_rootfs(sandbox, rootfs).await;
+    remove_rootfs(sandbox, bundle).await;
 }
 
-/// Unmounts a container's root. It belongs to a snapshot that may be mounted again, so nothing of runsc's may stay in it.
-pub(crate) async fn remove_rootfs(sandbox: &str, rootfs: &Path) {
-    remove_files(vec![filestore(rootfs, sandbox)]).await;
-    unmount(rootfs).await;
+/// Unmounts a container's root. It belongs to a snapshot that may be mounted again, so nothing of runsc's may stay in it. In one that
+/// is a folder of the client's runsc makes nothing.
+pub(crate) async fn remove_rootfs(sandbox: &str, bundle: &Bundle) {
+    let rootfs = bundle.rootfs();
+    remove_files(vec![filestore(&rootfs, sandbox)]).await;
+    unmount(&rootfs).await;
 }
 
 /// Removes files that may lie anywhere; one that hangs holds up no other.
 async fn remove_files(files: Vec<PathBuf>) {
-    let deadline = tokio::time::Instant::now() + aside::CLEANING_LIMIT;
+    let deadline = Instant::now() + aside::CLEANING_LIMIT;
     for file in files {
-        let left = deadline.saturating_duration_since(tokio::time::Instant::now());
+        let left = deadline.saturating_duration_since(Instant::now());
         let path = file.clone();
         let remove = move || match fs::remove_file(file) {
             Err(error)
@@ -101,59 +111,96 @@ async fn unmount(target: &Path) {
 /// Kills every process of a sandbox: those that name its root on their command line (runsc commands, sandbox, gofer),
 /// and whatever else its cgroups hold.
 pub(crate) async fn kill_processes(root: &Path, cgroups: Option<&Cgroups>) {
-    let deadline = tokio::time::Instant::now() + KILL_GRACE;
+    if let Some(cgroups) = cgroups {
+        cgroups.kill();
+    }
+    let (root, cgroups) = (root.to_owned(), cgroups.cloned());
+    kill_found(move || {
+        let mut found = processes_with_root(&root);
+        if let Some(cgroups) = &cgroups {
+            let held: Vec<Held> = cgroups.pids().into_iter().filter_map(Held::open).collect();
+            let still_there = cgroups.pids();
+            let is_there = |one: &Held| still_there.contains(&one.pid()) && one.is_alive();
+            found.extend(held.into_iter().filter(is_there));
+        }
+        found
+    })
+    .await;
+}
+
+/// Kills what serves the files of one container: a gofer that runsc has left while it was being set up.
+pub(crate) async fn kill_gofer(root: &Path, bundle: &Path) {
+    let (root, bundle) = (root.to_owned(), bundle.to_owned());
+    kill_found(move || {
+        let is_its_gofer = |one: &Held| {
+            let args = one.arguments();
+            let named = [b"--bundle", bundle.as_os_str().as_bytes()];
+            args.iter().any(|arg| arg == b"gofer") && args.windows(2).any(|pair| pair == named)
+        };
+        let mut found = processes_with_root(&root);
+        found.retain(is_its_gofer);
+        found
+    })
+    .await;
+}
+
+/// Kills what is found until nothing is. On a node with many processes a look at all of them takes a while, so there is one
+/// for each time that something had to be killed, aside, and none while that ends.
+async fn kill_found(find: impl Fn() -> Vec<Held> + Send + Sync + 'static) {
+    let deadline = Instant::now() + KILL_GRACE;
+    let find = Arc::new(find);
     loop {
-        let mut pids = processes_with_root(root);
-        pids.extend(cgroups.map(Cgroups::pids).unwrap_or_default());
-        pids.retain(|pid| is_alive(*pid));
-        if pids.is_empty() {
+        let look = Arc::clone(&find);
+        let look = move || Ok(look());
+        let left = deadline.saturating_duration_since(Instant::now());
+        let found = aside::CLEANING
+            .within(left, "look for processes of the sandbox", look, drop)
+            .await;
+        let found = match found {
+            Ok(found) => found,
+            Err(error) => return tracing::error!(%error, "processes of the sandbox may live on"),
+        };
+        if found.is_empty() {
             return;
         }
-        for pid in &pids {
-            let _ = kill(Pid::from_raw(*pid), Signal::SIGKILL);
+        found.iter().for_each(Held::kill);
+        let pids: Vec<i32> = found.iter().map(Held::pid).collect();
+        let all_ended = async {
+            for one in found {
+                one.ended().await;
+            }
+        };
+        if timeout_at(deadline, all_ended).await.is_err() {
+            return tracing::error!(?pids, "processes of the sandbox survive SIGKILL");
         }
-        if tokio::time::Instant::now() >= deadline {
-            tracing::error!(?pids, "processes of the sandbox survive SIGKILL");
-            return;
-        }
-        tokio::time::sleep(Duration::from_millis(10)).await;
     }
 }
 
-/// A zombie is dead: it only waits for its parent.
-fn is_alive(pid: i32) -> bool {
-    let stat = fs::read(format!("/proc/{pid}/stat")).unwrap_or_default();
-    // The state follows the name, which is in parentheses and may hold any byte (proc_pid_stat(5)).
-    let state = stat
-        .rsplit(|byte| *byte == b')')
-        .next()
-        .and_then(|rest| rest.trim_ascii_start().first());
-    !matches!(state, None | Some(b'Z' | b'X'))
-}
-
-fn processes_with_root(root: &Path) -> Vec<i32> {
+/// Looks at all processes of the node.
+fn processes_with_root(root: &Path) -> Vec<Held> {
     let mut argument = b"--root=".to_vec();
     argument.extend_from_slice(root.as_os_str().as_bytes());
+    let names_root = |pid: i32| held::arguments(pid).contains(&argument);
     let Ok(entries) = fs::read_dir("/proc") else {
         return Vec::new();
     };
     entries
         .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
-        .filter(|pid: &i32| {
-            let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-            line.split(|byte| *byte == 0).any(|arg| arg == argument)
-        })
+        .filter(|pid| names_root(*pid))
+        .filter_map(Held::open)
+        // Another process may have got the number in between.
+        .filter(|one| names_root(one.pid()) && one.is_alive())
         .collect()
 }
 
 /// The cgroups that the sandbox of this root is in and this process is not. Nothing in them may be killed for it: one that
 /// runsc did not move the sandbox into is somebody else's.
 fn cgroups_with_root(root: &Path) -> Option<Cgroups> {
-    let is_sandbox = |pid: &i32| {
-        let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-        line.split(|byte| *byte == 0).any(|arg| arg == b"boot")
-    };
-    let pid = processes_with_root(root).into_iter().find(is_sandbox)?;
+    let is_sandbox = |one: &Held| one.arguments().iter().any(|arg| arg == b"boot");
+    let pid = processes_with_root(root)
+        .into_iter()
+        .find(is_sandbox)?
+        .pid();
     let found = Cgroups::unshared(pid);
     found
         .inspect_err(|error| tracing::warn!(%error, pid, "cgroups of the sandbox not found"))
@@ -192,5 +239,25 @@ mod tests {
         );
         other.kill().expect("kill");
         other.wait().expect("wait");
+    }
+    #[tokio::test(flavor = "current_thread")]
+    async fn what_is_slow_to_die_is_not_looked_for_all_the_while() {
+        use std::sync::Mutex;
+        use std::sync::atomic::{AtomicU32, Ordering};
+        let (lasting, end) = std::io::pipe().expect("pipe");
+        let lasting = Mutex::new(Some(lasting));
+        let looks = Arc::new(AtomicU32::new(0));
+        let counted = Arc::clone(&looks);
+        let find = move || {
+            counted.fetch_add(1, Ordering::Relaxed);
+            let mut lasting = lasting.lock().expect("lock");
+            lasting.take().map(Held::of_pipe).into_iter().collect()
+        };
+        let killed = tokio::spawn(kill_found(find));
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        assert_eq!(looks.load(Ordering::Relaxed), 1);
+        drop(end);
+        killed.await.expect("done");
+        assert_eq!(looks.load(Ordering::Relaxed), 2);
     }
 }

@@ -1,6 +1,6 @@
 //! Create: from a request to a container in its sandbox. What fails undoes all that was done before it.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,13 +9,13 @@ use runsc_config::{ContainerKind, Context, Features, Hardened, Policy, Role, Sha
 use serde_json::Value;
 
 use crate::aside;
-use crate::binds::Opened;
+use crate::binds::{self, Opened};
 use crate::changes;
 use crate::container::{Confinement, Container, Parts};
 use crate::error::{Error, Result};
 use crate::host;
-use crate::io::{self, ProcessIo, Stdio};
-use crate::layout::Bundle;
+use crate::io::{self, Clients, ProcessIo, Stdio, Throttle};
+use crate::layout::{self, Bundle};
 use crate::logging;
 use crate::masks;
 use crate::mount;
@@ -27,6 +27,8 @@ use crate::process::{Phase, Process};
 use crate::runsc::command::{Given, Runsc, look_up};
 use crate::runsc::features;
 use crate::sandbox::{Plan, Sandbox};
+use crate::small::Messages;
+use crate::{scenes, trail, workdir};
 
 /// How long the policy's file, which a client may name, is waited for.
 const POLICY_LIMIT: Duration = Duration::from_secs(10);
@@ -89,7 +91,7 @@ impl Asked<'_> {
                 hardened.spec.terminal()
             )));
         }
-        changes::tell(&self.request.id, "", &hardened.report);
+        changes::tell(&self.request.id, &hardened.report);
         Ok(hardened)
     }
 
@@ -105,28 +107,46 @@ impl Asked<'_> {
             self.bundle.clone(),
             Arc::clone(runsc),
         );
+        let is_foreign = self.request.rootfs.is_empty();
         let open = move || {
+            let root = spec.root().unwrap_or(Path::new("rootfs"));
+            let root = bundle.path().join(root);
+            let (spec, report) = scenes::show(&spec, &root)?;
             let spec = masks::hide(&spec, &bundle)?;
-            let opened = Opened::new(&spec, runsc.root(), || runsc.scratch_path("bind"))?;
-            Ok((spec.with_sources(&opened.places()), opened))
+            // What is refused below leaves nothing, and where an overlay is laid over the root it has the folder.
+            let folder = workdir::make(&spec, &root)?;
+            let root = binds::Root {
+                path: &root,
+                is_foreign,
+            };
+            let name = || runsc.scratch_path("bind");
+            let (spec, opened) = binds::open(&spec, root, folder.place(), runsc.root(), name)?;
+            if !opened.is_shielded() {
+                folder.keep();
+            }
+            Ok((spec, report, opened))
         };
         // What is opened too late is closed again.
-        let (spec, opened) = aside::VOLUMES
+        let (spec, report, opened) = aside::VOLUMES
             .within(limit, "open what is mounted", open, drop)
             .await?;
-        self.bundle.write_spec(&spec, &hardened.explanation())?;
+        changes::tell(&self.request.id, &report);
+        let mut explanation = hardened.explanation();
+        explanation.changes.extend(report.changes);
+        self.bundle.write_spec(&spec, &explanation)?;
         Ok(opened)
     }
 
     /// Init, with the client's streams connected to pipes, and the ends of those for the sandbox; a terminal comes later,
     /// from runsc.
-    async fn init(&self, owner: io::Owner<'_>, policy: &Policy) -> Result<(Process, Given)> {
+    async fn init(&self, owner: io::Owner<'_>, hardened: &Hardened) -> Result<(Process, Given)> {
         let stdio = Stdio {
-            rate: policy.output_rate(),
+            throttle: hardened.policy.output_rate().map(Throttle::shared),
             ..self.stdio.clone()
         };
         let init = Process::new(String::new(), stdio, None);
         if init.stdio.terminal {
+            init.set_first_size(hardened.spec.console_size());
             return Ok((init, Given::default()));
         }
         let (io, [stdin, stdout, stderr]) = ProcessIo::pipes(&init.stdio, owner).await?;
@@ -146,6 +166,7 @@ impl Asked<'_> {
         init: Process,
         sandbox: Arc<Sandbox>,
         given_at_start: Given,
+        messages: Messages,
         pod: &Pod,
     ) -> Parts {
         Parts {
@@ -158,6 +179,7 @@ impl Asked<'_> {
             confinement: Confinement::of(&hardened.spec),
             ceiling: hardened.exec,
             given_at_start,
+            messages,
             events: pod.events().clone(),
         }
     }
@@ -174,7 +196,8 @@ impl Pod {
             stdout: request.stdout.clone(),
             stderr: request.stderr.clone(),
             terminal: request.terminal,
-            rate: None,
+            clients: Clients::Return,
+            throttle: None,
             counts: Arc::default(),
         };
         stdio.validate()?;
@@ -204,12 +227,24 @@ impl Pod {
             )));
         }
         let options = asked.request.options.clone().into_option();
-        let load = move || options::load_policy(options.as_ref());
-        let policy = aside::VOLUMES
+        let (namespace, owner) = (self.owner.namespace.clone(), id.clone());
+        let load = move || {
+            let at = |path: &Path| trail::at(path).map_err(|e| Error::io("read the policy", &e));
+            let policy = options::load_policy(options.as_ref())?;
+            // Before anything in it is believed: the answers of runsc, what is left of a sandbox.
+            at(&policy.runsc().root)?;
+            layout::state_dir(&policy.runsc().root)?;
+            if let Some(folder) = &policy.log().folder {
+                at(folder)?;
+            }
+            logging::follow(policy.log(), &namespace, &owner)?;
+            at(&policy.runsc().path)?;
+            let binary = find_runsc(&policy)?;
+            Ok((policy, binary))
+        };
+        let (policy, binary) = aside::VOLUMES
             .within(POLICY_LIMIT, "read the policy", load, drop)
             .await?;
-        logging::follow(policy.log(), &self.owner.namespace, id)?;
-        let binary = find_runsc(&policy)?;
         let features = features::of(&binary, &policy.runsc().root, &self.reaper).await?;
         let kind = Kind::Sandbox { is_pod };
         let hardened = asked.judge(self, &policy, &features, id, kind).await?;
@@ -223,12 +258,13 @@ impl Pod {
             hardened: &hardened,
             is_pod,
             reaper: Arc::clone(&self.reaper),
+            holds: Arc::clone(&self.holds),
         };
         let runsc = Sandbox::prepare(&plan).await?;
         match create_sandbox(asked, &plan, &runsc).await {
-            Ok((sandbox, init)) => {
+            Ok((sandbox, init, messages)) => {
                 let (sandbox, stdio) = (Arc::new(sandbox), Given::default());
-                let parts = asked.parts(hardened, init, sandbox, stdio, self);
+                let parts = asked.parts(hardened, init, sandbox, stdio, messages, self);
                 Ok(Container::watch(parts))
             }
             Err(error) => {
@@ -276,9 +312,16 @@ impl Pod {
             }
         };
         let hardened = asked.accept(hardened).inspect_err(|_| sandbox.leave(id))?;
+        // What it declares is there before its program is.
+        let settled = Arc::clone(&sandbox);
+        tokio::task::spawn_blocking(move || settled.settle())
+            .await
+            .unwrap_or_else(|error| Err(Error::internal(error.to_string())))
+            .inspect_err(|_| sandbox.leave(id))?;
         match create_further(asked, &sandbox, &hardened).await {
-            Ok((init, stdio)) => {
-                let parts = asked.parts(hardened, init, sandbox, stdio, self);
+            Ok((init, mut stdio)) => {
+                let messages = stdio.binds.take_messages();
+                let parts = asked.parts(hardened, init, sandbox, stdio, messages, self);
                 Ok(Container::watch(parts))
             }
             Err(error) => {
@@ -299,14 +342,16 @@ async fn create_sandbox(
     asked: &Asked<'_>,
     plan: &Plan<'_>,
     runsc: &Arc<Runsc>,
-) -> Result<(Sandbox, Process)> {
-    let binds = asked.furnish(plan.hardened, runsc).await?;
+) -> Result<(Sandbox, Process, Messages)> {
+    let mut binds = asked.furnish(plan.hardened, runsc).await?;
     let owner = io::Owner {
         namespace: &plan.owner.namespace,
         id: plan.id,
         reaper: &plan.reaper,
+        holds: &plan.holds,
     };
-    let (init, given) = asked.init(owner, &plan.hardened.policy).await?;
+    let messages = binds.take_messages();
+    let (init, given) = asked.init(owner, plan.hardened).await?;
     let given = Given { binds, ..given };
     let (sandbox, master) = Sandbox::create(plan, Arc::clone(runsc), given).await?;
     if plan.hardened.makes_network() {
@@ -315,7 +360,7 @@ async fn create_sandbox(
     if let Some(master) = master {
         init.set_terminal(master, owner).await?;
     }
-    Ok((sandbox, init))
+    Ok((sandbox, init, messages))
 }
 
 async fn create_further(
@@ -328,7 +373,7 @@ async fn create_further(
     asked.bundle.set_sandbox_root(sandbox.runsc.root())?;
     let binds = asked.furnish(hardened, &sandbox.runsc).await?;
     let owner = sandbox.log_owner(id);
-    let (init, given) = asked.init(owner, &sandbox.policy).await?;
+    let (init, given) = asked.init(owner, hardened).await?;
     let master = sandbox.create_further(id, &asked.bundle, hardened).await?;
     if let Some(master) = master {
         init.set_terminal(master, owner).await?;
@@ -352,6 +397,6 @@ fn find_runsc(policy: &Policy) -> Result<PathBuf> {
                 asked.display()
             ))
         })?;
-    runsc_config::trusted(&found).map_err(|e| Error::precondition(format!("runsc: {e}")))?;
+    runsc_config::trusted_runsc(&found).map_err(|e| Error::precondition(format!("runsc: {e}")))?;
     Ok(found)
 }

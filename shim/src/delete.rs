@@ -11,18 +11,18 @@ use std::time::{Duration, Instant};
 use containerd_shim::Flags;
 use containerd_shim_protos::api::DeleteResponse;
 use containerd_shim_protos::protobuf::{Message as _, MessageField};
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
-use runsc_config::Policy;
+use nix::sys::signal::Signal;
+use runsc_config::{Policy, trusted};
 use serde_json::Value;
 
 use crate::bootstrap::Params;
 use crate::cgroup::Cgroups;
 use crate::error::{Error, Result};
+use crate::held::Held;
 use crate::layout::{self, Bundle, Record};
 use crate::reaper::{Exit, Reaper};
 use crate::runsc::command::Runsc;
-use crate::{cleanup, clock, dial, id, start};
+use crate::{cleanup, clock, dial, id, oom_score, start};
 
 /// How long a killed shim may take to let go of its socket.
 const ENDING_LIMIT: Duration = Duration::from_millis(300);
@@ -64,8 +64,9 @@ pub(crate) fn run(flags: &Flags) -> Result<()> {
 
 /// Returns the pid the sandbox had, if it was written down.
 async fn remove(flags: &Flags, bundle: &Bundle) -> Result<Option<i32>> {
-    let reaper =
-        Reaper::install(None).map_err(|e| Error::io("become the reaper of sandboxes", &e))?;
+    // runsc and the hooks that it runs are no part of containerd, which the kernel spares.
+    let reaper = Reaper::install(oom_score::of_children())
+        .map_err(|e| Error::io("become the reaper of sandboxes", &e))?;
     let spec = bundle.read_spec().ok();
     let root_in = |base: &Path, sandbox: &str| {
         layout::sandbox_root(base, &flags.address, &flags.namespace, sandbox)
@@ -77,7 +78,14 @@ async fn remove(flags: &Flags, bundle: &Bundle) -> Result<Option<i32>> {
         let policy = Policy::load_default().unwrap_or_else(|_| Policy::strict());
         root_in(&policy.runsc().root, of_spec.unwrap_or(&flags.id))
     });
-    let record = Record::read(&root);
+    // What others can write says nothing here: a record names a program to run, and processes to kill.
+    let judged = trusted(&root);
+    if let Err(problem) = &judged
+        && root.exists()
+    {
+        tracing::warn!(root = %root.display(), "what is written there is not believed: {problem}");
+    }
+    let record = judged.is_ok().then(|| Record::read(&root)).flatten();
     // Whose sandbox it is decides who dies here: a container of a pod must never be taken for the pod. Without record and
     // spec the folder's name tells, since the id is hashed into it.
     let sandbox = match (&record, of_spec, root.parent()) {
@@ -97,10 +105,10 @@ async fn remove(flags: &Flags, bundle: &Bundle) -> Result<Option<i32>> {
             record.flags.clone(),
             Arc::clone(&reaper),
         );
-        cleanup::remove_container(&runsc, &flags.id, sandbox, &bundle.rootfs()).await;
+        cleanup::remove_container(&runsc, &flags.id, sandbox, bundle).await;
     } else {
         let sandbox = sandbox.as_deref().unwrap_or(&flags.id);
-        cleanup::remove_rootfs(sandbox, &bundle.rootfs()).await;
+        cleanup::remove_rootfs(sandbox, bundle).await;
     }
     if is_own {
         let cgroups = record.as_ref().and_then(|record| record.cgroups.as_ref());
@@ -126,18 +134,17 @@ async fn remove_cgroups(bundle: &Bundle, spec: &Value) {
 
 /// A shim that has stopped answering but still runs would keep what is removed here in use.
 async fn end_shim(record: &Record, id: &str) {
-    let Ok(pid) = i32::try_from(record.shim_pid) else {
+    let Some(shim) = i32::try_from(record.shim_pid).ok().and_then(Held::open) else {
         return;
     };
-    let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-    let mut arguments = line.split(|byte| *byte == 0);
+    let arguments = shim.arguments();
+    let mut arguments = arguments.iter();
     let is_shim = arguments
         .next()
         .is_some_and(|program| program.ends_with(b"containerd-shim-bulkhead-v1"))
         && arguments.any(|argument| argument == id.as_bytes());
-    // A pid of 1 or less is a broken record; the own one can only be a reused number.
-    if is_shim && pid > 1 && record.shim_pid != std::process::id() {
-        let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+    if is_shim {
+        shim.kill();
     }
 }
 

@@ -9,9 +9,6 @@ use runsc_config::{HostFacts, Volume};
 use crate::cgroup::Mode;
 use crate::{cgroup_limits, mountinfo, trail};
 
-/// A pod has no more volumes.
-const VOLUMES_MAX: usize = 256;
-
 /// Looks at the host as it is now; `containerd` is the gRPC address of the containerd that asks.
 pub(crate) fn facts(containerd: &str) -> HostFacts {
     let socket = containerd.trim_start_matches("unix://");
@@ -36,7 +33,19 @@ pub(crate) fn facts(containerd: &str) -> HostFacts {
         is_hosts_network,
         origin: mountinfo::origin,
         mounted_below: mountinfo::below,
+        mount_points: mountinfo::points,
+        is_same,
     }
+}
+
+/// Whether two paths are one file or folder, whatever their filesystem tells of them. Links are not followed.
+fn is_same(one: &Path, other: &Path) -> bool {
+    let identity = |path: &Path| {
+        trail::at(path).ok()?;
+        let file = std::fs::symlink_metadata(path).ok()?;
+        Some((file.dev(), file.ino()))
+    };
+    identity(one).is_some_and(|one| identity(other) == Some(one))
 }
 
 /// Whether a path leads to the network namespace that the shim and containerd are in, or to init's. One that cannot be looked
@@ -53,16 +62,25 @@ fn is_hosts_network(path: &Path) -> bool {
 }
 
 /// Whether swap can be limited: the files are missing where the kernel does not account for it, and runsc would fail on
-/// them. On cgroup v2 they only matter where there is swap.
+/// them. Swap may be switched on at any time, so it does not matter whether it is.
 fn swap_limits() -> bool {
     match Mode::of_host() {
         Ok(Mode::V1) => Path::new("/sys/fs/cgroup/memory/memory.memsw.limit_in_bytes").exists(),
-        Ok(Mode::V2) => {
+        Ok(Mode::V2) => swap_limits_v2(Path::new("/sys/fs/cgroup")).unwrap_or_else(|| {
             // The name of a swap file need not be text.
             std::fs::read("/proc/swaps").is_ok_and(|swaps| swaps.trim_ascii().contains(&b'\n'))
-        }
+        }),
         Err(_) => false,
     }
+}
+
+/// The same by the cgroups below the root, which has no limits itself; none where no memory is limited yet.
+fn swap_limits_v2(root: &Path) -> Option<bool> {
+    let below = std::fs::read_dir(root).ok()?.flatten();
+    let mut limited = below
+        .map(|entry| entry.path())
+        .filter(|cgroup| cgroup.join("memory.max").exists());
+    Some(limited.next()?.join("memory.swap.max").exists())
 }
 
 /// The volumes in a pod's folder of empty dirs that are empty and so can be kept inside the sandbox. One that holds
@@ -71,14 +89,17 @@ fn empty_dirs(folder: &Path) -> Vec<Volume> {
     let Ok(entries) = trail::at(folder).and_then(|()| std::fs::read_dir(folder)) else {
         return Vec::new();
     };
-    entries
+    let mut empty: Vec<PathBuf> = entries
         .filter_map(std::result::Result::ok)
         .map(|entry| entry.path())
         .filter(|path| {
             let entries = trail::at(path).and_then(|()| std::fs::read_dir(path));
             entries.is_ok_and(|mut entries| entries.next().is_none())
         })
-        .take(VOLUMES_MAX)
+        .collect();
+    empty.sort_unstable();
+    empty
+        .into_iter()
         .map(|source| {
             // The kubelet mounts a tmpfs of the volume's size where its medium is memory.
             let device = |path: &Path| std::fs::metadata(path).ok().map(|file| file.dev());
@@ -102,6 +123,36 @@ fn empty_dirs(folder: &Path) -> Vec<Volume> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_folder_is_the_same_by_any_mount_and_a_link_to_it_is_not() {
+        let folder = tempfile::tempdir().expect("tempdir");
+        let (a, link) = (folder.path().join("a"), folder.path().join("link"));
+        std::fs::create_dir(&a).expect("mkdir");
+        std::os::unix::fs::symlink("a", &link).expect("link");
+        assert!(
+            is_same(&a, &a) && is_same(Path::new("/proc/self/root"), Path::new("/proc/self/root"))
+        );
+        assert!(!is_same(&a, &link) && !is_same(&a, folder.path()));
+        let none = folder.path().join("none");
+        assert!(!is_same(&none, &none));
+    }
+
+    #[test]
+    fn swap_can_be_limited_whether_or_not_it_is_on() {
+        let root = tempfile::tempdir().expect("tempdir");
+        let make = |file: &str| {
+            let path = root.path().join(file);
+            std::fs::create_dir_all(path.parent().expect("a folder")).expect("mkdir");
+            std::fs::write(path, "max").expect("write");
+        };
+        make("init.scope/cgroup.procs");
+        assert_eq!(swap_limits_v2(root.path()), None);
+        make("system.slice/memory.max");
+        assert_eq!(swap_limits_v2(root.path()), Some(false));
+        make("system.slice/memory.swap.max");
+        assert_eq!(swap_limits_v2(root.path()), Some(true));
+    }
 
     #[test]
     fn the_hosts_network_is_known_by_any_name() {

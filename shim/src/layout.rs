@@ -6,10 +6,10 @@
 
 use std::fs::{self, DirBuilder};
 use std::io::{self, Read as _, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
-use runsc_config::{Explanation, HardenedSpec};
+use runsc_config::{Explanation, HardenedSpec, trusted, trusted_folder};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
@@ -46,20 +46,50 @@ pub(crate) fn sandbox_root(
     base.join(name)
 }
 
-/// Makes a folder that only root can enter, with its parents. Whoever reaches a control socket owns the sandbox.
+/// Makes a folder that only root can enter, with its parents. One that is there is somebody's and keeps its mode.
 ///
 /// # Errors
-/// When it cannot be made or an existing one cannot be locked.
-pub(crate) fn private_dir(path: &Path) -> io::Result<()> {
-    DirBuilder::new().recursive(true).mode(0o700).create(path)?;
-    let metadata = fs::symlink_metadata(path)?;
-    if !metadata.is_dir() {
-        return Err(io::ErrorKind::NotADirectory.into());
-    }
-    if metadata.permissions().mode() & 0o777 != 0o700 {
-        fs::set_permissions(path, fs::Permissions::from_mode(0o700))?;
+/// When it cannot be made.
+pub(crate) fn make_dir(path: &Path) -> io::Result<()> {
+    DirBuilder::new().recursive(true).mode(0o700).create(path)
+}
+
+/// Makes a folder that the policy names, unless it is there. It is judged as the policy file is: whoever can write it, or a
+/// folder above it, would be handed what root keeps there, or lead root to write elsewhere.
+///
+/// # Errors
+/// Names the part of the path that is not root's alone, or that cannot be made.
+pub(crate) fn trusted_dir(path: &Path) -> std::result::Result<(), String> {
+    // First what is there: nothing is made in a folder of somebody else's.
+    trusted_folder(path)?;
+    make_dir(path).map_err(|e| format!("cannot be made: {e}"))?;
+    trusted(path)
+}
+
+/// Makes the folder of one sandbox, in a folder that has been judged. Whoever can enter it reaches the control socket, which
+/// owns the sandbox.
+///
+/// # Errors
+/// When it cannot be made, or something else is there.
+pub(crate) fn sandbox_dir(root: &Path) -> io::Result<()> {
+    make_dir(root)?;
+    let metadata = fs::symlink_metadata(root)?;
+    let mode = metadata.mode() & 0o777;
+    if !metadata.is_dir() || metadata.uid() != 0 || mode != 0o700 {
+        let problem =
+            format!("is there already, and is no folder of root's with mode 0700 ({mode:04o})");
+        return Err(io::Error::other(problem));
     }
     Ok(())
+}
+
+/// Makes the folder that all sandboxes lie in, `runsc.root` of the policy.
+///
+/// # Errors
+/// `FailedPrecondition` where it is not root's alone to write.
+pub(crate) fn state_dir(base: &Path) -> Result<()> {
+    trusted_dir(base)
+        .map_err(|problem| Error::precondition(format!("policy: runsc.root = {base:?}: {problem}")))
 }
 
 /// Writes a file that only root can read, whole or not at all.
@@ -228,15 +258,51 @@ mod tests {
     }
 
     #[test]
-    fn a_private_dir_is_locked_even_when_it_was_open() {
+    fn a_folder_that_is_there_keeps_its_mode_and_one_that_others_can_write_is_refused() {
+        use std::os::unix::fs::PermissionsExt as _;
+        if !nix::unistd::geteuid().is_root() {
+            return;
+        }
         let folder = tempfile::tempdir().expect("tempdir");
-        let path = folder.path().join("a/b");
-        fs::create_dir_all(&path).expect("mkdir");
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("chmod");
-        private_dir(&path).expect("private");
-        assert_eq!(
-            fs::metadata(&path).expect("stat").permissions().mode() & 0o777,
-            0o700
-        );
+        let mode = |path: &Path, mode| {
+            fs::set_permissions(path, fs::Permissions::from_mode(mode)).expect("chmod");
+        };
+        let mode_of = |path: &Path| fs::metadata(path).expect("stat").mode() & 0o7777;
+        let (above, below) = (folder.path().join("above"), folder.path().join("above/a/b"));
+        fs::create_dir(&above).expect("mkdir");
+        for open in [0o775, 0o777] {
+            mode(&above, open);
+            let problem = trusted_dir(&below).expect_err("refused");
+            assert!(problem.contains("above has mode"), "{problem}");
+            assert!(!above.join("a").exists(), "made in a folder of others");
+        }
+        mode(&above, 0o755);
+        trusted_dir(&below).expect("made");
+        assert_eq!((mode_of(&above), mode_of(&below)), (0o755, 0o700));
+        mode(&below, 0o755);
+        trusted_dir(&below).expect("it is there");
+        assert_eq!(mode_of(&below), 0o755);
+        // A link is judged by where it leads.
+        std::os::unix::fs::symlink("b", above.join("a/link")).expect("link");
+        trusted_dir(&above.join("a/link")).expect("it is there");
+        mode(&below, 0o757);
+        trusted_dir(&above.join("a/link")).expect_err("refused");
+        fs::write(above.join("file"), "").expect("write");
+        trusted_dir(&above.join("file/x")).expect_err("refused");
+        trusted_dir(&above.join("file")).expect_err("refused");
+    }
+
+    #[test]
+    fn the_folder_of_a_sandbox_is_nobodys_else() {
+        use std::os::unix::fs::PermissionsExt as _;
+        if !nix::unistd::geteuid().is_root() {
+            return;
+        }
+        let folder = tempfile::tempdir().expect("tempdir");
+        let root = folder.path().join("r");
+        sandbox_dir(&root).expect("made");
+        sandbox_dir(&root).expect("it is there");
+        fs::set_permissions(&root, fs::Permissions::from_mode(0o755)).expect("chmod");
+        sandbox_dir(&root).expect_err("refused");
     }
 }

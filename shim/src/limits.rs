@@ -1,6 +1,7 @@
 //! Limits of a sandbox's cgroup: checked once it is made, and changed while it runs.
 //!
-//! `runsc update` does nothing for the containers of a pod, so the sandbox's cgroup is written here.
+//! `runsc update` does nothing for the containers of a pod, so the sandbox's cgroup is written here. Where systemd has made it, its unit is
+//! told as well (`systemd.rs`).
 
 use std::fs;
 use std::io;
@@ -11,6 +12,8 @@ use runsc_config::{CpuTime, SandboxLimits};
 use crate::cgroup::{Cgroups, Mode};
 use crate::cgroup_limits::read;
 use crate::error::{Error, Result};
+
+const SWAP: &str = "memory.swap.max";
 
 /// Checks that a sandbox's cgroups hold it to its limits, once they have been made: a runsc that finds a cgroup, or has none
 /// to put a sandbox in, sets none and says nothing.
@@ -47,22 +50,95 @@ pub(crate) fn check(cgroups: &Cgroups, limits: &SandboxLimits) -> Result<()> {
     Ok(())
 }
 
-/// Gives a running sandbox new limits; `old` are put back when one of them is not taken.
+/// What a cgroup is held to, as the kernel has it. What is remembered of that may be undone: systemd puts the values of a unit back
+/// whenever it looks at it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Held {
+    /// Bytes; the largest number for none.
+    memory: u64,
+    /// The largest quota for none.
+    cpu: CpuTime,
+    /// `cpu.shares` on v1, `cpu.weight` on v2.
+    weight: Option<u64>,
+}
+
+impl Held {
+    fn now(cgroups: &Cgroups) -> Self {
+        let found = read(cgroups);
+        let file = match cgroups.mode {
+            Mode::V1 => "cpu.shares",
+            Mode::V2 => "cpu.weight",
+        };
+        let none = CpuTime {
+            quota: u64::MAX,
+            period: 100_000,
+        };
+        Self {
+            memory: found.memory.unwrap_or(u64::MAX),
+            cpu: found.cpu.unwrap_or(none),
+            weight: cgroups.number("cpu", file),
+        }
+    }
+
+    fn wanted(cgroups: &Cgroups, limits: &SandboxLimits) -> Self {
+        Self {
+            // In whole pages, as the kernel counts.
+            memory: limits.memory & !4095,
+            cpu: limits.cpu,
+            weight: limits.shares.map(|shares| match cgroups.mode {
+                Mode::V1 => shares,
+                Mode::V2 => weight(shares),
+            }),
+        }
+    }
+}
+
+/// Gives a running sandbox new limits, as far as the kernel has others. Returns what it had where that was changed. When one of them is
+/// not taken, the ones before are put back.
 ///
 /// # Errors
 /// `FailedPrecondition` when the sandbox uses more memory already, or the cgroup above allows less.
-pub(crate) fn change(cgroups: &Cgroups, old: &SandboxLimits, new: &SandboxLimits) -> Result<()> {
-    let changed = set_memory(cgroups, old.memory, new.memory)
-        .and_then(|()| set_cpu(cgroups, old, new))
-        .map_err(|error| error.context("update"));
-    if changed.is_err() {
-        let restored =
-            set_memory(cgroups, new.memory, old.memory).and_then(|()| set_cpu(cgroups, new, old));
-        if let Err(error) = restored {
-            tracing::warn!(%error, "the limits before a failed update were not all put back");
+pub(crate) fn change(cgroups: &Cgroups, limits: &SandboxLimits) -> Result<Option<Held>> {
+    let (old, new) = (Held::now(cgroups), Held::wanted(cgroups, limits));
+    let is_held = old.memory == new.memory
+        && old.cpu == new.cpu
+        && new.weight.is_none_or(|weight| old.weight == Some(weight));
+    if is_held {
+        return Ok(None);
+    }
+    match set(cgroups, &old, &new) {
+        Ok(()) => Ok(Some(old)),
+        Err(error) => {
+            put_back(cgroups, &old);
+            Err(error)
         }
     }
-    changed
+}
+
+/// Puts back what an update has changed that did not come to its end.
+pub(crate) fn put_back(cgroups: &Cgroups, before: &Held) {
+    if let Err(error) = set(cgroups, &Held::now(cgroups), before) {
+        tracing::warn!(%error, "the limits before a failed update were not all put back");
+    }
+}
+
+fn set(cgroups: &Cgroups, old: &Held, new: &Held) -> Result<()> {
+    set_memory(cgroups, old.memory, new.memory).and_then(|()| set_cpu(cgroups, old, new))
+}
+
+/// Keeps a sandbox from swapping, also where swap is switched on later: on v2 there is a limit of its own. On v1 swap counts with memory.
+pub(crate) fn forbid_swap(cgroups: &Cgroups) {
+    if cgroups.mode == Mode::V2
+        && cgroups.number("", SWAP).is_some_and(|swap| swap > 0)
+        && let Err(error) = write(cgroups, "", SWAP, "0")
+    {
+        tracing::warn!(%error, "the sandbox may swap");
+    }
+}
+
+/// Whether the kernel has a limit for swap alone.
+pub(crate) fn limits_swap(cgroups: &Cgroups) -> bool {
+    cgroups.mode == Mode::V2 && cgroups.number("", SWAP).is_some()
 }
 
 fn set_memory(cgroups: &Cgroups, old: u64, new: u64) -> Result<()> {
@@ -108,15 +184,16 @@ fn set_memory(cgroups: &Cgroups, old: u64, new: u64) -> Result<()> {
     }
 }
 
-fn set_cpu(cgroups: &Cgroups, old: &SandboxLimits, new: &SandboxLimits) -> Result<()> {
+fn set_cpu(cgroups: &Cgroups, old: &Held, new: &Held) -> Result<()> {
     let refused = |field: &str, value: &str, error: &io::Error| {
         Error::precondition(format!("{field}: {value} is not taken ({error})"))
     };
-    if let Some(shares) = new.shares.filter(|shares| old.shares != Some(*shares)) {
-        let (file, value) = match cgroups.mode {
-            Mode::V1 => ("cpu.shares", shares.to_string()),
-            Mode::V2 => ("cpu.weight", weight(shares).to_string()),
+    if let Some(weight) = new.weight.filter(|weight| old.weight != Some(*weight)) {
+        let file = match cgroups.mode {
+            Mode::V1 => "cpu.shares",
+            Mode::V2 => "cpu.weight",
         };
+        let value = weight.to_string();
         write(cgroups, "cpu", file, &value).map_err(|e| refused("cpu.shares", &value, &e))?;
     }
     if old.cpu == new.cpu {
@@ -140,7 +217,7 @@ fn set_cpu(cgroups: &Cgroups, old: &SandboxLimits, new: &SandboxLimits) -> Resul
 }
 
 /// cgroup v2's weight for cgroup v1's shares: the linear map of 2..262144 to 1..10000 that runtimes share.
-fn weight(shares: u64) -> u64 {
+pub(crate) fn weight(shares: u64) -> u64 {
     1 + (shares.clamp(2, 262_144) - 2) * 9_999 / 262_142
 }
 

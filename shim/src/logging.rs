@@ -40,6 +40,8 @@ struct Lossy {
     fifo: File,
     lost: AtomicU64,
     file: Mutex<Option<Bounded>>,
+    /// Ends every line: containerd copies the lines of all sandboxes of a node into one log.
+    sandbox: String,
 }
 
 /// A log file and what it may still take.
@@ -73,11 +75,13 @@ impl Bounded {
 }
 
 impl Lossy {
-    fn new(fifo: File) -> Self {
+    /// `id` is the sandbox's.
+    fn new(fifo: File, id: &str) -> Self {
         Self {
             fifo,
             lost: AtomicU64::new(0),
             file: Mutex::new(None),
+            sandbox: format!(" sandbox={}", printable(id)),
         }
     }
 
@@ -95,14 +99,14 @@ impl Write for &Lossy {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         let lost = self.lost.load(Ordering::Relaxed);
         if lost > 0 {
-            let note = format!("{lost} log lines lost: the log was full\n");
-            if self.put(note.as_bytes()).is_err() {
+            let note = format!("{lost} log lines lost: the log was full");
+            if self.put(&whole(note.as_bytes(), &self.sandbox)).is_err() {
                 self.lost.fetch_add(1, Ordering::Relaxed);
                 return Ok(line.len());
             }
             self.lost.fetch_sub(lost, Ordering::Relaxed);
         }
-        if self.put(&escaped(line)).is_err() {
+        if self.put(&whole(line, &self.sandbox)).is_err() {
             self.lost.fetch_add(1, Ordering::Relaxed);
         }
         Ok(line.len())
@@ -113,28 +117,30 @@ impl Write for &Lossy {
     }
 }
 
-/// A line as it may be written: what a spec or a sandbox put into it ends no line but its own.
-fn escaped(line: &[u8]) -> Cow<'_, [u8]> {
+/// A line as it may be written: what a spec or a sandbox put into it ends no line but its own. It ends with its sandbox.
+fn whole(line: &[u8], sandbox: &str) -> Vec<u8> {
     let body = line.strip_suffix(b"\n").unwrap_or(line);
     // Control characters above a space are DEL and, in UTF-8, what begins with this byte.
     let may_hold_one = |byte: &u8| byte.is_ascii_control() || *byte == 0xc2;
-    if !body.iter().any(may_hold_one) {
-        return Cow::Borrowed(line);
-    }
-    let text = String::from_utf8_lossy(body);
-    Cow::Owned(format!("{}\n", printable(&text)).into_bytes())
+    let body = if body.iter().any(may_hold_one) {
+        let text = String::from_utf8_lossy(body);
+        Cow::Owned(printable(&text).to_string().into_bytes())
+    } else {
+        Cow::Borrowed(body)
+    };
+    [&body, sandbox.as_bytes(), b"\n"].concat()
 }
 
-/// Starts logging into `log` of the working folder, the bundle. Without one (a shim started by hand) nothing is logged:
-/// containerd takes anything on stderr for a part of the answer.
-pub(crate) fn init(debug: bool, bundle: &Path) {
+/// Starts logging into `log` of the working folder, the bundle, for the sandbox `id`. Without one (a shim started by hand) nothing
+/// is logged: containerd takes anything on stderr for a part of the answer.
+pub(crate) fn init(debug: bool, bundle: &Path, id: &str) {
     let opened = File::options()
         .read(true)
         .write(true)
         .custom_flags((OFlag::O_NONBLOCK | OFlag::O_CLOEXEC).bits())
         .open(bundle.join("log"));
     let Ok(fifo) = opened else { return };
-    let place = Arc::new(Lossy::new(fifo));
+    let place = Arc::new(Lossy::new(fifo, id));
     let level = if debug {
         LevelFilter::DEBUG
     } else {
@@ -179,7 +185,7 @@ pub(crate) fn follow(log: &runsc_config::Log, namespace: &str, id: &str) -> Resu
         changed.map_err(|e| Error::internal(format!("change the log's level: {e}")))?;
     }
     if let Some(folder) = &log.folder {
-        let file = open_in(folder, &format!("{namespace}-{id}.log")).map_err(|problem| {
+        let file = open_in(folder, &file_name(namespace, id)).map_err(|problem| {
             Error::precondition(format!(
                 "policy: log.folder {}: {problem}",
                 folder.display()
@@ -195,9 +201,13 @@ pub(crate) fn follow(log: &runsc_config::Log, namespace: &str, id: &str) -> Resu
     Ok(())
 }
 
+/// The name of a sandbox's file. Neither an id nor a namespace has two separators in a row, so no two sandboxes share one.
+fn file_name(namespace: &str, id: &str) -> String {
+    format!("{namespace}--{id}.log")
+}
+
 fn open_in(folder: &Path, name: &str) -> std::result::Result<Bounded, String> {
-    layout::private_dir(folder).map_err(|e| e.to_string())?;
-    runsc_config::trusted(folder)?;
+    layout::trusted_dir(folder)?;
     let file = folder.join(name);
     Bounded::open(&file).map_err(|e| format!("open {name}: {e}"))
 }
@@ -213,7 +223,7 @@ mod tests {
         let file = File::from(std::os::fd::OwnedFd::from(writer));
         nix::fcntl::fcntl(&file, nix::fcntl::FcntlArg::F_SETFL(OFlag::O_NONBLOCK))
             .expect("nonblock");
-        let log = Lossy::new(file);
+        let log = Lossy::new(file, "a");
         let line = [b'x'; 1000];
         for _ in 0..200 {
             (&log).write_all(&line).expect("never fails");
@@ -225,7 +235,8 @@ mod tests {
         let mut rest = String::new();
         reader.read_to_string(&mut rest).expect("read");
         assert!(
-            rest.contains("log lines lost") && rest.ends_with("after\n"),
+            rest.contains("log lines lost: the log was full sandbox=a\n")
+                && rest.ends_with("after sandbox=a\n"),
             "{rest:?}"
         );
     }
@@ -233,14 +244,14 @@ mod tests {
     #[test]
     fn what_is_logged_forges_no_line_and_rewrites_no_terminal() {
         let (mut reader, writer) = io::pipe().expect("pipe");
-        let log = Lossy::new(File::from(std::os::fd::OwnedFd::from(writer)));
+        let log = Lossy::new(File::from(std::os::fd::OwnedFd::from(writer)), "a");
         for line in ["INFO as it is é\n", "INFO a\u{1b}[2Jb\nERROR c\u{9b}d\n"] {
             (&log).write_all(line.as_bytes()).expect("never fails");
         }
         drop(log);
         let mut text = String::new();
         reader.read_to_string(&mut text).expect("read");
-        let expected = "INFO as it is é\nINFO a\\u{1b}[2Jb\\nERROR c\\u{9b}d\n";
+        let expected = "INFO as it is é sandbox=a\nINFO a\\u{1b}[2Jb\\nERROR c\\u{9b}d sandbox=a\n";
         assert_eq!(text, expected);
     }
 
@@ -249,15 +260,16 @@ mod tests {
         let folder = tempfile::tempdir().expect("tempdir");
         let path = folder.path().join("x.log");
         let full = File::create(&path).expect("create");
-        full.set_len(FILE_MAX - 5).expect("grow");
-        let log = Lossy::new(File::options().write(true).open("/dev/null").expect("open"));
+        full.set_len(FILE_MAX - 15).expect("grow");
+        let null = File::options().write(true).open("/dev/null");
+        let log = Lossy::new(null.expect("open"), "a");
         *log.file.lock().expect("lock") = Some(Bounded::open(&path).expect("open"));
         for line in ["1234\n", "5678\n", "9\n"] {
             (&log).write_all(line.as_bytes()).expect("never fails");
         }
         let text = std::fs::read(&path).expect("read");
         assert_eq!(text.len() as u64, FILE_MAX);
-        assert!(text.ends_with(b"1234\n"));
+        assert!(text.ends_with(b"1234 sandbox=a\n"));
         assert_eq!(log.lost.load(Ordering::Relaxed), 2);
     }
 
@@ -267,5 +279,20 @@ mod tests {
         let link = folder.path().join("x.log");
         std::os::unix::fs::symlink("/etc/passwd", &link).expect("link");
         Bounded::open(&link).expect_err("refused");
+    }
+
+    #[test]
+    fn no_two_sandboxes_share_a_log_file() {
+        let ids = [
+            "a", "b", "a-b", "b-c", "a-b-c", "c", "a.log", "a_b", "b.log-c",
+        ];
+        let mut names = std::collections::BTreeSet::new();
+        for namespace in ids {
+            for id in ids {
+                crate::id::validate("id", id).expect("an id");
+                let name = file_name(namespace, id);
+                assert!(names.insert(name.clone()), "{name}");
+            }
+        }
     }
 }

@@ -3,6 +3,7 @@
 //! containerd runs this binary to start a shim for a pod (`start`), and to clean up after one that died (`delete`). The
 //! started shim is this binary again, with no action: it serves the Task API until its last container is gone.
 
+mod apart;
 mod aside;
 mod binds;
 mod bootstrap;
@@ -17,6 +18,7 @@ mod delete;
 mod dial;
 mod error;
 mod events;
+mod held;
 mod host;
 mod id;
 mod info;
@@ -29,22 +31,29 @@ mod memory;
 mod metrics;
 mod mount;
 mod mountinfo;
+mod mountpoints;
 mod names;
 mod network;
 mod oom;
 mod oom_score;
 mod options;
+mod places;
 mod pod;
 mod poll;
 mod process;
 mod reaper;
 mod runsc;
 mod sandbox;
+mod scenes;
 mod serve;
 mod service;
+mod shield;
+mod small;
 mod start;
 mod stats;
+mod systemd;
 mod trail;
+mod workdir;
 
 use std::process::ExitCode;
 

@@ -2,16 +2,15 @@
 
 use std::fs;
 use std::io::{self, ErrorKind};
-use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use runsc_config::{HardenedSpec, Holder, Mask};
-use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat2};
+use rustix::fs::{Mode, ResolveFlags, openat2};
 
 use crate::error::{Error, Result};
 use crate::layout::Bundle;
-use crate::trail;
+use crate::places::{LOOK, below, open_judged, text};
 
 /// Name of the file in a bundle that stands for every masked file.
 const EMPTY: &str = "bulkhead-masked";
@@ -31,7 +30,8 @@ pub(crate) fn hide(spec: &HardenedSpec, bundle: &Bundle) -> Result<HardenedSpec>
         })?;
         let Some(mask) = found else { continue };
         let is_hidden = |other: &Mask| {
-            other.place == mask.place || (other.is_folder && mask.place.starts_with(&other.place))
+            other.place == mask.place
+                || (other.is_folder && Path::new(&mask.place).starts_with(&other.place))
         };
         if !masks.iter().any(is_hidden) {
             masks.push(mask);
@@ -42,7 +42,8 @@ pub(crate) fn hide(spec: &HardenedSpec, bundle: &Bundle) -> Result<HardenedSpec>
     }
     let empty = bundle.path().join(EMPTY);
     make_empty(&empty).map_err(|e| Error::io(format!("write {}", empty.display()), &e))?;
-    Ok(spec.with_masks(&masks, &empty))
+    let named = text(&empty).map_err(|e| Error::io("name the file that masks", &e))?;
+    Ok(spec.with_masks(&masks, &named))
 }
 
 /// Every user of the container may read it: what is hidden is empty, not forbidden.
@@ -69,7 +70,7 @@ fn find(spec: &HardenedSpec, bundle: &Bundle, place: &Path) -> io::Result<Option
         return Ok(found);
     }
     Ok(Some(Mask {
-        place: found,
+        place: text(&found)?,
         is_folder,
     }))
 }
@@ -79,10 +80,11 @@ fn in_mount(spec: &HardenedSpec, place: &Path) -> io::Result<Option<Option<Mask>
     match spec.holder(place) {
         Holder::Root => Ok(None),
         // Empty already, and in place of it what cannot be written.
-        Holder::Other => Ok(Some(spec.has_mount_at(place).then(|| Mask {
-            place: place.to_owned(),
+        Holder::Other if spec.has_mount_at(place) => Ok(Some(Some(Mask {
+            place: text(place)?,
             is_folder: true,
         }))),
+        Holder::Other => Ok(Some(None)),
         Holder::Bind(source, below) => in_bind(place, source, &below).map(Some),
         Holder::Shared => Err(io::Error::other("is of a volume inside of the sandbox")),
     }
@@ -94,32 +96,35 @@ fn in_bind(place: &Path, source: &Path, below: &Path) -> io::Result<Option<Mask>
     let here = below == Path::new("");
     let below = if here { Path::new(".") } else { below };
     let found = look(source, below, flags)?;
-    Ok(found.map(|(_, is_folder)| Mask {
-        place: place.to_owned(),
-        is_folder,
-    }))
+    found
+        .map(|(_, is_folder)| {
+            let place = text(place)?;
+            Ok(Mask { place, is_folder })
+        })
+        .transpose()
 }
 
 /// Where a path below a folder leads to, below that folder, and whether it is a folder.
 fn look(root: &Path, path: &Path, resolve: ResolveFlags) -> io::Result<Option<(PathBuf, bool)>> {
-    trail::at(root)?;
-    let flags = OFlags::PATH | OFlags::CLOEXEC;
     let is_absent =
         |error: &io::Error| matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory);
     let open = || -> io::Result<_> {
-        let root = openat2(CWD, root, flags, Mode::empty(), ResolveFlags::empty())?;
-        let file = openat2(&root, path, flags, Mode::empty(), resolve)?;
+        let root = open_judged(root)?;
+        // A file that is bound has nothing below it, not even itself.
+        let file = if path == Path::new(".") {
+            root.try_clone()?
+        } else {
+            openat2(&root, path, LOOK, Mode::empty(), resolve)?
+        };
         Ok((root, file))
     };
     let (root, file) = match open() {
         Err(error) if is_absent(&error) => return Ok(None),
         opened => opened?,
     };
-    let name = |file: i32| fs::read_link(format!("/proc/self/fd/{file}"));
-    let (root, full) = (name(root.as_raw_fd())?, name(file.as_raw_fd())?);
-    let below = full.strip_prefix(&root).map_err(io::Error::other)?;
+    let below = below(&root, &file)?;
     let is_folder = fs::File::from(file).metadata()?.is_dir();
-    Ok(Some((below.to_owned(), is_folder)))
+    Ok(Some((below, is_folder)))
 }
 
 #[cfg(test)]
@@ -165,6 +170,12 @@ mod tests {
         };
         assert_eq!(find("usr/bin/ls").expect("look"), found(false));
         assert_eq!(find("").expect("look"), found(true));
+        let of_a_file = in_bind(
+            Path::new("/data/x"),
+            &root.path().join("usr/bin/ls"),
+            Path::new(""),
+        );
+        assert_eq!(of_a_file.expect("look"), found(false));
         assert_eq!(find("none").expect("look"), None);
         for link in ["bin", "bin/ls", "up", "inside", "inside/ls"] {
             find(link).expect_err(link);

@@ -5,6 +5,7 @@
 //! answer every failure, so this is our own, on nix.
 
 use std::io;
+use std::os::fd::{AsFd, AsRawFd as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -12,6 +13,7 @@ use containerd_shim_protos::types::mount::Mount;
 use nix::errno::Errno;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
+use rustix::fs::{Mode, OFlags, open};
 
 use crate::error::{Error, Result};
 use crate::mountinfo::{self, Entry};
@@ -82,7 +84,15 @@ pub(crate) async fn mount_rootfs(mounts: &[Mount], target: &Path, limit: Duratio
                 return Err(error);
             }
         }
-        Ok(())
+        seal(&target).map_err(|e| {
+            if trail::is_wanted() {
+                let _ = unmount_all(&target);
+            }
+            Error::io(
+                format!("make the rootfs {} nodev,nosuid", target.display()),
+                &e,
+            )
+        })
     };
     let unmount = move |()| {
         let _ = unmount_all(&undone);
@@ -90,6 +100,57 @@ pub(crate) async fn mount_rootfs(mounts: &[Mount], target: &Path, limit: Duratio
     aside::VOLUMES
         .within(limit, "mount the rootfs", mount, unmount)
         .await
+}
+
+/// Nothing in a root filesystem is a device to the host, or a program of another user's, however it was mounted: an image
+/// brings what it likes, and runsc opens files of it as root before the gofer is sealed.
+fn seal(target: &Path) -> io::Result<()> {
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let root = open(target, flags, Mode::empty())?;
+    restrict(&root, Restriction::default())
+}
+
+/// What a mount, with those below it, is restricted to beyond `nodev,nosuid`.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Restriction {
+    pub(crate) read_only: bool,
+    pub(crate) no_exec: bool,
+    /// What it hears of the host's later mounts, as a flag of mount(2); 0 leaves that as it is.
+    pub(crate) propagation: u64,
+}
+
+/// Restricts a mount by its descriptor (mount_setattr(2), Linux 5.12).
+///
+/// # Errors
+/// What the kernel says.
+pub(crate) fn restrict(mount: &impl AsFd, to: Restriction) -> io::Result<()> {
+    let attributes = [
+        (true, libc::MOUNT_ATTR_NODEV | libc::MOUNT_ATTR_NOSUID),
+        (to.read_only, libc::MOUNT_ATTR_RDONLY),
+        (to.no_exec, libc::MOUNT_ATTR_NOEXEC),
+    ];
+    let set = attributes
+        .iter()
+        .filter(|(is_wanted, _)| *is_wanted)
+        .fold(0, |set, (_, one)| set | one);
+    let attr = libc::mount_attr {
+        attr_set: set,
+        attr_clr: 0,
+        propagation: to.propagation,
+        userns_fd: 0,
+    };
+    // SAFETY: the path is a string, the structure outlives the call, and its size is its own.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_mount_setattr,
+            mount.as_fd().as_raw_fd(),
+            c"".as_ptr(),
+            libc::AT_EMPTY_PATH | libc::AT_RECURSIVE,
+            &raw const attr,
+            size_of::<libc::mount_attr>(),
+        )
+    };
+    Errno::result(result).map(|_| ()).map_err(io::Error::from)
 }
 
 impl Plan {

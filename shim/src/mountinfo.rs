@@ -81,6 +81,13 @@ pub(crate) fn below(folder: &Path) -> Vec<Origin> {
     below.map(|entry| entry.origin).collect()
 }
 
+/// Where a filesystem is mounted, by its device.
+pub(crate) fn points(device: &str) -> Vec<PathBuf> {
+    let entries = entries().unwrap_or_default().into_iter();
+    let of_it = entries.filter(|entry| entry.origin.device == device);
+    of_it.map(|entry| entry.point).collect()
+}
+
 /// Undoes the octal escapes of mountinfo.
 fn unescape(field: &[u8]) -> PathBuf {
     let mut plain = Vec::with_capacity(field.len());
@@ -136,6 +143,8 @@ mod tests {
         let proc = origin(Path::new("/proc/sys/kernel")).expect("a folder of /proc");
         assert_ne!(root.device, proc.device);
         assert_eq!(proc.path, Path::new("/sys/kernel"));
+        assert!(points(&proc.device).contains(&"/proc".into()));
+        assert!(!points(&proc.device).contains(&"/".into()) && points("no").is_empty());
         assert!(below(Path::new("/proc")).contains(&Origin {
             path: "/".into(),
             ..proc

@@ -14,7 +14,9 @@ use tokio::sync::Notify;
 use crate::container::Container;
 use crate::error::{Code, Error, Result};
 use crate::events::Events;
+use crate::io::Holds;
 use crate::metrics::{COUNTERS, Collector, Operation};
+use crate::process::Phase;
 use crate::reaper::Reaper;
 use crate::sandbox::Owner;
 use crate::{id, memory};
@@ -31,6 +33,8 @@ enum Slot {
 pub(crate) struct Pod {
     pub(crate) owner: Owner,
     pub(crate) reaper: Arc<Reaper>,
+    /// Streams that outlive their containers.
+    pub(crate) holds: Arc<Holds>,
     events: Events,
     slots: Mutex<HashMap<String, Slot>>,
     removed: Notify,
@@ -43,6 +47,7 @@ impl Pod {
         Self {
             owner,
             reaper,
+            holds: Arc::default(),
             events,
             slots: Mutex::default(),
             removed: Notify::new(),
@@ -75,11 +80,16 @@ impl Pod {
         self.lock().is_empty()
     }
 
-    /// Takes no container from here on, unless there is one.
+    /// Whether no sandbox of it lives, and none is being made. Containers that nobody has deleted may be there.
+    pub(crate) fn has_ended(&self) -> bool {
+        have_ended(&self.lock())
+    }
+
+    /// Takes no container from here on, unless there is one, or one that lives where `told` to end.
     #[must_use]
-    pub(crate) fn close(&self) -> bool {
+    pub(crate) fn close(&self, told: bool) -> bool {
         let slots = self.lock();
-        let closes = slots.is_empty();
+        let closes = slots.is_empty() || (told && have_ended(&slots));
         self.is_closed.fetch_or(closes, Ordering::Relaxed);
         closes
     }
@@ -218,6 +228,14 @@ impl Pod {
     }
 }
 
+fn have_ended(slots: &HashMap<String, Slot>) -> bool {
+    slots.values().all(|slot| match slot {
+        // The exit of init is told after the sandbox's own end.
+        Slot::Ready(container) => matches!(container.init.phase(), Phase::Stopped(_)),
+        Slot::Creating => false,
+    })
+}
+
 fn created_event(request: &CreateTaskRequest, pid: u32) -> TaskCreate {
     let mut io = TaskIO::new();
     io.stdin.clone_from(&request.stdin);
@@ -246,10 +264,11 @@ mod tests {
         let events = Events::new("default".into(), "/nonexistent".into());
         let pod = Pod::new(owner, Arc::default(), events);
         pod.claim("early").expect("a place");
-        assert!(!pod.close(), "it has a container");
+        assert!(!pod.close(false), "it has a container");
+        assert!(!pod.close(true), "it is being made");
         pod.claim("other").expect("a place");
         pod.lock().clear();
-        assert!(pod.close());
+        assert!(pod.close(false));
         let late = pod.claim("late").expect_err("closed");
         assert_eq!(late.code(), Code::Unavailable);
         assert!(pod.is_empty());

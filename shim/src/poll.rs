@@ -1,7 +1,7 @@
 //! Descriptors the async runtime can wait for.
 
 use std::fs::File;
-use std::io::{self, Read as _};
+use std::io::{self, Read as _, Write as _};
 use std::os::fd::OwnedFd;
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
@@ -32,4 +32,21 @@ pub(crate) async fn read(fd: &AsyncFd<File>, buffer: &mut [u8]) -> io::Result<us
             Err(_would_block) => {}
         }
     }
+}
+
+/// Writes all of it.
+///
+/// # Errors
+/// What write(2) fails with, but for an interruption.
+pub(crate) async fn write_all(fd: &AsyncFd<File>, mut data: &[u8]) -> io::Result<()> {
+    while !data.is_empty() {
+        let mut ready = fd.writable().await?;
+        match ready.try_io(|fd| fd.get_ref().write(data)) {
+            Ok(Ok(written)) => data = data.get(written..).unwrap_or_default(),
+            Ok(Err(error)) if error.kind() == io::ErrorKind::Interrupted => {}
+            Ok(Err(error)) => return Err(error),
+            Err(_would_block) => {}
+        }
+    }
+    Ok(())
 }

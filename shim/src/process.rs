@@ -6,11 +6,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use runsc_config::HardenedProcess;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 
 use crate::error::{Code, Error, Result};
-use crate::io::{Owner, ProcessIo, Stdio, console};
-use crate::reaper::Exit;
+use crate::io::{Owner, ProcessIo, Raised, Signals, Stdio, console, is_controlled};
+use crate::reaper::{Exit, ExitWatch};
 
 /// How a process ended, and when.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -60,8 +60,15 @@ pub(crate) struct Process {
     exit: watch::Sender<Option<Exited>>,
     start_answered: watch::Sender<bool>,
     guest_pid: watch::Sender<Option<NonZeroU32>>,
-    io: Mutex<Option<Arc<ProcessIo>>>,
+    streams: Mutex<Streams>,
     terminal: Mutex<Terminal>,
+}
+
+#[derive(Debug, Default)]
+struct Streams {
+    io: Option<Arc<ProcessIo>>,
+    /// CloseIO has come. An exec's client may be done with stdin before its start.
+    is_input_closed: bool,
 }
 
 /// The terminal of a process that has one.
@@ -70,6 +77,11 @@ struct Terminal {
     master: Option<OwnedFd>,
     /// Width and height that it is to have once it is there.
     size: Option<(u32, u32)>,
+    signals: Option<Signals>,
+    /// What it raises, until somebody takes it up.
+    raised: Option<mpsc::Receiver<Raised>>,
+    /// The runsc command that waits for the process, where there is one, and hands on what it is sent.
+    keeper: Option<ExitWatch>,
 }
 
 /// Held until the reply to `Start` is on its way: TaskExit must not overtake it.
@@ -95,7 +107,7 @@ impl Process {
             exit: watch::channel(None).0,
             start_answered: watch::channel(false).0,
             guest_pid: watch::channel(None).0,
-            io: Mutex::default(),
+            streams: Mutex::default(),
             terminal: Mutex::default(),
         }
     }
@@ -273,28 +285,40 @@ impl Process {
     }
 
     pub(crate) fn io(&self) -> Option<Arc<ProcessIo>> {
-        self.io
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+        self.lock_streams().io.clone()
     }
 
     pub(crate) fn set_io(&self, io: ProcessIo) {
-        *self.io.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(io));
+        let mut streams = self.lock_streams();
+        if streams.is_input_closed {
+            io.close_input();
+        }
+        streams.io = Some(Arc::new(io));
+    }
+
+    /// Lets stdin end once the client has closed its side; where there is no stdin yet, as soon as there is.
+    pub(crate) fn close_input(&self) {
+        let mut streams = self.lock_streams();
+        streams.is_input_closed = true;
+        if let Some(io) = &streams.io {
+            io.close_input();
+        }
     }
 
     /// Lets go of the streams, once what is in flight has been delivered.
     pub(crate) async fn close_io(&self) {
-        let io = self
-            .io
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take();
+        let io = self.lock_streams().io.take();
         self.lock_terminal().master = None;
         if let Some(io) = io {
             io.process_exited();
             io.drain().await;
         }
+    }
+
+    /// Asks for a first size of its terminal; what a client gives before there is one counts more.
+    pub(crate) fn set_first_size(&self, size: Option<(u32, u32)>) {
+        let mut terminal = self.lock_terminal();
+        terminal.size = terminal.size.take().or(size);
     }
 
     /// Connects the streams to a terminal's master, which stays with the process for its size: the one it has been given
@@ -303,14 +327,30 @@ impl Process {
     /// # Errors
     /// When a stream cannot be opened, or for an impossible size.
     pub(crate) async fn set_terminal(&self, master: OwnedFd, owner: Owner<'_>) -> Result<()> {
-        self.set_io(ProcessIo::terminal(&self.stdio, owner, &master).await?);
+        let (signals, raised) = Signals::new();
+        self.set_io(ProcessIo::terminal(&self.stdio, owner, &master, signals.clone()).await?);
         let mut terminal = self.lock_terminal();
-        let of_spec = || self.spec.as_ref()?.console_size();
-        if let Some((width, height)) = terminal.size.take().or_else(of_spec) {
+        if let Some((width, height)) = terminal.size.take() {
             console::resize(&master, width, height)?;
         }
         terminal.master = Some(master);
+        terminal.signals = Some(signals);
+        terminal.raised = Some(raised);
         Ok(())
+    }
+
+    /// The signals of its terminal, for whoever delivers them: once.
+    pub(crate) fn take_raised(&self) -> Option<mpsc::Receiver<Raised>> {
+        self.lock_terminal().raised.take()
+    }
+
+    pub(crate) fn set_keeper(&self, keeper: Option<ExitWatch>) {
+        self.lock_terminal().keeper = keeper;
+    }
+
+    /// The runsc command that waits for it, if there is one.
+    pub(crate) fn keeper(&self) -> Option<ExitWatch> {
+        self.lock_terminal().keeper.clone()
     }
 
     /// Gives the terminal a size. A client may do so before there is one: `nerdctl exec -t` does between adding and
@@ -323,7 +363,16 @@ impl Process {
             self.stdio.terminal && matches!(self.phase(), Phase::Created | Phase::Starting);
         let mut terminal = self.lock_terminal();
         match &terminal.master {
-            Some(master) => console::resize(master, width, height),
+            Some(master) => {
+                let has_changed = console::resize(master, width, height)?;
+                if has_changed
+                    && !is_controlled(master)
+                    && let Some(signals) = &terminal.signals
+                {
+                    signals.size_changed();
+                }
+                Ok(())
+            }
             None if to_come => {
                 console::size(width, height)?;
                 terminal.size = Some((width, height));
@@ -334,6 +383,10 @@ impl Process {
                 self.name()
             ))),
         }
+    }
+
+    fn lock_streams(&self) -> MutexGuard<'_, Streams> {
+        self.streams.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn lock_terminal(&self) -> MutexGuard<'_, Terminal> {

@@ -13,12 +13,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use nix::errno::Errno;
-use nix::sys::signal::{Signal, kill};
+use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::Pid;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
-use crate::oom_score;
+use crate::{held, oom_score};
 
 /// How many exits of not yet claimed children are remembered.
 ///
@@ -33,6 +33,16 @@ pub(crate) enum Exit {
     Code(i32),
     /// This signal killed it.
     Signal(i32),
+}
+
+/// For a message about it.
+impl std::fmt::Display for Exit {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Code(code) => write!(f, "exit code {code}"),
+            Self::Signal(signal) => write!(f, "killed by signal {signal}"),
+        }
+    }
 }
 
 impl Exit {
@@ -88,6 +98,11 @@ impl ExitWatch {
         tokio::time::timeout(limit, self.wait()).await.ok()
     }
 
+    /// Whether the kernel is ending the child, or has ended it: its memory may take long to be freed, or a quota hold it back.
+    pub(crate) fn is_ending(&self) -> bool {
+        self.get().is_some() || is_ending(self.pid)
+    }
+
     /// Sends a signal, unless the child has been reaped already.
     pub(crate) fn signal(&self, signal: Signal) {
         if self.get().is_none() {
@@ -95,6 +110,36 @@ impl ExitWatch {
             let _ = kill(Pid::from_raw(self.pid), signal);
         }
     }
+
+    /// Kills the child and all of its process group, which it leads: a hook that it waits for, for one.
+    pub(crate) fn kill_group(&self) {
+        if self.get().is_none() {
+            let _ = killpg(Pid::from_raw(self.pid), Signal::SIGKILL);
+        }
+    }
+}
+
+/// proc_pid_stat(5), proc_pid_status(5).
+fn is_ending(pid: i32) -> bool {
+    const PF_EXITING: u32 = 4;
+    let read = |file: &str| std::fs::read_to_string(format!("/proc/{pid}/{file}"));
+    let (Ok(stat), Ok(status)) = (read("stat"), read("status")) else {
+        return true;
+    };
+    let mut fields = held::fields_after_name(&stat);
+    let is_dead = matches!(fields.next(), Some("Z" | "X"));
+    let flags: u32 = fields
+        .nth(5)
+        .and_then(|flags| flags.parse().ok())
+        .unwrap_or(0);
+    let pending = status.lines().filter_map(|line| {
+        let mask = line
+            .strip_prefix("SigPnd:")
+            .or_else(|| line.strip_prefix("ShdPnd:"))?;
+        u64::from_str_radix(mask.trim(), 16).ok()
+    });
+    let kill = 1 << (libc::SIGKILL - 1);
+    is_dead || flags & PF_EXITING != 0 || pending.fold(0, |all, mask| all | mask) & kill != 0
 }
 
 #[derive(Debug, Default)]
@@ -253,6 +298,21 @@ mod tests {
         assert_eq!(Exit::from_raw(255 << 8), Exit::Code(255));
         assert_eq!(Exit::Signal(15).status(), 143);
         assert_eq!(Exit::Code(255).status(), 255);
+    }
+
+    #[test]
+    fn a_child_ends_from_its_sigkill_on() {
+        let _alone = CHILDREN.blocking_lock();
+        let mut child = Command::new("/bin/sleep")
+            .arg("100")
+            .spawn()
+            .expect("spawn");
+        let pid = i32::try_from(child.id()).expect("a pid");
+        assert!(!is_ending(pid));
+        child.kill().expect("kill");
+        assert!(is_ending(pid), "and nobody has reaped it");
+        child.wait().expect("wait");
+        assert!(is_ending(pid), "it is gone");
     }
 
     #[tokio::test(flavor = "current_thread")]

@@ -9,7 +9,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use containerd_shim::Flags;
 use containerd_shim_protos::shim_async::create_task;
@@ -24,6 +24,7 @@ use tokio::time::Sleep;
 
 use crate::error::{Error, Result};
 use crate::events::Events;
+use crate::io::Holds;
 use crate::pod::Pod;
 use crate::reaper::Reaper;
 use crate::sandbox::Owner;
@@ -34,6 +35,14 @@ const TASK_V3: &str = "containerd.task.v3.Task";
 const TASK_V2: &str = "containerd.task.v2.Task";
 /// How long containerd may take to accept the last events.
 const FLUSH_LIMIT: Duration = Duration::from_secs(5);
+
+/// The same in a shim that was told to end: when a node is shut down containerd has gone before.
+const TOLD_FLUSH_LIMIT: Duration = Duration::from_secs(1);
+
+/// How long after it was told to end a shim still does so when its sandbox ends: in a shutdown the signal reaches both at once.
+/// Later the end of a sandbox has another reason, and somebody will ask for its exit code.
+const TOLD_LIMIT: Duration = Duration::from_secs(10);
+const TOLD_STEP: Duration = Duration::from_millis(100);
 
 /// How long no connection is accepted after one that could not be.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -48,6 +57,9 @@ const IDLE_STEP: Duration = Duration::from_secs(1);
 /// The same while containerd has not taken all events: it may come back, and somebody may wait for one of them.
 const UNTOLD_LIMIT: Duration = Duration::from_secs(600);
 
+/// No stream outlives its container for longer (`HOLD_LIMIT` in `io::life`, and a little).
+const LINGER_LIMIT: Duration = Duration::from_secs(11);
+
 /// Serves on the listener that `start` passed as stdin.
 ///
 /// # Errors
@@ -59,7 +71,7 @@ pub(crate) fn run(flags: &Flags) -> Result<()> {
         ))
     })?;
     let bundle = std::env::current_dir().map_err(|e| Error::io("find the bundle", &e))?;
-    logging::init(flags.debug, &bundle);
+    logging::init(flags.debug, &bundle, &flags.id);
     let score = oom_score::protect();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -90,37 +102,52 @@ async fn serve(flags: &Flags, listener: StdListener, oom_score_adj: Option<i32>)
         .await
         .map_err(|e| Error::internal(format!("serve: {e}")))?;
     tracing::info!(
-        id = flags.id,
         namespace = flags.namespace,
         version = env!("CARGO_PKG_VERSION"),
         "serving"
     );
     let socket = PathBuf::from(&flags.socket);
-    loop {
-        wait_for_end(&pod, &shutdown, &clients).await?;
-        if leave(&socket, &pod).await {
-            break;
+    let end = loop {
+        let end = wait_for_end(&pod, &shutdown, &clients).await?;
+        if leave(&socket, &pod, end, &clients).await {
+            break end;
         }
+    };
+    if end == End::Told {
+        pod.events().flush(TOLD_FLUSH_LIMIT).await;
+        return Ok(());
     }
     pod.events().flush(FLUSH_LIMIT).await;
     // The reply to Shutdown is queued behind this task: let it out before the connections close.
     tokio::time::sleep(Duration::from_millis(10)).await;
     let _ = tokio::time::timeout(Duration::from_secs(1), server.shutdown()).await;
-    Ok(())
+    linger(&pod.holds).await
 }
 
-/// Returns when the shim has been asked to end, or has nothing and nobody to serve. A signal ends one that has no containers and is logged otherwise: the
-/// containers would lose their only keeper.
-async fn wait_for_end(pod: &Pod, shutdown: &Notify, clients: &Clients) -> Result<()> {
+/// Why a shim ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    /// It was asked by the API.
+    Asked,
+    /// It has nothing and nobody to serve.
+    Idle,
+    /// A signal told it to, and no sandbox of it lives.
+    Told,
+}
+
+/// Returns when the shim has been asked to end, or has nothing and nobody to serve. A signal ends one whose sandbox has ended, or does
+/// within a moment. Otherwise it is logged: the containers would lose their only keeper.
+async fn wait_for_end(pod: &Pod, shutdown: &Notify, clients: &Clients) -> Result<End> {
     let handler = |kind| signal(kind).map_err(|e| Error::io("handle signals", &e));
     let (mut term, mut int) = (
         handler(SignalKind::terminate())?,
         handler(SignalKind::interrupt())?,
     );
     let mut idle = Duration::ZERO;
+    let mut told: Option<Instant> = None;
     loop {
         let name = tokio::select! {
-            () = shutdown.notified() => return Ok(()),
+            () = shutdown.notified() => return Ok(End::Asked),
             // The last container may have gone: look at the conditions below again.
             () = pod.removed() => continue,
             _ = term.recv() => "SIGTERM",
@@ -131,23 +158,50 @@ async fn wait_for_end(pod: &Pod, shutdown: &Notify, clients: &Clients) -> Result
                 let limit = if pod.events().are_taken() { IDLE_LIMIT } else { UNTOLD_LIMIT };
                 if idle >= limit {
                     tracing::warn!("containerd has left and there is no container: ending");
-                    return Ok(());
+                    return Ok(End::Idle);
+                }
+                continue;
+            }
+            () = tokio::time::sleep(TOLD_STEP), if told.is_some() => {
+                if pod.has_ended() {
+                    return Ok(End::Told);
+                }
+                if told.is_some_and(|since| since.elapsed() >= TOLD_LIMIT) {
+                    told = None;
+                    tracing::warn!(
+                        "told to end and ignored it: the sandbox lives; delete its containers, or kill this shim with SIGKILL"
+                    );
                 }
                 continue;
             }
         };
-        if pod.is_empty() {
-            return Ok(());
+        if pod.has_ended() {
+            return Ok(End::Told);
         }
-        tracing::warn!(
-            "{name} ignored: this shim still has containers; delete them, or kill it with SIGKILL"
-        );
+        tracing::info!("{name}: this shim ends if its sandbox does within {TOLD_LIMIT:?}");
+        told = Some(Instant::now());
     }
 }
 
-/// Takes the socket away, unless a container has come in between: `start` looks for it under the same lock. What comes by a
-/// connection that is open already is refused from here on.
-async fn leave(socket: &Path, pod: &Pod) -> bool {
+/// Stays for clients that have not opened their streams yet, without a socket: to containerd the shim has gone.
+async fn linger(holds: &Holds) -> Result<()> {
+    let handler = |kind| signal(kind).map_err(|e| Error::io("handle signals", &e));
+    let (mut term, mut int) = (
+        handler(SignalKind::terminate())?,
+        handler(SignalKind::interrupt())?,
+    );
+    tokio::select! {
+        () = holds.ended() => {}
+        () = tokio::time::sleep(LINGER_LIMIT) => {}
+        _ = term.recv() => {}
+        _ = int.recv() => {}
+    }
+    Ok(())
+}
+
+/// Takes the socket away, unless a container has come in between, or a client to a shim that had none: `start` looks for it under
+/// the same lock. What comes by a connection that is open already is refused from here on.
+async fn leave(socket: &Path, pod: &Pod, end: End, clients: &Clients) -> bool {
     let folder = socket.parent().unwrap_or(Path::new("/")).to_owned();
     // On a thread: the requests that come meanwhile are answered.
     let lock = tokio::task::spawn_blocking(move || start::lock(&folder, start::LOCK_LIMIT)).await;
@@ -155,7 +209,14 @@ async fn leave(socket: &Path, pod: &Pod) -> bool {
     if let Err(error) = &lock {
         tracing::warn!(%error, "leaving without the lock");
     }
-    if !pod.close() {
+    if end == End::Idle {
+        // The lock may have taken a while. Who has connected meanwhile was handed this address, and may still wait to be accepted.
+        tokio::time::sleep(ACCEPT_PAUSE).await;
+        if !clients.is_empty() {
+            return false;
+        }
+    }
+    if !pod.close(end == End::Told) {
         return false;
     }
     if let Err(error) = std::fs::remove_file(socket) {

@@ -49,7 +49,8 @@ pub(crate) fn run(flags: &Flags) -> Result<()> {
     let path = socket_path(&params, &sandbox);
     let address = format!("unix://{}", path.display());
     let folder = path.parent().unwrap_or(Path::new("/"));
-    make_folder(folder)
+    // One that is there is containerd's; the socket's own mode protects it.
+    layout::make_dir(folder)
         .map_err(|e| Error::io(format!("make the socket folder {}", folder.display()), &e))?;
     {
         // Two starts for one pod must not both find the socket dead and replace each other's.
@@ -84,15 +85,6 @@ pub(crate) fn socket_path(params: &Params, sandbox: &str) -> PathBuf {
             .socket_address(sandbox)
             .trim_start_matches("unix://"),
     )
-}
-
-/// A folder that is there already belongs to containerd and keeps its mode; the socket's own mode protects it.
-fn make_folder(folder: &Path) -> io::Result<()> {
-    if folder.is_dir() {
-        Ok(())
-    } else {
-        layout::private_dir(folder)
-    }
 }
 
 /// Locks the folder itself, so that no lock file stays behind.

@@ -25,6 +25,13 @@ cases! {
 }
 
 const PROGRAMS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/benign");
+/// What engines and kubelets bind into every container.
+const USUAL: [(&str, &str); 4] = [
+    ("/etc/hosts", "127.0.0.1 localhost\n"),
+    ("/etc/hostname", "benign\n"),
+    ("/etc/resolv.conf", "nameserver 127.0.0.1\n"),
+    ("/dev/termination-log", ""),
+];
 const STRICT: &str = "";
 const WHEEL: &str = include_str!("../../../docs/policies/wheels.toml");
 const ORDINARY: &str = include_str!("../../../docs/policies/ordinary.toml");
@@ -40,6 +47,13 @@ async fn run(bed: &Bed, policy: &str, args: &[&str], change: fn(&mut Value)) -> 
         mounts.push(json!({
             "destination": "/agent", "type": "bind", "source": PROGRAMS, "options": ["rbind", "ro"],
         }));
+        for (place, text) in USUAL {
+            let source = folder.join(place.replace('/', "-"));
+            fs::write(&source, text).expect("write");
+            mounts.push(json!({
+                "destination": place, "type": "bind", "source": source, "options": ["rbind", "rw"],
+            }));
+        }
         change(spec);
     });
     let done = container.run().await.expect("run").finish().await;

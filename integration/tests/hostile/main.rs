@@ -13,6 +13,7 @@ mod contender;
 mod examples;
 mod outcome;
 mod programs;
+mod setup;
 mod stage;
 mod wire;
 
@@ -22,7 +23,12 @@ use integration::bed::{Bed, Services};
 use integration::harness::{self, Work};
 
 fn main() -> ExitCode {
-    let cases = [programs::cases(), examples::cases(), benign::cases()];
+    let cases = [
+        programs::cases(),
+        setup::cases(),
+        examples::cases(),
+        benign::cases(),
+    ];
     harness::main(
         Services::Tasks,
         cases.into_iter().flatten().collect(),

@@ -377,7 +377,7 @@ fn write_down(title: &str, runc: &Outcome, runsc: &Outcome, bulkhead: &Outcome) 
     append(&text);
 }
 
-fn append(text: &str) {
+pub(crate) fn append(text: &str) {
     let Some(path) = std::env::var_os("BULKHEAD_HOSTILE_TABLE") else {
         return;
     };

@@ -7,6 +7,7 @@
     reason = "this is a test: it ends at the first thing that is not as expected"
 )]
 
+mod admission;
 mod ceilings;
 mod daemonset;
 mod docs;
@@ -28,6 +29,7 @@ static CLUSTER: OnceLock<Cluster> = OnceLock::new();
 
 fn main() -> ExitCode {
     let cases = [
+        admission::cases(),
         life::cases(),
         volumes::cases(),
         network::cases(),

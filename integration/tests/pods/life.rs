@@ -1,9 +1,12 @@
 //! Pods and their containers, from run to remove.
 
+use std::time::{Duration, Instant};
+
 use integration::bed::Bed;
 use integration::cases;
 use integration::cri::{NAMESPACE, Pod};
 use integration::harness::join_all;
+use integration::policy::NodePolicy;
 use integration::processes::{self, Role};
 use integration::runtime::Needs;
 use k8s_cri::v1::{
@@ -28,6 +31,7 @@ cases! {
     Needs::Bulkhead => [
         a_shared_process_namespace_is_refused_by_name,
         namespaces_of_the_host_are_refused,
+        execs_of_a_pod_share_a_rate,
     ],
 }
 
@@ -318,4 +322,40 @@ async fn namespaces_of_the_host_are_refused(bed: &Bed) {
         let error = Pod::run(config).await.map(drop).expect_err(name);
         assert!(error.message().contains(name), "{error}");
     }
+}
+
+/// What an exec writes is copied by the shim and by containerd, whose time is in no limit of the pod's.
+async fn execs_of_a_pod_share_a_rate(bed: &Bed) {
+    let policy = NodePolicy::set("limits.exec_output_mib_per_second = 1");
+    let pod = Pod::run(Pod::config(bed)).await.expect("run");
+    let main = pod.container("main", &["sleep", "1000"]);
+    let id = pod.launch(main).await.expect("launch");
+    drop(policy);
+    let began = Instant::now();
+    let write = ["dd", "if=/dev/zero", "bs=1M", "count=2"];
+    let both = join_all([pod.exec(&id, &write), pod.exec(&id, &write)]).await;
+    for (code, output) in both {
+        assert_eq!((code, output.len()), (0, 2 << 20), "nothing is dropped");
+    }
+    // The first second's worth is free.
+    assert!(began.elapsed() > Duration::from_millis(2900));
+    pod.remove().await;
+    let pod = Pod::run(Pod::config(bed)).await.expect("run");
+    let main = pod.container("main", &["sleep", "1000"]);
+    let id = pod.launch(main).await.expect("launch");
+    let began = Instant::now();
+    let write = "dd if=/dev/zero bs=1M count=150 2>/dev/null";
+    let exec = [
+        "--namespace",
+        NAMESPACE,
+        "task",
+        "exec",
+        "--exec-id",
+        "e",
+        &id,
+    ];
+    let output = bed.ctr_ok(&[&exec[..], &["sh", "-c", write]].concat());
+    assert_eq!(output.len(), 150 << 20);
+    assert!(began.elapsed() > Duration::from_millis(1900));
+    pod.remove().await;
 }

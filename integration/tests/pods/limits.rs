@@ -23,6 +23,7 @@ cases! {
         the_sandbox_has_its_own_cgroup_below_the_pods,
         a_finite_limit_of_the_pod_is_the_sandboxs,
         an_update_raises_and_lowers_the_sandboxs_memory,
+        a_container_brings_its_limits_and_takes_them_along,
         the_sandbox_of_a_systemd_slice_has_its_scope,
         a_pod_with_too_little_memory_is_refused_by_number,
         the_guests_tasks_fit_below_the_pods_limit,
@@ -48,7 +49,7 @@ fn memory_limit(cgroup: &str) -> u64 {
 }
 
 /// Sets the pod's own limit, as the kubelet does before it asks for the pod.
-fn limit_pod(config: &PodSandboxConfig, mib: u64) {
+pub(crate) fn limit_pod(config: &PodSandboxConfig, mib: u64) {
     make_cgroup(config);
     let parent = &config.linux.as_ref().expect("linux").cgroup_parent;
     let file = file(parent, "memory.limit_in_bytes", "memory.max");
@@ -133,7 +134,7 @@ async fn a_finite_limit_of_the_pod_is_the_sandboxs(bed: &Bed) {
     pod.remove().await;
 }
 
-fn memory(mib: u64) -> LinuxContainerResources {
+pub(crate) fn memory(mib: u64) -> LinuxContainerResources {
     LinuxContainerResources {
         memory_limit_in_bytes: i64::try_from(mib * MIB).expect("fits"),
         ..LinuxContainerResources::default()
@@ -157,6 +158,45 @@ async fn an_update_raises_and_lowers_the_sandboxs_memory(bed: &Bed) {
     let error = pod.update(&id, nonsense).await.expect_err("nonsense");
     assert!(error.message().contains("period"), "{error}");
     assert_eq!(memory_limit(&sandbox_cgroup(&pod)), 700 * MIB);
+    pod.remove().await;
+}
+
+/// With a client that does not say before what all of them will need, as crictl.
+async fn a_container_brings_its_limits_and_takes_them_along(bed: &Bed) {
+    let pod = Pod::run(Pod::config(bed)).await.expect("run");
+    let limit = || memory_limit(&sandbox_cgroup(&pod)) / MIB;
+    assert_eq!(limit(), 512, "the policy's default");
+    let mut ids = Vec::new();
+    for (name, mib, sum) in [("one", 600, 600), ("two", 700, 1300)] {
+        let mut config = pod.container(name, &["sleep", "1000"]);
+        config.linux.as_mut().expect("linux").resources = Some(memory(mib));
+        ids.push(pod.launch(config).await.expect("launch"));
+        assert_eq!(limit(), sum, "{name}");
+    }
+    // What has changed the limit since does not matter: the kernel's is compared, not the shim's.
+    let cgroup = sandbox_cgroup(&pod);
+    let files = [
+        ("memory.limit_in_bytes", "memory.max"),
+        ("memory.memsw.limit_in_bytes", "memory.max"),
+    ];
+    for (v1, v2) in files {
+        let path = file(&cgroup, "memory.limit_in_bytes", "memory.max");
+        let path = path.with_file_name(if path.ends_with("memory.max") { v2 } else { v1 });
+        if path.exists() {
+            fs::write(path, (900 * MIB).to_string()).expect("write");
+        }
+    }
+    assert_eq!(limit(), 900);
+    let again = LinuxContainerResources {
+        cpu_shares: 100,
+        ..memory(700)
+    };
+    pod.update(&ids[1], again).await.expect("update");
+    assert_eq!(limit(), 1300);
+    for (id, sum) in ids.iter().zip([700, 512]) {
+        pod.remove_container(id).await;
+        eventually("its share goes", Duration::from_secs(10), || limit() == sum).await;
+    }
     pod.remove().await;
 }
 

@@ -8,11 +8,15 @@
 )]
 
 mod faults;
+mod hostile;
+mod images;
 mod install;
 mod life;
 mod limits;
 mod requests;
+mod session;
 mod sharing;
+mod small;
 mod stats;
 mod volumes;
 
@@ -26,10 +30,14 @@ fn main() -> ExitCode {
     let cases = [
         life::cases(),
         volumes::cases(),
+        images::cases(),
+        hostile::cases(),
         limits::cases(),
         requests::cases(),
         stats::cases(),
         sharing::cases(),
+        small::cases(),
+        session::cases(),
         faults::cases(),
         install::cases(),
     ];

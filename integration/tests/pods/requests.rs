@@ -96,7 +96,7 @@ async fn said(pod: &Pod, name: &str, script: &str, change: impl FnOnce(&mut Secu
 }
 
 async fn a_masked_path_is_empty_in_its_container_alone(bed: &Bed) {
-    const SCRIPT: &str = "wc -c </etc/passwd; ls /home/agent | wc -l";
+    const SCRIPT: &str = "exec 2>&1; wc -c </etc/passwd; ls /home/agent | wc -l";
     let pod = Pod::run(Pod::config(bed)).await.expect("run");
     let open = said(&pod, "open", SCRIPT, |_| ()).await;
     let masked = said(&pod, "masked", SCRIPT, |security| {
@@ -126,7 +126,8 @@ async fn a_capability_of_a_newer_kernel_is_no_reason_to_refuse_a_pod(bed: &Bed) 
 }
 
 async fn a_container_without_a_profile_has_none_where_the_policy_says_so(bed: &Bed) {
-    const SCRIPT: &str = "grep Seccomp: /proc/self/status; unshare -U true && echo unshared";
+    const SCRIPT: &str =
+        "exec 2>&1; grep Seccomp: /proc/self/status; unshare -U true && echo unshared";
     let profile = |profile_type: ProfileType| {
         move |security: &mut Security| {
             let localhost_ref = String::new();

@@ -1,9 +1,12 @@
 //! Binds: a container has the folder that was judged, whatever its name leads to by then.
 
+use std::ffi::OsStr;
 use std::fs;
+use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{PermissionsExt as _, chown, symlink};
 use std::path::{Path, PathBuf};
 
+use containerd_client::tonic::Code;
 use integration::bed::Bed;
 use integration::container::Builder;
 use integration::policy::NodePolicy;
@@ -14,7 +17,7 @@ use nix::mount::{MntFlags, MsFlags, mount, umount, umount2};
 use integration::cases;
 
 use crate::delete::root_of;
-use crate::pod::{end, member, sandbox};
+use crate::pod::{TESTS_OWN, end, member, sandbox};
 
 cases! {
     Needs::Any => [
@@ -26,6 +29,8 @@ cases! {
         a_file_exchanged_for_a_link_is_not_followed,
         a_folder_exchanged_before_a_pods_container_starts_is_not_followed,
         what_was_opened_for_a_container_that_never_starts_goes_with_it,
+        a_folder_of_roots_exchanged_for_a_link_is_not_followed,
+        a_link_to_a_name_that_is_no_text_is_refused,
         a_link_is_judged_by_where_it_leads,
         what_is_mounted_in_a_users_folder_later_appears_where_the_policy_gives_it,
         what_is_mounted_for_a_container_does_not_appear_on_the_host,
@@ -37,7 +42,10 @@ struct Home(PathBuf);
 
 impl Home {
     fn new(bed: &Bed) -> Self {
-        let folder = bed.folder.join(bed.id("home"));
+        Self::at(bed.folder.join(bed.id("home")))
+    }
+
+    fn at(folder: PathBuf) -> Self {
         for (place, text) in [("user/work", "his own"), ("secret", "not his")] {
             fs::create_dir_all(folder.join(place)).expect("make a folder");
             fs::write(folder.join(place).join("file"), text).expect("write");
@@ -119,6 +127,7 @@ async fn a_file_exchanged_for_a_link_is_not_followed(bed: &Bed) {
 }
 
 async fn a_folder_exchanged_before_a_pods_container_starts_is_not_followed(bed: &Bed) {
+    let _policy = NodePolicy::set(TESTS_OWN);
     let home = Home::new(bed);
     let pod = sandbox(bed).await;
     let one = bound(
@@ -138,6 +147,7 @@ async fn a_folder_exchanged_before_a_pods_container_starts_is_not_followed(bed: 
 }
 
 async fn what_was_opened_for_a_container_that_never_starts_goes_with_it(bed: &Bed) {
+    let _policy = NodePolicy::set(TESTS_OWN);
     let home = Home::new(bed);
     let pod = sandbox(bed).await;
     let root = root_of(&bed.bundle(&pod.id));
@@ -157,6 +167,42 @@ async fn what_was_opened_for_a_container_that_never_starts_goes_with_it(bed: &Be
     one.delete().await.expect("delete");
     assert_eq!(opened(), 0);
     end(pod).await;
+}
+
+/// Root of a container that has the folder above it may be the one who exchanges it: owners and modes tell nothing.
+async fn a_folder_of_roots_exchanged_for_a_link_is_not_followed(bed: &Bed) {
+    let home = Home::at(PathBuf::from("/run").join(bed.id("roots")));
+    for place in ["user", "user/work", "user/work/file"] {
+        chown(home.path(place), Some(0), Some(0)).expect("chown");
+        let kept = fs::Permissions::from_mode(0o755);
+        fs::set_permissions(home.path(place), kept).expect("chmod");
+    }
+    {
+        let _wrapper = Wrapper::at(bed, "create", &home.exchange("user/work", "secret"));
+        let container = bound(bed.shell("cat /srv/file"), &home.path("user/work"), "/srv");
+        let done = container.run().await.expect("run").finish().await;
+        assert_eq!((done.status, done.stdout.as_str()), (0, "his own"));
+        assert!(home.path("user/work").is_symlink(), "it was exchanged");
+    }
+    fs::remove_dir_all(&home.0).expect("remove");
+}
+
+/// By the name that it would have in a spec it is another, which nobody has judged.
+async fn a_link_to_a_name_that_is_no_text_is_refused(bed: &Bed) {
+    let home = Home::new(bed);
+    let odd = home.path("user").join(OsStr::from_bytes(b"d\xff"));
+    fs::create_dir(&odd).expect("make a folder");
+    symlink(&odd, home.path("user/link")).expect("link");
+    symlink(home.path("secret"), home.path("user/d\u{fffd}")).expect("link");
+    let as_bind = bound(bed.shell("ls /srv"), &home.path("user/link"), "/srv");
+    let as_root = bed.shell("true").with(|spec| {
+        spec["root"]["path"] = home.path("user/link").display().to_string().into();
+    });
+    for container in [as_bind, as_root] {
+        let error = container.create().await.expect_err("refused");
+        assert_eq!(error.code(), Code::InvalidArgument, "{error:?}");
+        assert!(error.message().contains("no UTF-8"), "{error:?}");
+    }
 }
 
 async fn a_link_is_judged_by_where_it_leads(bed: &Bed) {

@@ -1,13 +1,16 @@
 //! The sandbox's cgroup and what Stats reads there, on hosts with cgroup v1 and with v2 alone.
 
+use std::fs;
 use std::path::PathBuf;
 use std::process::{Child, Command};
+use std::time::Duration;
 
 use containerd_shim_protos::protobuf::Message as _;
 use containerd_shim_protos::{cgroups::metrics as v1, cgroups_v2::metrics as v2};
 use integration::bed::Bed;
 use integration::cases;
 use integration::cgroups;
+use integration::processes::{self, Role, eventually};
 use integration::runtime::Needs;
 use prost_types::Any;
 use serde_json::json;
@@ -23,6 +26,7 @@ cases! {
         a_cgroup_that_is_there_already_is_refused_and_lives,
         an_empty_cgroup_is_made_anew_with_its_limits,
         the_root_of_the_cgroups_is_refused,
+        programs_have_the_oom_score_of_their_container,
     ],
 }
 
@@ -160,6 +164,58 @@ async fn an_empty_cgroup_is_made_anew_with_its_limits(bed: &Bed) {
     let container = container.run().await.expect("run");
     let figures = read(&bed.client().metrics(&container.id).await.expect("metrics"));
     assert_eq!(figures.limit, 256 * MIB);
+    container.remove().await;
+}
+
+fn parent(pid: i32) -> Option<i32> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let (_, rest) = stat.rsplit_once(')')?;
+    rest.split(' ').nth(2)?.parse().ok()
+}
+
+/// What the kernel kills first is the process with the memory: for most programs one of those that the sentry forks, not the sentry.
+async fn programs_have_the_oom_score_of_their_container(bed: &Bed) {
+    let container = bed.container(&["sleep", "1000"]).with(|spec| {
+        spec["process"]["oomScoreAdj"] = 321.into();
+    });
+    let container = container.run().await.expect("run");
+    let sandbox = processes::of(Role::Sandbox, &container.id)[0].pid;
+    let stubs = || {
+        let all = processes::all();
+        let mut own = vec![sandbox];
+        // A parent is older than its child.
+        loop {
+            let pids = all.iter().map(|one| one.pid);
+            let more = pids.filter(|pid| !own.contains(pid));
+            let is_child = |pid: &i32| parent(*pid).is_some_and(|parent| own.contains(&parent));
+            let more: Vec<i32> = more.filter(is_child).collect();
+            if more.is_empty() {
+                break;
+            }
+            own.extend(more);
+        }
+        own.remove(0);
+        own
+    };
+    let score = |pid: i32| {
+        let text = fs::read_to_string(format!("/proc/{pid}/oom_score_adj"));
+        text.unwrap_or_default().trim().to_owned()
+    };
+    assert_eq!(score(sandbox), "321", "runsc's part");
+    let all_have_it = || {
+        let stubs = stubs();
+        !stubs.is_empty() && stubs.iter().all(|pid| ["321", ""].contains(&&*score(*pid)))
+    };
+    eventually("the stubs have it", Duration::from_secs(5), all_have_it).await;
+    let before = stubs();
+    // One may have been kept for the next program.
+    for exec in ["a", "b", "c"] {
+        let exec = container.exec(exec, &["sleep", "1000"]).run().await;
+        exec.expect("run");
+    }
+    let new = || stubs().into_iter().any(|pid| !before.contains(&pid));
+    eventually("a new stub", Duration::from_secs(5), new).await;
+    assert!(all_have_it(), "it is inherited");
     container.remove().await;
 }
 

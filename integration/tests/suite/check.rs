@@ -1,13 +1,19 @@
 //! `bulkhead check`: what a node has and lacks.
 
 use std::fs;
+use std::io::Write as _;
 use std::os::unix::fs::PermissionsExt as _;
-use std::process::Command;
+use std::os::unix::process::CommandExt as _;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
-use integration::bed::{Bed, PATH_FOLDER, tool};
+use integration::bed::{Bed, PATH_FOLDER, is_before_2, tool};
 use integration::cases;
 use integration::policy::NodePolicy;
+use integration::processes::eventually;
 use integration::runtime::Needs;
+use integration::wrapper::Wrapper;
 use serde_json::Value;
 
 cases! {
@@ -15,11 +21,14 @@ cases! {
         this_node_is_found_fit,
         a_policy_that_does_not_parse_is_found,
         a_runsc_that_is_missing_or_anybodys_is_found,
-        a_state_folder_that_others_may_enter_is_found,
+        a_folder_of_the_policy_that_others_may_write_is_found,
         handlers_of_containerd_are_found_with_their_faults,
         handlers_that_no_pod_would_reach_are_found,
+        handlers_in_several_files_are_what_containerd_makes_of_them,
         a_class_without_its_handler_is_found,
         a_containerd_that_would_not_find_the_programs_is_found,
+        a_containerd_that_started_before_its_handlers_were_written_is_found,
+        two_shims_of_which_one_is_never_run_are_found,
     ],
 }
 
@@ -79,6 +88,8 @@ async fn this_node_is_found_fit(bed: &Bed) {
     }
     // There is no containerd's configuration where it usually is.
     assert_found(&findings, "containerd", "warn", "no handler");
+    let _wrapper = Wrapper::at(bed, "help", "echo {}; exit");
+    assert_found(&faults(&[]), "runsc", "warn", "allow lists");
 }
 
 async fn a_policy_that_does_not_parse_is_found(_: &Bed) {
@@ -126,31 +137,37 @@ async fn a_runsc_that_is_missing_or_anybodys_is_found(bed: &Bed) {
     assert!(error.message().contains("only root may write"), "{error:?}");
 }
 
-/// One that is empty holds nothing that others may not reach, and the first sandbox closes it: a DaemonSet's volume makes it so.
-async fn a_state_folder_that_others_may_enter_is_found(bed: &Bed) {
-    let root = bed.folder.join(bed.id("state"));
-    fs::create_dir(&root).expect("make a folder");
-    let _policy = NodePolicy::set(&format!("runsc.root = {root:?}"));
-    let state = |mode| {
-        fs::set_permissions(&root, fs::Permissions::from_mode(mode)).expect("chmod");
-        let (_, findings) = check(&[], PATH_FOLDER);
-        let state = findings.iter().find(|finding| finding[0] == "state");
-        let [_, state, text, _] = state.expect("the state folder");
-        format!("{state}: {text}")
-    };
-    assert!(state(0o755).starts_with("ok: "), "{}", state(0o755));
-    assert!(
-        state(0o777).starts_with("fail: ") && state(0o777).contains("0777"),
-        "{}",
-        state(0o777)
-    );
-    fs::create_dir(root.join("sandbox")).expect("make a folder");
-    assert!(
-        state(0o755).starts_with("fail: ") && state(0o755).contains("0755"),
-        "{}",
-        state(0o755)
-    );
-    assert!(state(0o700).starts_with("ok: "), "{}", state(0o700));
+/// As a create judges it; one that others may only look into is fine, as each sandbox in it is root's alone.
+async fn a_folder_of_the_policy_that_others_may_write_is_found(bed: &Bed) {
+    let folder = bed.folder.join(bed.id("state"));
+    fs::create_dir(&folder).expect("make a folder");
+    for (what, policy) in [
+        ("state", format!("runsc.root = {folder:?}")),
+        ("state", format!("runsc.root = {:?}", folder.join("below"))),
+        ("log", format!("log.folder = {folder:?}")),
+        ("log", format!("log.folder = {:?}", folder.join("below"))),
+    ] {
+        let _policy = NodePolicy::set(&policy);
+        let judged = |mode| {
+            fs::set_permissions(&folder, fs::Permissions::from_mode(mode)).expect("chmod");
+            let (_, findings) = check(&[], PATH_FOLDER);
+            let found = findings.iter().find(|finding| finding[0] == what);
+            let [_, state, text, _] = found.expect("the folder");
+            format!("{state}: {text}")
+        };
+        for fine in [0o700, 0o755] {
+            assert!(
+                judged(fine).starts_with("ok: "),
+                "{policy}: {}",
+                judged(fine)
+            );
+        }
+        let open = judged(0o777);
+        assert!(
+            open.starts_with("fail: ") && open.contains("0777"),
+            "{policy}: {open}"
+        );
+    }
 }
 
 async fn handlers_of_containerd_are_found_with_their_faults(bed: &Bed) {
@@ -198,13 +215,60 @@ async fn handlers_of_containerd_are_found_with_their_faults(bed: &Bed) {
     let closed = "pod_annotations = [\"dev.*\", \"io.x/*\"]\ncontainer_annotations = [\"[^i]*\"]";
     write("b.toml", &handler("closed", closed));
     assert!(found().is_empty(), "{:?}", found());
+    // By the file that is run, whatever the type says.
+    let other = "[plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.path]\n\
+                 runtime_type = \"io.containerd.runc.v2\"\n";
+    let by_path = format!(
+        "{other}runtime_path = \"{}/containerd-shim-bulkhead-v1\"\n",
+        folder.display()
+    );
+    write("b.toml", &by_path);
+    assert_found(&found(), "containerd", "fail", "path: runtime_path");
+    assert_found(&found(), "containerd", "warn", "path: what pods ask for");
+    write("b.toml", other);
+    assert!(found().is_empty(), "{:?}", found());
+    for (settings, told) in [
+        (
+            "pod_annotations = \"*\"",
+            "pod_annotations is string and must be a list of strings",
+        ),
+        (
+            "container_annotations = [\"x\", 1]",
+            "container_annotations is an array with others than strings and must be",
+        ),
+        (
+            "options.ConfigPath = 1",
+            "options.ConfigPath is integer and must be a string",
+        ),
+    ] {
+        write("b.toml", &handler("mistyped", settings));
+        assert_found(&found(), "containerd", "fail", told);
+    }
     write("b.toml", &handler("deaf", ""));
     assert_found(&found(), "containerd", "warn", "deaf: what pods ask for");
     let options =
         "pod_annotations = [\"dev.bulkhead.*\"]\noptions.ConfigPath = \"/nonexistent/p.toml\"";
     write("b.toml", &handler("lost", options));
     assert_found(&found(), "containerd", "fail", "/nonexistent/p.toml");
+    // As the guides of kubeadm have it for runc.
+    let options = "pod_annotations = [\"dev.bulkhead.*\"]\noptions.SystemdCgroup = true";
+    write("b.toml", &handler("copied", options));
+    assert_found(
+        &found(),
+        "containerd",
+        "fail",
+        "SystemdCgroup, which is runc's",
+    );
     let own = folder.join("own.toml");
+    fs::write(&own, "").expect("write");
+    let named = format!("{options}\noptions.ConfigPath = {own:?}");
+    write("b.toml", &handler("copied", &named));
+    assert_found(
+        &found(),
+        "containerd",
+        "warn",
+        "SystemdCgroup, which is runc's",
+    );
     fs::write(&own, "runsc.path = \"/nonexistent/runsc\"").expect("write");
     let options = format!("pod_annotations = [\"dev.bulkhead.*\"]\noptions.ConfigPath = {own:?}");
     write("b.toml", &handler("bare", &options));
@@ -253,6 +317,41 @@ async fn handlers_that_no_pod_would_reach_are_found(bed: &Bed) {
         "fail",
         "does not read in a file of version 2",
     );
+    write(
+        "config.toml",
+        &format!("version = 4\n{}", under(old, "bulkhead")),
+    );
+    assert_found(
+        &found(),
+        "containerd",
+        "fail",
+        "which containerd does not read in a file of version 4",
+    );
+    // A part of a handler of ours in such a section, and handlers in both of them.
+    let text = format!(
+        "version = 3\nimports = [\"conf.d/*.toml\"]\n{}",
+        under(new, "bulkhead")
+    );
+    write("config.toml", &text);
+    write(
+        "conf.d/x.toml",
+        &format!(
+            "version = 3\n[plugins.\"{old}\".containerd.runtimes.bulkhead]\nsnapshotter = \"x\"\n"
+        ),
+    );
+    let both = found();
+    assert_found(
+        &both,
+        "containerd",
+        "fail",
+        "which containerd 2.0 to 2.2 does not read in a file of version 3",
+    );
+    assert_found(
+        &both,
+        "containerd",
+        "warn",
+        "containerd 2.0 to 2.2 reads the latter alone",
+    );
     // Two sections, of which 1.7 takes one.
     write(
         "conf.d/x.toml",
@@ -264,6 +363,17 @@ async fn handlers_that_no_pod_would_reach_are_found(bed: &Bed) {
     );
     write("config.toml", &text);
     assert_found(&found(), "containerd", "warn", "reads the former alone");
+    // Whichever files they are in.
+    write(
+        "config.toml",
+        "version = 2\nimports = [\"conf.d/*.toml\"]\n",
+    );
+    write(
+        "conf.d/a.toml",
+        &format!("version = 2\n{}", under(old, "bulkhead")),
+    );
+    assert_found(&found(), "containerd", "warn", "x.toml has a section");
+    fs::remove_file(folder.join("conf.d/a.toml")).expect("remove");
     // A shim that is not where the handler says, and CRI switched off.
     let text = format!(
         "version = 3\ndisabled_plugins = [\"{new}\"]\n{}runtime_path = \"/nonexistent/shim\"\n",
@@ -278,6 +388,147 @@ async fn handlers_that_no_pod_would_reach_are_found(bed: &Bed) {
         "runtime_path /nonexistent/shim is not there",
     );
     assert_found(&found(), "containerd", "warn", "disabled_plugins has");
+}
+
+/// containerd's own word is its `config dump`: what is found of a handler there is found of the files, and nothing else.
+async fn handlers_in_several_files_are_what_containerd_makes_of_them(bed: &Bed) {
+    if is_before_2() {
+        return;
+    }
+    let folder = bed.folder.join(bed.id("config"));
+    let (main, dumped) = (
+        folder.join("config.toml"),
+        folder.join("dumped/config.toml"),
+    );
+    fs::create_dir_all(folder.join("conf.d")).expect("make a folder");
+    fs::create_dir_all(folder.join("dumped")).expect("make a folder");
+    let of_handlers = |config: &Path| {
+        let config = config.display().to_string();
+        let (_, mut findings) = check(&["--containerd-config", &config], PATH_FOLDER);
+        findings.retain(|finding| finding[2].contains("handler ") && finding[1] != "fail");
+        let text = |finding: [String; 4]| {
+            let (_, of_handler) = finding[2].split_once("handler ").expect("kept for it");
+            format!("{}: {of_handler}", finding[1])
+        };
+        let mut found: Vec<_> = findings.into_iter().map(text).collect();
+        found.sort();
+        found
+    };
+    let old =
+        |name: &str| format!("[plugins.'io.containerd.grpc.v1.cri'.containerd.runtimes.{name}]\n");
+    let new = |name: &str| {
+        format!("[plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.{name}]\n")
+    };
+    let ours = "runtime_type = 'io.containerd.bulkhead.v1'\n";
+    let hears = "pod_annotations = ['dev.bulkhead.*']\n";
+    let import = "imports = ['conf.d/*.toml']\n";
+    for (files, expected) in [
+        // The type in one file, what pods may write in another.
+        (
+            vec![
+                format!("version = 3\n{import}{}{ours}", new("x")),
+                format!("{}pod_annotations = ['dev.bulkhead.*', 'io.*']", new("x")),
+            ],
+            &["ok: x", "warn: x: pod_annotations lets"][..],
+        ),
+        // A list of a later file takes the place of the earlier one's.
+        (
+            vec![
+                format!(
+                    "version = 3\n{import}{}{ours}pod_annotations = ['io.*']",
+                    new("x")
+                ),
+                format!("{}{hears}", new("x")),
+            ],
+            &["ok: x"],
+        ),
+        (
+            vec![
+                format!("version = 3\n{import}{}{ours}{hears}", new("x")),
+                format!("{}pod_annotations = []", new("x")),
+            ],
+            &["ok: x", "warn: x: what pods ask for"],
+        ),
+        // A runtime that a later file takes away, and one that it gives.
+        (
+            vec![
+                format!(
+                    "version = 3\n{import}{}{ours}{hears}{}{hears}",
+                    new("x"),
+                    new("y")
+                ),
+                format!("{}runtime_type = 'io.containerd.runc.v2'", new("x")),
+                format!("{}{ours}", new("y")),
+            ],
+            &["ok: y"],
+        ),
+        // Files of other versions, with the plugin's older names.
+        (
+            vec![
+                format!("version = 2\n{import}{}{ours}", old("x")),
+                format!("version = 3\n{}{hears}", new("x")),
+                format!("version = 4\n{}container_annotations = ['*']", old("x")),
+            ],
+            &["ok: x"],
+        ),
+        (
+            vec![
+                format!("version = 3\n{import}{}{hears}", old("x")),
+                format!("[plugins.cri.containerd.runtimes.x]\n{ours}container_annotations = ['*']"),
+            ],
+            &["ok: x", "warn: x: container_annotations lets"],
+        ),
+        (
+            vec![
+                format!(
+                    "version = 2\n{import}{}{ours}{hears}{}{ours}",
+                    old("x"),
+                    new("x")
+                ),
+                format!("{}container_annotations = ['*']", new("x")),
+            ],
+            &[
+                "ok: x",
+                "warn: x: container_annotations lets",
+                "warn: x: what pods ask for",
+            ],
+        ),
+    ] {
+        for entry in fs::read_dir(folder.join("conf.d")).expect("read").flatten() {
+            fs::remove_file(entry.path()).expect("remove");
+        }
+        for (number, text) in files.iter().enumerate() {
+            let path = folder.join(format!("conf.d/{number}.toml"));
+            fs::write(if number == 0 { &main } else { &path }, text).expect("write");
+        }
+        let containerd = Command::new(Path::new(PATH_FOLDER).join("containerd"))
+            .arg("--config")
+            .arg(&main)
+            .args(["config", "dump"])
+            .output()
+            .expect("run containerd");
+        assert!(containerd.status.success(), "{containerd:?}");
+        fs::write(&dumped, &containerd.stdout).expect("write");
+        let found = of_handlers(&main);
+        assert_eq!(found, of_handlers(&dumped), "{files:?}");
+        let is_as_expected = |(found, expected): (&String, &&str)| found.starts_with(expected);
+        assert!(
+            found.len() == expected.len() && found.iter().zip(expected).all(is_as_expected),
+            "{files:?}: {found:?}"
+        );
+    }
+    // What is not looked at is told.
+    for number in 0..300 {
+        fs::write(folder.join(format!("conf.d/{number}.toml")), "").expect("write");
+    }
+    let main = main.display().to_string();
+    let found = faults(&["--containerd-config", &main]);
+    assert_found(
+        &found,
+        "containerd",
+        "warn",
+        "45 of them were not looked at",
+    );
 }
 
 async fn a_class_without_its_handler_is_found(bed: &Bed) {
@@ -313,12 +564,98 @@ async fn a_class_without_its_handler_is_found(bed: &Bed) {
     assert_eq!(found.len(), 1, "the other one is there: {found:?}");
 }
 
+/// A process with containerd's name that waits; its words are those of a containerd.
+fn daemon(folder: &Path, config: &Path) -> Child {
+    let (name, script) = (folder.join("containerd"), folder.join("script"));
+    if !name.exists() {
+        fs::copy("/bin/sh", &name).expect("copy");
+        fs::write(&script, "read line").expect("write");
+    }
+    let mut daemon = Command::new(&name);
+    daemon.arg(&script).arg("--config").arg(config);
+    daemon
+        .env("PATH", PATH_FOLDER)
+        .stdin(Stdio::piped())
+        .spawn()
+        .expect("run")
+}
+
+async fn a_containerd_that_started_before_its_handlers_were_written_is_found(bed: &Bed) {
+    let folder = bed.folder.join(bed.id("late"));
+    fs::create_dir(&folder).expect("make a folder");
+    let config = folder.join("config.toml");
+    let handler = "version = 3\n[plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.bulkhead]\n\
+                   runtime_type = \"io.containerd.bulkhead.v1\"\npod_annotations = [\"dev.bulkhead.*\"]\n";
+    let mut daemons = vec![
+        daemon(&folder, &config),
+        // It reads another file.
+        daemon(&folder, Path::new("/nonexistent.toml")),
+    ];
+    tokio::time::sleep(Duration::from_millis(2500)).await;
+    fs::write(&config, handler).expect("write");
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    daemons.push(daemon(&folder, &config));
+    let path = config.display().to_string();
+    let mut found = faults(&["--containerd-config", &path]);
+    found.retain(|fault| fault[2].contains("was written after"));
+    let early = daemons[0].id();
+    for mut daemon in daemons {
+        daemon.kill().expect("kill");
+        daemon.wait().expect("wait");
+    }
+    assert_eq!(found.len(), 1, "{found:?}");
+    assert_found(&found, "containerd", "warn", &format!("(pid {early})"));
+}
+
+async fn two_shims_of_which_one_is_never_run_are_found(bed: &Bed) {
+    let folder = bed.folder.join(bed.id("copy"));
+    fs::create_dir(&folder).expect("make a folder");
+    let copy = folder.join("containerd-shim-bulkhead-v1");
+    let shim = tool("containerd-shim-bulkhead-v1").expect("found before");
+    fs::copy(&shim, &copy).expect("copy");
+    let path = format!("{}:{PATH_FOLDER}", folder.display());
+    let beside = |findings: &[[String; 4]]| {
+        let mut texts = findings.iter().map(|finding| &finding[2]);
+        texts.any(|text| text.contains("is another one, which is not"))
+    };
+    let (_, findings) = check(&[], &path);
+    assert!(!beside(&findings), "they are the same: {findings:?}");
+    fs::OpenOptions::new()
+        .append(true)
+        .open(&copy)
+        .and_then(|mut copy| copy.write_all(b"later"))
+        .expect("write");
+    let (fit, findings) = check(&[], &path);
+    assert!(fit && beside(&findings), "{findings:?}");
+    fs::remove_dir_all(folder).expect("remove");
+}
+
 /// A process with containerd's name and the PATH of one whose unit was written by somebody else.
 async fn a_containerd_that_would_not_find_the_programs_is_found(bed: &Bed) {
-    let place = bed.folder.join(bed.id("daemon"));
+    // Where anybody may run it.
+    let place = Path::new("/tmp").join(bed.id("daemon"));
     fs::create_dir(&place).expect("make a folder");
+    fs::set_permissions(&place, fs::Permissions::from_mode(0o755)).expect("chmod");
     let name = place.join("containerd");
     fs::copy("/usr/bin/sleep", &name).expect("copy");
+    // Somebody's, and root's in other namespaces: not this node's.
+    let (mut somebodys, mut elsewhere) = (Command::new(&name), Command::new("/usr/bin/unshare"));
+    somebodys.uid(65534).gid(65534);
+    elsewhere.arg("--mount").arg(&name);
+    for mut command in [somebodys, elsewhere] {
+        command.arg("1000").env("PATH", "/nonexistent/bin");
+        let mut stranger = command.spawn().expect("run");
+        let comm = format!("/proc/{}/comm", stranger.id());
+        eventually("it has its name", Duration::from_secs(5), || {
+            fs::read_to_string(&comm).is_ok_and(|name| name.trim() == "containerd")
+        })
+        .await;
+        let found = faults(&[]);
+        stranger.kill().expect("kill");
+        stranger.wait().expect("wait");
+        let told = found.iter().find(|fault| fault[2].contains("that runs"));
+        assert!(told.is_none(), "{command:?}: {told:?}");
+    }
     let mut daemon = Command::new(&name)
         .arg("1000")
         .env("PATH", "/nonexistent/bin")
@@ -327,6 +664,7 @@ async fn a_containerd_that_would_not_find_the_programs_is_found(bed: &Bed) {
     let found = faults(&[]);
     daemon.kill().expect("kill");
     daemon.wait().expect("wait");
+    fs::remove_dir_all(&place).expect("remove");
     assert_found(
         &found,
         "containerd",

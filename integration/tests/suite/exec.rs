@@ -3,13 +3,15 @@
 use std::time::Duration;
 
 use containerd_client::tonic::Code;
-use integration::bed::Bed;
+use integration::bed::{Bed, is_before_2};
 use integration::container::Container;
 use integration::policy::NodePolicy;
 use integration::runtime::Needs;
 use integration::spec::ask_capabilities;
+use integration::wrapper::Wrapper;
 use serde_json::json;
 
+use crate::pod::{end, member, sandbox};
 use integration::cases;
 use integration::harness::join_all;
 
@@ -42,6 +44,8 @@ cases! {
         a_start_after_start_is_refused,
     ],
     Needs::Bulkhead => [
+        all_of_an_exec_is_its_process_group,
+        an_exec_whose_command_is_killed_is_not_called_invalid,
         a_process_spec_that_does_not_parse_is_invalid,
         an_exec_has_no_more_capabilities_than_init,
         no_exec_has_raw_sockets_whatever_the_policy_allows,
@@ -288,6 +292,76 @@ async fn kill_reaches_only_the_exec(bed: &Bed) {
     assert_eq!(other.finish().await.status, 137);
     assert_eq!(container.exec("still", &["true"]).finish().await.status, 0);
     container.remove().await;
+}
+
+/// By the shim's own socket: containerd passes no `all` on with an exec (`core/runtime/v2/process.go`).
+async fn all_of_an_exec_is_its_process_group(bed: &Bed) {
+    use containerd_shim_protos::api::{Empty, KillRequest};
+    // Its PID namespace is its own: the pid that it has there is not the one that the sentry goes by.
+    let pod = sandbox(bed).await;
+    let container = member(bed, &pod, "exec sleep 1000").run().await;
+    let container = container.expect("run");
+    let shim = integration::shim::Shim::of(bed, &pod.id).await;
+    let script = "sleep 1000 & echo $! >/tmp/child; wait";
+    for (all, state) in [(true, "zombie"), (false, "sleeping")] {
+        let exec = container.exec("group", &["sh", "-c", script]);
+        let exec = exec.run().await.expect("run");
+        let child = async || {
+            let look = "grep State: /proc/$(cat /tmp/child)/status";
+            let look = container.exec(&bed.id("look"), &["sh", "-c", look]);
+            look.finish().await.stdout
+        };
+        while !child().await.contains("sleeping") {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        let body = KillRequest {
+            id: container.id.clone(),
+            exec_id: "group".into(),
+            signal: 9,
+            all,
+            ..Default::default()
+        };
+        let killed = shim.call::<Empty>(3, "Kill", &body).await;
+        killed.expect("kill");
+        assert_eq!(exec.wait().await.expect("wait").status, 137);
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        // Nobody reaps it: init is no shell.
+        let child = child().await;
+        assert!(child.contains(state), "all: {all}: {child:?}");
+        exec.delete().await.expect("delete");
+    }
+    container.remove().await;
+    end(pod).await;
+}
+
+async fn an_exec_whose_command_is_killed_is_not_called_invalid(bed: &Bed) {
+    let _policy = NodePolicy::set("runsc.control = \"command\"");
+    for (fault, code) in [
+        ("kill -9 $$", Code::Unavailable),
+        (
+            "log 'write /x: no space left on device'; exit 128",
+            Code::Internal,
+        ),
+        (
+            "log 'urpc method failed: connection reset by peer'; exit 128",
+            Code::Internal,
+        ),
+        (
+            "log 'fork/exec /x: exec format error'; exit 128",
+            Code::InvalidArgument,
+        ),
+    ] {
+        let _wrapper = Wrapper::at(bed, "exec", fault);
+        let container = sleeper(bed).await;
+        let error = container.exec("e", &["true"]).run().await.expect_err(fault);
+        // containerd 1.7 does not know the code of the shim's answer.
+        let code = match code {
+            Code::Internal if is_before_2() => Code::Unknown,
+            code => code,
+        };
+        assert_eq!(error.code(), code, "{fault}: {error:?}");
+        container.remove().await;
+    }
 }
 
 async fn an_exec_of_an_unknown_container_is_not_found(bed: &Bed) {

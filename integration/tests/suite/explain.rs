@@ -76,7 +76,12 @@ async fn a_running_container_is_explained(bed: &Bed) {
     assert_eq!(key("rootfs"), Some("rootfs.writable"), "{found:?}");
     let table = explain(&[], &bundle).stdout;
     let table = String::from_utf8_lossy(&table);
-    for text in ["POLICY KEY", "CAP_AUDIT_WRITE", "--network=none"] {
+    for text in [
+        "POLICY KEY",
+        "CAP_AUDIT_WRITE",
+        "seccomp profile: complement\n",
+        "--network=none",
+    ] {
         assert!(table.contains(text), "{text}: {table}");
     }
     container.remove().await;

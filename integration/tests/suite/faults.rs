@@ -152,8 +152,23 @@ async fn fault(bed: &Bed, step: Step, victim: Victim) {
         let (answer, hit) = perform(bed, &id, step, by_command, shoot).await;
         row.add(answer, hit);
         bed.remove(&id).await;
+        if let (Step::Delete, Victim::Process(Role::Shim)) = (step, victim) {
+            remove_dead_sockets();
+        }
     }
     row.finish();
+}
+
+/// A shim that is killed after it has answered the delete, and before it is told to end, leaves its socket: containerd has forgotten
+/// the container, and runs no `delete`.
+fn remove_dead_sockets() {
+    let sockets = std::fs::read_dir("/run/containerd/s").into_iter().flatten();
+    for socket in sockets.flatten().map(|entry| entry.path()) {
+        let answer = std::os::unix::net::UnixStream::connect(&socket);
+        if answer.is_err_and(|error| error.kind() == std::io::ErrorKind::ConnectionRefused) {
+            std::fs::remove_file(&socket).expect("remove the socket");
+        }
+    }
 }
 
 /// The same at the delete of one container of a pod, whose sandbox and gofers live on until the pod ends.
@@ -566,7 +581,11 @@ async fn runsc_that_hangs_at_pause_is_ended_at_the_deadline(bed: &Bed) {
 
 /// Under a policy with short deadlines.
 pub(crate) fn hurried(builder: Builder<'_>) -> Builder<'_> {
-    builder.policy("", "[runsc]\ncreate_timeout = 2\nstart_timeout = 2\n")
+    let text = format!(
+        "{}[runsc]\ncreate_timeout = 2\nstart_timeout = 2\n",
+        crate::pod::TESTS_OWN
+    );
+    builder.policy("", &text)
 }
 
 async fn runsc_that_fails_at_delete_leaves_nothing(bed: &Bed) {

@@ -10,6 +10,7 @@ use std::process::{Command, Output};
 use integration::bed::{Bed, PATH_FOLDER, tool};
 use integration::cases;
 use integration::runtime::Needs;
+use nix::fcntl::{Flock, FlockArg};
 use nix::mount::{MsFlags, mount, umount};
 
 cases! {
@@ -22,6 +23,9 @@ cases! {
         uninstall_leaves_what_was_there_before,
         a_node_that_cannot_be_installed_to_is_refused_and_left,
         an_old_runsc_is_refused,
+        a_package_is_not_hidden_by_a_copy,
+        two_first_installations_do_not_meet,
+        a_package_is_not_removed_while_sandboxes_run,
         root_needs_no_capability_of_its_own,
     ],
 }
@@ -437,6 +441,66 @@ async fn a_node_that_cannot_be_installed_to_is_refused_and_left(bed: &Bed) {
         complaint.contains("--prefix bin: must be an absolute path"),
         "{complaint}"
     );
+}
+
+/// What a package has put where containerd looks is upgraded there, so that a copy in front of it would stay what it is for ever.
+async fn a_package_is_not_hidden_by_a_copy(bed: &Bed) {
+    let node = Node::new(bed);
+    node.write("etc/containerd/config.toml", "version = 3\n");
+    node.ok(&["install"]);
+    let copies =
+        ["bulkhead", "containerd-shim-bulkhead-v1"].map(|name| format!("usr/local/bin/{name}"));
+    for copy in &copies {
+        assert!(node.root.join(copy).exists(), "{copy}");
+    }
+    node.write("usr/bin/containerd-shim-bulkhead-v1", "a package's");
+    let said = node.ok(&["install"]);
+    let note = "note: /usr/bin/containerd-shim-bulkhead-v1 is there, and containerd finds it";
+    assert!(said.contains(note), "{said}");
+    for copy in &copies {
+        assert!(!node.root.join(copy).exists(), "{said}");
+    }
+    let said = node.ok(&["install"]);
+    assert!(
+        said.contains(note) && said.ends_with("nothing to do\n"),
+        "{said}"
+    );
+    // Where containerd does not look, nothing is in front of anything.
+    node.ok(&["install", "--prefix", "/opt/b"]);
+    assert!(node.root.join("opt/b/bulkhead").exists());
+    let shim = node.read("usr/bin/containerd-shim-bulkhead-v1");
+    assert_eq!(shim, "a package's");
+}
+
+async fn two_first_installations_do_not_meet(bed: &Bed) {
+    let node = Node::new(bed);
+    node.write("etc/containerd/config.toml", "version = 3\n");
+    let other = fs::File::open(&node.root).expect("open");
+    let lock = Flock::lock(other, FlockArg::LockExclusiveNonblock);
+    let lock = lock.map_err(|(_, error)| error).expect("a lock");
+    let before = node.tree();
+    for args in [["install"], ["uninstall"]] {
+        let complaint = complained(&node.run(&args));
+        assert!(
+            complaint.contains("another installation is at work"),
+            "{complaint}"
+        );
+    }
+    assert_eq!(node.tree(), before);
+    drop(lock);
+    node.ok(&["install"]);
+}
+
+async fn a_package_is_not_removed_while_sandboxes_run(bed: &Bed) {
+    let node = Node::new(bed);
+    node.ok(&["uninstall", "--unless-running"]);
+    node.write("run/bulkhead/0123456789abcdef/bulkhead.json", "{}");
+    let before = node.tree();
+    let complaint = complained(&node.run(&["uninstall", "--unless-running"]));
+    assert!(complaint.contains("1 sandbox runs"), "{complaint}");
+    assert_eq!(node.tree(), before);
+    // Without it there is nothing that would be taken away.
+    assert!(node.ok(&["uninstall"]).starts_with("nothing to do"));
 }
 
 async fn an_old_runsc_is_refused(bed: &Bed) {

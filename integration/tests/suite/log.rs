@@ -8,6 +8,9 @@ use containerd_client::tonic::Code;
 use integration::bed::Bed;
 use integration::processes::eventually;
 use integration::runtime::Needs;
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+
+use crate::metrics::{scrape, socket, value};
 
 use integration::cases;
 
@@ -29,6 +32,7 @@ cases! {
         uris_of_other_kinds_are_refused,
     ],
     Needs::Bulkhead => [
+        a_full_disk_costs_a_log_its_lines_and_not_the_program,
         a_logger_that_is_never_ready_costs_its_deadline,
     ],
 }
@@ -86,6 +90,48 @@ async fn a_log_file_gets_both_outputs_and_is_appended_to(bed: &Bed) {
         folder.read("deep/er/log"),
         "one\none error\ntwo\ntwo error\n"
     );
+}
+
+async fn a_full_disk_costs_a_log_its_lines_and_not_the_program(bed: &Bed) {
+    let folder = Folder::new(bed);
+    let (none, size) = (MsFlags::empty(), Some("size=64k"));
+    mount(Some("tmpfs"), &folder.0, Some("tmpfs"), none, size).expect("mount");
+    let log = folder.0.join("log");
+    // More than there is room for, and so much that it passes the pipes.
+    let script = "head -c 300000 /dev/zero; head -c 300000 /dev/zero >&2; read x; echo $x; exit 3";
+    let uri = format!("file://{}", log.display());
+    let container = bed
+        .shell(script)
+        .stdin()
+        .log_to(&uri)
+        .run()
+        .await
+        .expect("run");
+    let dropped = || {
+        let text = scrape(&socket(&container.id));
+        value(&text, "bulkhead_log_dropped_bytes_total", &[&container.id])
+    };
+    eventually(
+        "what has no room is dropped",
+        Duration::from_secs(10),
+        || dropped() == Some(600_000.0 - 65_536.0),
+    )
+    .await;
+    let file = fs::File::options().write(true).open(&log).expect("open");
+    file.set_len(0).expect("make room");
+    drop(file);
+    container
+        .streams
+        .write([b"later\n".to_vec()])
+        .await
+        .expect("written");
+    assert_eq!(container.wait().await.expect("wait").status, 3);
+    container.delete().await.expect("delete");
+    assert_eq!(folder.read("log"), "later\n");
+    eventually("the log is closed", Duration::from_secs(5), || {
+        umount2(&folder.0, MntFlags::empty()).is_ok()
+    })
+    .await;
 }
 
 async fn a_logger_gets_both_outputs_its_arguments_and_the_ids(bed: &Bed) {

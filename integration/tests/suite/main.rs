@@ -20,6 +20,7 @@ mod events;
 mod exec;
 mod explain;
 mod faults;
+mod images;
 mod install;
 mod io;
 mod kill;
@@ -33,16 +34,20 @@ mod old;
 mod options;
 mod outside;
 mod peers;
+mod places;
 mod pod;
 mod posture;
+mod profile;
 mod relay;
 mod scrapers;
 mod sentry;
 mod series;
 mod serve;
 mod service;
+mod session;
 mod start;
 mod stats;
+mod streams;
 mod terminal;
 mod user;
 mod versions;
@@ -59,10 +64,12 @@ fn main() -> ExitCode {
         create::cases(),
         delete::cases(),
         io::cases(),
+        streams::cases(),
         exec::cases(),
         kill::cases(),
         serve::cases(),
         service::cases(),
+        session::cases(),
         events::cases(),
         faults::cases(),
         neighbours::cases(),
@@ -71,6 +78,8 @@ fn main() -> ExitCode {
         terminal::cases(),
         posture::cases(),
         asked::cases(),
+        images::cases(),
+        profile::cases(),
         user::cases(),
         pod::cases(),
         limits::cases(),
@@ -83,6 +92,7 @@ fn main() -> ExitCode {
         install::cases(),
         cgroup::cases(),
         binds::cases(),
+        places::cases(),
         stats::cases(),
         metrics::cases(),
         nerdctl::cases(),

@@ -7,6 +7,7 @@ use integration::container::Builder;
 use integration::runtime::Needs;
 
 use crate::metrics;
+use crate::profile::form;
 
 cases! {
     Needs::Tool("old-runsc") => [
@@ -59,5 +60,7 @@ async fn what_an_old_runsc_lacks_is_told(bed: &Bed) {
         info.contains("lacks=\"") && info.contains("seccomp for exec"),
         "{info}"
     );
+    // It tells its table of system calls, so its profile is the complement of that.
+    assert_eq!(form(&container.id), "complement");
     container.remove().await;
 }

@@ -30,6 +30,8 @@ cases! {
         the_log_goes_to_its_folder_with_its_level,
         what_runsc_logs_goes_there_as_well,
         a_log_folder_that_cannot_be_used_fails_create,
+        a_folder_of_the_policy_that_is_there_keeps_its_mode,
+        a_folder_of_the_policy_that_others_can_write_fails_create,
     ],
 }
 
@@ -187,7 +189,7 @@ async fn the_log_goes_to_its_folder_with_its_level(bed: &Bed) {
         let policy = format!("[log]\nlevel = {level:?}\nfolder = {folder:?}\n");
         let container = bed.container(&["true"]).policy("", &policy);
         let container = container.run().await.expect("run");
-        let name = format!("suite-{}.log", container.id);
+        let name = format!("suite--{}.log", container.id);
         container.finish().await;
         let path = folder.join(name);
         let text = fs::read_to_string(&path).expect("read the log");
@@ -206,7 +208,7 @@ async fn what_runsc_logs_goes_there_as_well(bed: &Bed) {
     let policy = format!("[log]\nfolder = {folder:?}\n");
     let container = bed.container(&["true"]).policy("", &policy);
     let container = container.run().await.expect("run");
-    let path = folder.join(format!("suite-{}.log", container.id));
+    let path = folder.join(format!("suite--{}.log", container.id));
     container.finish().await;
     let text = fs::read_to_string(&path).expect("read the log");
     assert!(text.contains("runsc: the moon is full"), "{text}");
@@ -216,4 +218,45 @@ async fn a_log_folder_that_cannot_be_used_fails_create(bed: &Bed) {
     let builder = bed.container(&["true"]);
     let builder = builder.policy("", "log.folder = \"/etc/passwd/x\"");
     told(builder, &["log.folder", "/etc/passwd/x"]).await;
+}
+
+/// A `log.folder` of /var/log is the node's own, with whatever reads it.
+async fn a_folder_of_the_policy_that_is_there_keeps_its_mode(bed: &Bed) {
+    let folder = bed.folder.join(bed.id("there"));
+    fs::create_dir(&folder).expect("make a folder");
+    let mode_of = || fs::metadata(&folder).expect("stat").permissions().mode() & 0o7777;
+    for policy in [
+        format!("log.folder = {folder:?}"),
+        format!("runsc.root = {folder:?}"),
+    ] {
+        fs::set_permissions(&folder, fs::Permissions::from_mode(0o755)).expect("chmod");
+        let container = bed.container(&["true"]).policy("", &policy);
+        let container = container.run().await.expect("run");
+        container.finish().await;
+        assert_eq!(mode_of(), 0o755, "{policy}");
+    }
+}
+
+async fn a_folder_of_the_policy_that_others_can_write_fails_create(bed: &Bed) {
+    let folder = bed.folder.join(bed.id("open"));
+    fs::create_dir(&folder).expect("make a folder");
+    let mode = |mode| {
+        fs::set_permissions(&folder, fs::Permissions::from_mode(mode)).expect("chmod");
+    };
+    for key in ["log.folder", "runsc.root"] {
+        for (place, open) in [("", 0o777), ("below", 0o775)] {
+            mode(open);
+            let policy = format!("{key} = {:?}", folder.join(place));
+            let builder = bed.container(&["true"]).policy("", &policy);
+            told(builder, &[key, "only root may write"]).await;
+            let left: Vec<_> = fs::read_dir(&folder).expect("list").flatten().collect();
+            assert!(left.is_empty(), "{policy}: {left:?} was made there");
+        }
+        chown(&folder, Some(1000), None).expect("chown");
+        mode(0o755);
+        let policy = format!("{key} = {folder:?}");
+        let builder = bed.container(&["true"]).policy("", &policy);
+        told(builder, &[key, "belongs to uid 1000"]).await;
+        chown(&folder, Some(0), None).expect("chown");
+    }
 }

@@ -179,21 +179,37 @@ async fn each_method_falls_back_alone_when_its_socket_refuses(bed: &Bed) {
     let done = one.exec("e", &["sh", "-c", "echo out; exit 7"]);
     let done = done.finish().await;
     assert_eq!((done.status, done.stdout.as_str()), (7, "out\n"));
+    let failed = one.exec("none", &["/none"]).run().await;
+    failed.expect_err("there is no such program");
     let figures = figures(bed, &one.id).await;
     assert!((2..=3).contains(&figures.tasks), "{figures:?}");
     assert_eq!(one.status().await.expect("state"), TaskStatus::Running);
     one.kill(10).await.expect("SIGUSR1");
     assert_eq!(one.wait().await.expect("wait").status, 21);
     one.delete().await.expect("delete");
-    let text = scrape(&metrics);
-    let given_up = |method: &str| {
+    let given_up = |text: &str, method: &str| {
         let label = format!("method=\"{method}\"");
-        value(&text, "bulkhead_control_fallbacks_total", &[&label])
+        value(text, "bulkhead_control_fallbacks_total", &[&label])
     };
+    // They are told once it is known that no sandbox was on its way out.
     for method in ["Wait", "Signal", "ExecuteAsync"] {
         let method = format!("containerManager.{method}");
-        assert_eq!(given_up(&method), Some(1.0), "{method}: {text}");
+        eventually(&method, Duration::from_secs(15), || {
+            given_up(&scrape(&metrics), &method) == Some(1.0)
+        })
+        .await;
     }
+    let text = scrape(&metrics);
+    let given_up = |method: &str| given_up(&text, method);
+    let exec = ["command=\"exec\""];
+    let failures = value(&text, "bulkhead_runsc_command_failures_total", &exec);
+    assert_eq!(failures, Some(1.0), "{text}");
+    let commands = value(
+        &text,
+        "bulkhead_runsc_command_duration_seconds_count",
+        &exec,
+    );
+    assert_eq!(commands, Some(2.0), "{text}");
     // What only informs is asked again after a while, and counted each time.
     let asked = given_up("containerManager.Event");
     assert!(asked.is_some_and(|times| times >= 1.0), "{text}");

@@ -1,4 +1,4 @@
-//! Several containers in one sandbox, made as containerd's CRI plugin and CRI-O make them: by annotations. What CRI adds
+//! Several containers in one sandbox, made as containerd's CRI plugin makes them: by annotations. What CRI adds
 //! to that is in the tests of pods.
 
 use std::fs::File;
@@ -11,6 +11,7 @@ use integration::bed::Bed;
 use integration::client::Events;
 use integration::container::{Builder, Container};
 use integration::patience::patience;
+use integration::policy::NodePolicy;
 use integration::processes::{self, Role, eventually};
 use integration::runtime::Needs;
 
@@ -28,7 +29,9 @@ cases! {
         two_containers_have_execs_of_the_same_id,
     ],
     Needs::Bulkhead => [
-        cri_os_annotations_make_a_pod,
+        cri_os_annotations_are_refused,
+        a_container_joins_the_sandbox_of_its_own_pod_alone,
+        what_comes_as_another_engines_pod_has_nothing_of_the_host,
         a_container_that_starts_changes_nothing_in_another,
         a_malformed_container_leaves_the_others_unharmed,
         a_container_that_was_never_started_can_be_deleted,
@@ -46,6 +49,8 @@ cases! {
     ],
 }
 
+/// A policy under which a pod may bind what a test has made. One that is not Kubernetes' own has nothing of the host else.
+pub(crate) const TESTS_OWN: &str = "binds.writable = [\"/tmp\"]\n";
 const CONTAINERD: [&str; 2] = [
     "io.kubernetes.cri.container-type",
     "io.kubernetes.cri.sandbox-id",
@@ -64,11 +69,7 @@ fn annotated<'a>(builder: Builder<'a>, keys: [&str; 2], kind: &str, sandbox: &st
 
 /// A pod's first container, which only waits.
 pub(crate) async fn sandbox(bed: &Bed) -> Container<'_> {
-    sandbox_by(bed, CONTAINERD).await
-}
-
-async fn sandbox_by<'a>(bed: &'a Bed, keys: [&str; 2]) -> Container<'a> {
-    let created = first(bed, keys).run().await;
+    let created = first(bed, CONTAINERD).run().await;
     created.expect("run the sandbox")
 }
 
@@ -251,20 +252,79 @@ async fn two_containers_have_execs_of_the_same_id(bed: &Bed) {
     end(pod).await;
 }
 
-async fn cri_os_annotations_make_a_pod(bed: &Bed) {
-    let pod = sandbox_by(bed, CRI_O).await;
-    let builder = annotated(
-        bed.shell("dmesg | head -n 1; exit 5"),
-        CRI_O,
-        "container",
-        &pod.id,
-    );
-    let container = builder.run().await.expect("run");
-    assert_eq!(container.pid, pod.pid);
-    let done = container.finish().await;
-    assert_eq!(done.status, 5);
-    assert!(done.stdout.contains("gVisor"), "{}", done.stdout);
+async fn cri_os_annotations_are_refused(bed: &Bed) {
+    let pod = sandbox(bed).await;
+    let others = sandbox(bed).await;
+    let alone = annotated(bed.shell("true"), CRI_O, "container", &pod.id);
+    // What containerd wrote and what a pod passed on beside it.
+    let both = annotated(member(bed, &pod, "true"), CRI_O, "container", &others.id);
+    for builder in [alone, both, first(bed, CRI_O)] {
+        let error = builder.create().await.map(drop).expect_err("CRI-O's");
+        assert_eq!(error.code(), Code::InvalidArgument, "{error}");
+        assert!(error.message().contains("is CRI-O's"), "{error}");
+    }
+    end(others).await;
     end(pod).await;
+}
+
+async fn a_container_joins_the_sandbox_of_its_own_pod_alone(bed: &Bed) {
+    const UID: &str = "io.kubernetes.cri.sandbox-uid";
+    fn of<'a>(builder: Builder<'a>, uid: &str) -> Builder<'a> {
+        builder.with(|spec| spec["annotations"][UID] = uid.into())
+    }
+    let pod = of(first(bed, CONTAINERD), "7b8f-01")
+        .run()
+        .await
+        .expect("run");
+    for uid in ["7b8f-02", ""] {
+        let other = of(member(bed, &pod, "true"), uid).create().await;
+        let error = other.map(drop).expect_err(uid);
+        assert_eq!(error.code(), Code::InvalidArgument, "{error}");
+        assert!(error.message().contains(UID), "{error}");
+    }
+    let own = of(member(bed, &pod, "exit 5"), "7b8f-01").run().await;
+    assert_eq!(own.expect("run").finish().await.status, 5);
+    end(pod).await;
+}
+
+async fn what_comes_as_another_engines_pod_has_nothing_of_the_host(bed: &Bed) {
+    let folder = bed.folder.join(bed.id("bound"));
+    std::fs::create_dir(&folder).expect("make a folder");
+    let bound = |spec: &mut serde_json::Value| {
+        let mounts = spec["mounts"].as_array_mut().expect("mounts");
+        mounts.push(serde_json::json!({
+            "destination": "/srv", "type": "bind", "source": folder, "options": ["rbind", "rw"],
+        }));
+    };
+    let own = bed.shell("ls -d /srv").with(bound).run().await;
+    assert_eq!(own.expect("run").finish().await.stdout, "/srv\n");
+    // cri-dockerd writes no annotation; a CRI in a namespace of its own writes containerd's.
+    let id = bed.id("docker");
+    let cgroup = format!("/kubepods/besteffort/pod{id}/{id}");
+    let docker = bed
+        .shell("true")
+        .with(bound)
+        .with(|spec| spec["linux"]["cgroupsPath"] = cgroup.clone().into());
+    let other = bed.shell("true").with(bound).with(|spec| {
+        spec["annotations"]["io.kubernetes.cri.sandbox-namespace"] = "agents".into();
+    });
+    // Where the kubelet makes no cgroups, what it gives of its folder is left.
+    let kubelet = bed.folder.join(bed.id("kubelet"));
+    let message = kubelet.join("pods/1-a/containers/c/1");
+    std::fs::create_dir_all(message.parent().expect("a folder")).expect("make a folder");
+    std::fs::write(&message, "").expect("write");
+    let given = bed.shell("true").with(bound).with(|spec| {
+        let mounts = spec["mounts"].as_array_mut().expect("mounts");
+        mounts.push(serde_json::json!({
+            "destination": "/dev/termination-log", "type": "bind", "source": message, "options": ["rbind", "rw"],
+        }));
+    });
+    let _policy = NodePolicy::set(&format!("kubernetes.kubelet_root = {kubelet:?}"));
+    for builder in [docker, other, given] {
+        let error = builder.create().await.map(drop).expect_err("a pod's");
+        assert_eq!(error.code(), Code::PermissionDenied, "{error}");
+        assert!(error.message().contains("cri-dockerd"), "{error}");
+    }
 }
 
 async fn a_container_that_starts_changes_nothing_in_another(bed: &Bed) {
@@ -404,14 +464,15 @@ async fn contradicting_annotations_are_refused(bed: &Bed) {
 
 async fn a_terminal_in_a_pod(bed: &Bed) {
     let pod = sandbox(bed).await;
-    let script = "[ -t 0 ] && [ -t 1 ] && [ -t 2 ] && echo yes";
+    let script = "[ -t 0 ] && [ -t 1 ] && [ -t 2 ] && stty size";
     let builder = member(bed, &pod, script).with(|spec| {
         spec["process"]["terminal"] = true.into();
+        spec["process"]["consoleSize"] = serde_json::json!({ "height": 31, "width": 97 });
     });
     let mut container = builder.run().await.expect("run");
     assert_eq!(container.wait().await.expect("wait").status, 0);
     let text = container.streams.stdout().await.text();
-    assert_eq!(text, "yes\r\n");
+    assert_eq!(text, "31 97\r\n");
     container.delete().await.expect("delete");
     end(pod).await;
 }

@@ -19,6 +19,7 @@ cases! {
         a_hosts_network_namespace_is_refused_by_name,
         a_hosts_network_namespace_is_refused_by_its_path,
         a_hook_gets_the_environment_of_its_spec_and_no_more,
+        a_hook_that_hangs_is_ended_with_its_create,
         starting_one_container_changes_no_limits_of_another,
     ],
 }
@@ -183,6 +184,24 @@ async fn a_hook_gets_the_environment_of_its_spec_and_no_more(bed: &Bed) {
         let hooks = variables(std::fs::read_to_string(&file).expect("the hook ran"));
         assert_eq!(hooks, expected, "{given:?}");
         container.remove().await;
+    }
+}
+
+/// A create that ran into its deadline leaves nothing: what a hook has started is none of runsc's detached processes.
+async fn a_hook_that_hangs_is_ended_with_its_create(bed: &Bed) {
+    let mark = "1000.25";
+    let script = format!("sleep {mark}; true");
+    for kind in ["prestart", "createRuntime"] {
+        let container = bed.container(&["sleep", "1000"]).with(|spec| {
+            let hook = serde_json::json!({ "path": "/bin/sh", "args": ["sh", "-c", script] });
+            spec["hooks"][kind] = serde_json::json!([hook]);
+        });
+        let container = container.policy("", "runsc.create_timeout = 2");
+        let error = container.create().await.map(drop).expect_err("it hangs");
+        assert!(error.message().contains("within 2 s"), "{error:?}");
+        let left = integration::processes::all();
+        let left = left.iter().filter(|one| one.command.contains(mark));
+        assert_eq!(left.count(), 0, "{kind}");
     }
 }
 

@@ -7,6 +7,7 @@ use std::os::fd::{AsRawFd as _, RawFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, recvmsg, sendmsg};
@@ -22,9 +23,17 @@ pub(crate) enum Reply {
     /// The same, with no answer.
     Never,
     /// The same, with a string that does not end for two gigabytes.
-    Endless,
+    Endless(Arc<Taken>),
     /// The sentry is asked, and its answer replaced; none where there is nothing in its place.
     Instead(Option<String>),
+}
+
+/// What was taken of the replies without an end.
+#[derive(Debug, Default)]
+pub(crate) struct Taken {
+    pub(crate) replies: AtomicU64,
+    /// Of the one of which most was.
+    pub(crate) bytes: AtomicU64,
 }
 
 impl From<Option<&'static str>> for Reply {
@@ -73,7 +82,7 @@ impl Relay {
             Reply::Say(text) => return client.write_all(text.as_bytes()),
             Reply::Slowly(text) => return trickle(&mut client, &text),
             Reply::Never => return until_closed(&mut client),
-            Reply::Endless => return endless(&mut client),
+            Reply::Endless(taken) => return endless(&mut client, &taken),
         };
         let mut sentry = UnixStream::connect(&self.real)?;
         let rights = [ControlMessage::ScmRights(&fds)];
@@ -106,10 +115,15 @@ fn until_closed(client: &mut UnixStream) -> io::Result<()> {
     io::copy(client, &mut io::sink()).map(drop)
 }
 
-fn endless(client: &mut UnixStream) -> io::Result<()> {
+fn endless(client: &mut UnixStream, taken: &Taken) -> io::Result<()> {
+    taken.replies.fetch_add(1, Ordering::Relaxed);
     client.write_all(b"{\"success\":true,\"err\":\"")?;
-    let chunk = vec![b'a'; 1 << 20];
-    (0..2048).try_for_each(|_| client.write_all(&chunk))
+    let chunk = vec![b'a'; 1 << 16];
+    (1..=32768).try_for_each(|chunks| {
+        client.write_all(&chunk)?;
+        taken.bytes.fetch_max(chunks << 16, Ordering::Relaxed);
+        Ok(())
+    })
 }
 
 pub(crate) fn trickle(client: &mut UnixStream, text: &str) -> io::Result<()> {

@@ -11,9 +11,12 @@ use std::time::{Duration, Instant};
 use containerd_shim_protos::api::{StateRequest, StateResponse};
 use containerd_shim_protos::ttrpc::Code;
 use integration::bed::Bed;
+use integration::patience::patience;
+use integration::policy::NodePolicy;
 use integration::processes::{self, Role, eventually};
 use integration::runtime::Needs;
 use integration::shim::{self, Shim};
+use nix::fcntl::{Flock, FlockArg};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -22,11 +25,15 @@ use integration::cases;
 cases! {
     Needs::Bulkhead => [
         nobody_but_root_is_answered_whatever_the_sockets_mode,
+        the_log_has_no_line_for_each_probe_and_each_line_has_its_sandbox,
         a_shim_without_descriptors_left_neither_spins_nor_dies,
+        small_writes_cost_no_more_than_large_ones,
         a_signal_to_a_shim_with_a_container_is_ignored,
+        a_signal_to_a_shim_whose_sandbox_has_ended_ends_it,
         a_signal_to_a_shim_without_a_container_ends_it,
         a_shim_without_a_container_and_a_client_ends,
         a_shim_without_a_container_stays_for_its_client,
+        a_shim_that_is_about_to_end_stays_for_who_comes,
     ],
 }
 
@@ -61,6 +68,45 @@ async fn nobody_but_root_is_answered_whatever_the_sockets_mode(bed: &Bed) {
     let done = container.exec("e", &["echo", "alive"]).finish().await;
     assert_eq!(done.stdout, "alive\n");
     container.remove().await;
+}
+
+/// As the kubelet probes: the same exec again and again, and containerd kills each once more when it has ended.
+async fn the_log_has_no_line_for_each_probe_and_each_line_has_its_sandbox(bed: &Bed) {
+    let folder = bed.folder.join(bed.id("log"));
+    fs::create_dir_all(&folder).expect("make a folder");
+    let policy = format!("log.folder = {:?}", folder.display());
+    let container = bed.container(&["sleep", "1000"]).policy("", &policy);
+    let container = container.run().await.expect("run");
+    let log = || {
+        let file = fs::read_dir(&folder).expect("list").flatten().next();
+        fs::read_to_string(file.expect("a log").path()).expect("read")
+    };
+    let probe = async |name: &str| {
+        let exec = container.exec(name, &["true"]).with(|process| {
+            process["user"]["umask"] = 0o77.into();
+        });
+        let exec = exec.run().await.expect("run");
+        exec.wait().await.expect("wait");
+        exec.kill(9).await.expect_err("it has ended");
+        exec.delete().await.expect("delete");
+        exec.kill(9).await.expect_err("it has gone");
+    };
+    probe("first").await;
+    let first = log();
+    assert!(first.contains("umask: asked 0o77"), "{first}");
+    for name in ["second", "third"] {
+        probe(name).await;
+    }
+    assert_eq!(log(), first);
+    // A signal, and what has gone wrong for it.
+    let shim = shim_of(&container.id);
+    kill(shim, Signal::SIGTERM).expect("SIGTERM");
+    eventually("it is told", Duration::from_secs(5), || log() != first).await;
+    container.remove().await;
+    let log = log();
+    let own = format!(" sandbox={}", container.id);
+    assert!(log.lines().all(|line| line.ends_with(&own)), "{log}");
+    fs::remove_dir_all(folder).expect("remove");
 }
 
 fn socket_of(address: &str) -> PathBuf {
@@ -115,6 +161,61 @@ async fn a_shim_without_descriptors_left_neither_spins_nor_dies(bed: &Bed) {
     drop(crowd);
     let done = container.exec("e", &["echo", "alive"]).finish().await;
     assert_eq!(done.stdout, "alive\n");
+    container.remove().await;
+}
+
+/// In a shutdown of the node the signal reaches both at once, and nobody deletes anything before the shim has to be gone.
+async fn a_signal_to_a_shim_whose_sandbox_has_ended_ends_it(bed: &Bed) {
+    for signal in [Signal::SIGTERM, Signal::SIGINT] {
+        for before in [true, false] {
+            let container = bed.container(&["sleep", "1000"]).run().await.expect("run");
+            let shim = shim_of(&container.id);
+            let sandbox = nix::unistd::Pid::from_raw(container.pid.cast_signed());
+            if before {
+                kill(sandbox, Signal::SIGKILL).expect("kill the sandbox");
+                assert_eq!(container.wait().await.expect("wait").status, 137);
+                kill(shim, signal).expect("signal the shim");
+            } else {
+                kill(shim, signal).expect("signal the shim");
+                tokio::time::sleep(Duration::from_millis(500)).await;
+                assert_eq!(shim_of(&container.id), shim, "{signal}");
+                kill(sandbox, Signal::SIGKILL).expect("kill the sandbox");
+            }
+            let limit = Duration::from_secs(4);
+            eventually("the shim ends", limit, || {
+                processes::of(Role::Shim, &container.id).is_empty()
+            })
+            .await;
+            // containerd sees it go and cleans up by the `delete` action.
+            let code = container.delete().await.map(|exit| exit.status);
+            assert!(
+                code.as_ref().is_ok_and(|code| *code == 137) || code.is_err(),
+                "{code:?}"
+            );
+        }
+    }
+}
+
+/// How many reads a process has made (proc_pid_io(5)).
+fn reads(pid: Pid) -> u64 {
+    let text = fs::read_to_string(format!("/proc/{pid}/io")).expect("read its counts");
+    let reads = text.lines().find_map(|line| line.strip_prefix("syscr: "));
+    reads.expect("a count").parse().expect("a number")
+}
+
+/// Each byte by itself: what counts is how often the shim wakes for them.
+async fn small_writes_cost_no_more_than_large_ones(bed: &Bed) {
+    let _policy = NodePolicy::set("limits.output_mib_per_second = 1");
+    let script = "exec dd if=/dev/zero bs=1 2>/dev/null";
+    let container = bed.shell(script).run().await.expect("run");
+    let shim = shim_of(&container.id);
+    // A second's worth is free.
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    let began = reads(shim);
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    let made = reads(shim) - began;
+    // 256 pieces of 4 KiB a second, and what else it does.
+    assert!(made < 4 * 3 * 256, "{made} reads in three seconds");
     container.remove().await;
 }
 
@@ -197,4 +298,26 @@ async fn a_shim_without_a_container_stays_for_its_client(bed: &Bed) {
     assert!(lone.is_there(), "gone with a client");
     drop(client);
     lone.ends_within(Duration::from_secs(10)).await;
+}
+
+/// While it waits for the lock, which the start of another container holds on a busy node.
+async fn a_shim_that_is_about_to_end_stays_for_who_comes(bed: &Bed) {
+    let lone = Lone::start(bed);
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let socket = socket_of(&lone.address);
+    let folder = fs::File::open(socket.parent().expect("a folder")).expect("open the folder");
+    let held = Flock::lock(folder, FlockArg::LockExclusive).expect("lock the folder");
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    let client = Shim::at(&lone.address).await;
+    drop(held);
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let body = StateRequest {
+        id: lone.id.clone(),
+        ..StateRequest::default()
+    };
+    let state = client.call::<StateResponse>(3, "State", &body).await;
+    assert_eq!(state.expect_err("no container"), Code::NOT_FOUND);
+    assert!(socket.exists(), "its socket has gone");
+    drop(client);
+    lone.ends_within(patience(Duration::from_secs(10))).await;
 }

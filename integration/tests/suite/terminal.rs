@@ -14,6 +14,8 @@ cases! {
         an_exec_has_a_terminal_and_its_output_is_whole,
         a_terminal_has_the_size_it_was_given,
         control_c_interrupts_the_program,
+        the_first_size_is_the_one_asked_for,
+        the_request_says_whether_an_exec_has_a_terminal,
     ],
     Needs::Bulkhead => [
         an_execs_terminal_has_the_size_it_was_given,
@@ -154,4 +156,40 @@ async fn control_c_interrupts_the_program(bed: &Bed) {
     let text = container.streams.stdout().await.text();
     assert!(text.contains("interrupted"), "{text:?}");
     container.delete().await.expect("delete");
+}
+
+/// Only a program that asks at once sees whether the size was there before it.
+async fn the_first_size_is_the_one_asked_for(bed: &Bed) {
+    let size = serde_json::json!({ "height": 31, "width": 97 });
+    let sized = |process: &mut serde_json::Value| {
+        process["terminal"] = true.into();
+        process["consoleSize"] = size.clone();
+    };
+    let mut container = bed
+        .shell("stty size; exec sleep 1000")
+        .with(|spec| sized(&mut spec["process"]))
+        .run()
+        .await
+        .expect("run");
+    let exec = container.exec("tty", &["stty", "size"]).with(sized);
+    assert_eq!(exec.finish().await.stdout, "31 97\r\n");
+    container.kill(9).await.expect("kill");
+    container.wait().await.expect("wait");
+    assert_eq!(container.streams.stdout().await.text(), "31 97\r\n");
+    container.delete().await.expect("delete");
+}
+
+/// Its process may say otherwise, as in containerd's own test of much output.
+async fn the_request_says_whether_an_exec_has_a_terminal(bed: &Bed) {
+    let container = bed.container(&["sleep", "1000"]).run().await.expect("run");
+    let script = "for fd in 0 1 2; do [ -t $fd ] && echo yes || echo no; done";
+    for (asked, said) in [(true, "yes\r\n"), (false, "no\n")] {
+        let exec = container.exec("tty", &["sh", "-c", script]);
+        let exec = exec.with(|process| process["terminal"] = (!asked).into());
+        let finished = exec.terminal(asked).stdin().run().await.expect("exec");
+        finished.streams.write([]);
+        let finished = finished.finish().await;
+        assert_eq!(finished.stdout, said.repeat(3), "a request for {asked}");
+    }
+    container.remove().await;
 }

@@ -8,6 +8,16 @@ fn judged(policy: &Policy, context: &Context<'_>, source: &str) -> Result<Access
     let annotations = json!({
         "io.kubernetes.cri.container-type": "container", "io.kubernetes.cri.sandbox-uid": UID,
     });
+    judged_for(Caller::Kubernetes, annotations, policy, context, source)
+}
+
+fn judged_for(
+    caller: Caller,
+    annotations: Value,
+    policy: &Policy,
+    context: &Context<'_>,
+    source: &str,
+) -> Result<Access, Refusal> {
     let spec = Map::from_iter([("annotations".to_owned(), annotations)]);
     let source = Path::new(source);
     let real = (context.host.resolve)(source);
@@ -19,7 +29,7 @@ fn judged(policy: &Policy, context: &Context<'_>, source: &str) -> Result<Access
         }],
         ..Shared::default()
     };
-    Binds::new(&spec, policy, context).judge(source, real.as_deref(), &shared, "x")
+    Binds::new(&spec, policy, caller, context).judge(source, real.as_deref(), &shared, "x")
 }
 
 fn in_kubernetes() -> Context<'static> {
@@ -88,6 +98,11 @@ fn a_pod_has_its_own_volumes_alone() {
         // In its folder and nothing that a pod mounts.
         "/var/lib/kubelet/pods/0b1c-22",
         "/var/lib/kubelet/pods/0b1c-22/plugins/x",
+        // Of these the logs alone, which the kubelet makes.
+        "/var/lib/kubelet/pods/0b1c-22/containers",
+        "/var/lib/kubelet/pods/0b1c-22/containers/main",
+        "/var/lib/kubelet/pods/0b1c-22/containers/main/1a2b/x",
+        "/var/lib/kubelet/pods/other/containers/main/1a2b",
         // Its own by name, and somebody else's by where it leads.
         "/var/lib/kubelet/pods/0b1c-22/volumes/v/link",
     ] {
@@ -97,6 +112,66 @@ fn a_pod_has_its_own_volumes_alone() {
             "{source}: {refusal}"
         );
     }
+}
+
+/// Whoever asks: what is there is on the node's disk.
+#[test]
+fn what_engines_make_for_a_container_to_write_is_written_to_a_copy() {
+    let mut moved = Policy::strict();
+    moved.kubernetes.kubelet_root = "/srv/kubelet".into();
+    let writes = |caller, policy: &Policy, source: &str| {
+        let annotations = json!({ "io.kubernetes.cri.sandbox-uid": UID });
+        let spec = Map::from_iter([("annotations".to_owned(), annotations)]);
+        Binds::new(&spec, policy, caller, &in_kubernetes()).writes(Path::new(source))
+    };
+    for (source, expected) in [
+        (
+            "/var/lib/kubelet/pods/0b1c-22/containers/main/1a2b",
+            Writes::Told,
+        ),
+        (
+            "/var/lib/kubelet/pods/other/containers/main/1a2b",
+            Writes::Told,
+        ),
+        ("/var/lib/kubelet/pods/0b1c-22/etc-hosts", Writes::Copy),
+        (
+            "/var/lib/containerd/io.containerd.grpc.v1.cri/sandboxes/s1/hostname",
+            Writes::Copy,
+        ),
+        (
+            "/run/containerd/io.containerd.grpc.v1.cri/sandboxes/s1/resolv.conf",
+            Writes::Copy,
+        ),
+        (
+            "/run/containerd/io.containerd.grpc.v1.cri/sandboxes/s1/shm",
+            Writes::Host,
+        ),
+        (
+            "/var/lib/kubelet/pods/0b1c-22/volumes/kubernetes.io~csi/etc-hosts",
+            Writes::Host,
+        ),
+        (
+            "/var/lib/kubelet/pods/0b1c-22/volumes/v/containers/x/y",
+            Writes::Host,
+        ),
+        (
+            "/var/lib/kubelet/pods/0b1c-22/containers/main",
+            Writes::Host,
+        ),
+        ("/srv/kubelet/pods/0b1c-22/etc-hosts", Writes::Host),
+        ("/etc/hosts", Writes::Host),
+    ] {
+        for caller in [Caller::Kubernetes, Caller::Foreign, Caller::Node] {
+            let found = writes(caller, &Policy::strict(), source);
+            assert_eq!(found, expected, "{source} of {caller:?}");
+        }
+    }
+    let found = writes(
+        Caller::Kubernetes,
+        &moved,
+        "/srv/kubelet/pods/0b1c-22/etc-hosts",
+    );
+    assert_eq!(found, Writes::Copy);
 }
 
 /// A disk with the kubelet's folder and the host's root on it, and a volume that is mounted.
@@ -201,7 +276,7 @@ fn a_pods_uid_that_is_a_path_gives_nothing() {
     });
     let spec = Map::from_iter([("annotations".to_owned(), annotations)]);
     let (policy, context) = (Policy::strict(), in_kubernetes());
-    let binds = Binds::new(&spec, &policy, &context);
+    let binds = Binds::new(&spec, &policy, Caller::Kubernetes, &context);
     binds
         .judge(Path::new("/etc"), None, &Shared::default(), "x")
         .expect_err("refused");
@@ -209,9 +284,118 @@ fn a_pods_uid_that_is_a_path_gives_nothing() {
 
 #[test]
 fn a_client_of_containerds_socket_gets_what_it_names() {
-    let (policy, context) = (Policy::strict(), context());
+    let (mut policy, context) = (Policy::strict(), context());
+    let named = |caller, policy: &Policy, source| {
+        let annotations = json!({ "io.kubernetes.cri.sandbox-uid": UID });
+        judged_for(caller, annotations, policy, &context, source)
+    };
+    let own = named(Caller::Node, &policy, "/home/u/work");
+    assert_eq!(own, Ok(Access::AsAsked));
+    // What another engine says of a pod is nothing that anybody can check, its uid included.
+    policy.binds.read_only = vec!["/srv/models".into()];
+    for source in ["/home/u/work", "/var/lib/kubelet/pods/0b1c-22/volumes/v"] {
+        named(Caller::Foreign, &policy, source).expect_err(source);
+    }
+    let models = named(Caller::Foreign, &policy, "/srv/models");
+    assert_eq!(models, Ok(Access::ReadOnly));
+}
+
+const POD: &str = "/var/lib/kubelet/pods/0b1c-22";
+
+/// An NFS server of which the pod has a claim. Whatever is mounted of it, the kernel says that it is the root.
+fn with_nfs() -> Context<'static> {
+    let mut context = with_mounts();
+    context.host.origin = |path| {
+        let is_part = path.starts_with(Path::new(POD).join(PARTS));
+        let (device, path) = if is_part {
+            ("0:50", Path::new("/"))
+        } else {
+            ("8:1", path)
+        };
+        let (device, path) = (device.to_owned(), path.to_owned());
+        Some(Origin { device, path })
+    };
+    context.host.mounted_below = |_| {
+        let (device, path) = ("0:50".to_owned(), "/".into());
+        vec![Origin { device, path }]
+    };
+    // The other pod has the same folder of the server.
+    context.host.is_same = |one, other| {
+        let number = |path: &Path| match path.to_str().expect("text") {
+            path if path.contains("/volumes/") && !path.ends_with("different") => 1,
+            path if path.contains("/whole/") => 1,
+            path => path.len(),
+        };
+        number(one) == number(other)
+    };
+    context
+}
+
+/// What is mounted of it, beside the pod's claim and the part itself.
+fn judged_with(points: fn(&str) -> Vec<PathBuf>, part: &str) -> Result<Access, Refusal> {
+    let mut context = with_nfs();
+    context.host.mount_points = points;
+    let source = format!("{POD}/{PARTS}/{part}/c/0");
+    judged(&Policy::strict(), &context, &source)
+}
+
+fn of_the_pod(more: &[&str]) -> Vec<PathBuf> {
+    let own = [
+        "volumes/kubernetes.io~nfs/claim",
+        "volume-subpaths/claim/c/0",
+    ];
+    let own = own.iter().map(|name| Path::new(POD).join(name));
+    own.chain(more.iter().map(PathBuf::from)).collect()
+}
+
+#[test]
+fn a_sub_path_of_a_filesystem_that_hides_its_root_is_the_pods_while_nothing_else_of_it_is_mounted()
+{
     assert_eq!(
-        judged(&policy, &context, "/home/u/work"),
+        judged_with(|_| of_the_pod(&[]), "claim"),
         Ok(Access::AsAsked)
     );
+    // Another pod with the same claim, and a subPath in it.
+    let shared = |_: &str| {
+        of_the_pod(&[
+            "/var/lib/kubelet/pods/other/volumes/kubernetes.io~nfs/claim",
+            "/var/lib/kubelet/pods/other/volume-subpaths/claim/c/0",
+        ])
+    };
+    assert_eq!(judged_with(shared, "claim"), Ok(Access::AsAsked));
+    let by_host = |_: &str| of_the_pod(&["/mnt/nfs"]);
+    let of_another =
+        |_: &str| of_the_pod(&["/var/lib/kubelet/pods/other/volumes/kubernetes.io~nfs/different"]);
+    let by_name = |_: &str| of_the_pod(&["/mnt/volume-subpaths/x"]);
+    // Parts of hostPaths, which stay where what they were parts of has been unmounted.
+    let part_of_host = |_: &str| {
+        vec![
+            Path::new(POD).join("volumes/kubernetes.io~nfs/claim"),
+            Path::new(POD).join("volume-subpaths/host/c/0"),
+        ]
+    };
+    let of_anothers_host =
+        |_: &str| of_the_pod(&["/var/lib/kubelet/pods/other/volume-subpaths/claim/c/0"]);
+    for (points, named) in [
+        (by_host as fn(&str) -> Vec<PathBuf>, "/mnt/nfs"),
+        (of_another, "pods/other/volumes/kubernetes.io~nfs/different"),
+        (by_name, "/mnt/volume-subpaths/x"),
+        // Nobody knows where.
+        (|_| Vec::new(), "volume-subpaths/claim/c/0"),
+    ] {
+        let refusal = judged_with(points, "claim").expect_err(named).to_string();
+        assert!(
+            refusal.contains("NFS") && refusal.contains(named),
+            "{refusal}"
+        );
+    }
+    for (points, part) in [
+        (part_of_host as fn(&str) -> Vec<PathBuf>, "host"),
+        (of_anothers_host, "claim"),
+    ] {
+        let refusal = judged_with(points, part).expect_err(part).to_string();
+        assert!(refusal.contains("volume-subpaths"), "{refusal}");
+    }
+    // It is the volume as a whole.
+    assert_eq!(judged_with(by_host, "whole"), Ok(Access::AsAsked));
 }

@@ -192,3 +192,68 @@ fn less_than_a_sandbox_needs_is_refused() {
     );
     assert!(limits.check().is_err());
 }
+
+#[test]
+fn what_was_announced_of_a_pod_is_the_least() {
+    let declared = |memory, quota, shares| Declared {
+        memory,
+        cpu: Some(CpuTime {
+            quota,
+            period: 100_000,
+        }),
+        shares,
+    };
+    let sum = declared(Some(5), 300, Some(7));
+    let more = sum.at_least(declared(Some(8), 200, None));
+    assert_eq!(more, declared(Some(8), 300, Some(7)));
+    assert_eq!(
+        sum.at_least(declared(None, 400, Some(2))),
+        declared(Some(5), 400, Some(2))
+    );
+    assert_eq!(Declared::default().at_least(sum), sum);
+}
+
+#[test]
+fn a_pods_sandbox_says_what_it_has_and_why() {
+    let cpu = |quota| CpuTime {
+        quota,
+        period: 100_000,
+    };
+    let limits = SandboxLimits {
+        memory: 64 * MIB,
+        cpu: cpu(50_000),
+        shares: None,
+    };
+    let memory = |memory| Declared {
+        memory: Some(memory),
+        ..Declared::default()
+    };
+    let told = |pod, above| {
+        let mut report = Report::default();
+        limits.explain(Declared::default(), pod, above, &mut report);
+        let changes = report.changes.iter().map(ToString::to_string);
+        changes.collect::<Vec<_>>().join("; ")
+    };
+    let none = Declared::default();
+    assert!(told(none, None).contains("memory: asked no limit, given 67108864 bytes"));
+    let above = told(memory(9), Some(memory(64 * MIB)));
+    assert!(
+        above.contains("memory: asked the pod's cgroup has 67108864 bytes"),
+        "{above}"
+    );
+    assert!(above.contains("cpu: asked no limit of the pod"), "{above}");
+    let declared = told(memory(9), Some(none));
+    assert!(
+        declared.contains("memory: asked the pod's containers declare 9 bytes"),
+        "{declared}"
+    );
+    let mut report = Report::default();
+    limits.note_bound(memory(64 * MIB), &mut report);
+    assert!(report.changes.is_empty());
+    let more = Declared {
+        cpu: Some(cpu(50_001)),
+        ..memory(65 * MIB)
+    };
+    limits.note_bound(more, &mut report);
+    assert_eq!(report.changes.len(), 2);
+}

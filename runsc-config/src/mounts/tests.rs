@@ -1,4 +1,5 @@
 use super::*;
+use crate::report::Change;
 use crate::spec::tests::context;
 
 fn hardened(mounts: Value) -> Result<(Vec<Value>, Report), Refusal> {
@@ -23,7 +24,14 @@ fn hardened_under(
             ..Shared::default()
         },
     };
-    harden(&mut spec, &mut shared, policy, context, &mut report)?;
+    harden(
+        &mut spec,
+        &mut shared,
+        policy,
+        Caller::Node,
+        context,
+        &mut report,
+    )?;
     Ok((spec["mounts"].as_array().expect("list").clone(), report))
 }
 
@@ -208,22 +216,23 @@ fn an_ordinary_bind_keeps_its_mode_and_loses_devices() {
 fn what_the_policy_lists_to_be_read_is_mounted_read_only() {
     let mut policy = Policy::strict();
     policy.binds.read_only = vec!["/srv/models".into()];
-    let mut context = context();
-    context.namespace = "k8s.io";
-    let mut spec = Map::from_iter([
-        (
-            "annotations".to_owned(),
-            json!({ "io.kubernetes.cri.container-type": "container" }),
-        ),
-        (
-            "mounts".to_owned(),
-            json!([{
-                "destination": "/m", "type": "bind", "source": "/srv/models", "options": ["rbind", "rw"],
-            }]),
-        ),
-    ]);
+    let context = context();
+    let mut spec = Map::from_iter([(
+        "mounts".to_owned(),
+        json!([{
+            "destination": "/m", "type": "bind", "source": "/srv/models", "options": ["rbind", "rw"],
+        }]),
+    )]);
     let (mut shared, mut report) = (Shared::default(), Report::default());
-    harden(&mut spec, &mut shared, &policy, &context, &mut report).expect("given");
+    harden(
+        &mut spec,
+        &mut shared,
+        &policy,
+        Caller::Kubernetes,
+        &context,
+        &mut report,
+    )
+    .expect("given");
     let options = options_at(spec["mounts"].as_array().expect("list"), "/m");
     assert!(
         options.contains(&"ro".to_owned()) && !options.contains(&"rw".to_owned()),
@@ -277,9 +286,20 @@ fn scratch_shrinks_with_the_memory_it_is_made_of() {
         ..Shared::default()
     };
     let (policy, mut report) = (Policy::strict(), Report::default());
-    let given = harden(&mut spec, &mut shared, &policy, &context(), &mut report).expect("ok");
+    let given = harden(
+        &mut spec,
+        &mut shared,
+        &policy,
+        Caller::Node,
+        &context(),
+        &mut report,
+    )
+    .expect("ok");
     let sizes = sizes(spec["mounts"].as_array().expect("list"));
-    assert!(given <= 44 * MIB && sizes.iter().map(|(_, size)| size).sum::<u64>() <= given);
+    assert!(
+        given.scratch <= 44 * MIB
+            && sizes.iter().map(|(_, size)| size).sum::<u64>() <= given.scratch
+    );
     let at = |place: &str| sizes.iter().find(|(at, _)| at == place).expect(place).1;
     assert!(at("/tmp") > at("/dev/shm") && at("/dev/shm") > at("/run"));
 }
@@ -323,6 +343,7 @@ fn pod() -> Shared {
         size: None,
     };
     Shared {
+        pod: pod::Identity::default(),
         tasks_limit: 256,
         memory: 512 * MIB,
         volumes: vec![volume("fast", true), volume("work", false)],
@@ -395,13 +416,14 @@ fn a_volume_at_dev_shm_is_mounted_there_and_what_is_dropped_is_told() {
         at_shm(container, bind(work)),
         (["bind".to_owned(), text(work)], 0)
     );
-    for of_the_cri in [
-        "/run/containerd/cri/sandboxes/c/shm",
-        "/run/x/c/userdata/shm",
-    ] {
-        let given = at_shm(container, bind(Path::new(of_the_cri)));
-        assert_eq!(given, (pods.clone(), 0), "{of_the_cri}");
-    }
+    let of_the_cri = Path::new("/run/containerd/cri/sandboxes/c/shm");
+    assert_eq!(at_shm(container, bind(of_the_cri)), (pods.clone(), 0));
+    // CRI-O's, which makes no pod here.
+    let cri_os = Path::new("/run/x/c/userdata/shm");
+    assert_eq!(
+        at_shm(container, bind(cri_os)),
+        (["bind".to_owned(), text(cri_os)], 0)
+    );
     let tmpfs = json!({ "destination": "/dev/shm", "type": "tmpfs", "options": ["size=1g"] });
     assert_eq!(at_shm(container, tmpfs), (pods.clone(), 1));
     // It holds the pod's, and its own program does nothing.
@@ -475,12 +497,258 @@ fn the_containers_of_a_pod_share_its_room_for_scratch() {
         )]);
         let (policy, mut report) = (Policy::strict(), Report::default());
         let mut own = so_far.clone();
-        let given = harden(&mut spec, &mut own, &policy, &context, &mut report).expect("ok");
+        let given = harden(
+            &mut spec,
+            &mut own,
+            &policy,
+            Caller::Node,
+            &context,
+            &mut report,
+        )
+        .expect("ok");
         // The pod's own /dev/shm has its size from the sandbox.
         let sizes = sizes(spec["mounts"].as_array().expect("list"));
-        assert!(sizes.iter().map(|(_, size)| size).sum::<u64>() <= given);
-        shared.scratch += given;
+        assert!(sizes.iter().map(|(_, size)| size).sum::<u64>() <= given.scratch);
+        shared.scratch += given.scratch;
     }
     let sum = shared.scratch;
     assert!(sum <= (512 - MEMORY_LEFT_MIB + 40) * MIB, "{sum}");
+}
+
+/// What a client mounts hides what is there; what its engine mounts by itself does not.
+#[test]
+fn the_images_own_is_seen_where_nobody_has_asked_for_an_empty_place() {
+    let engines = ["nosuid", "strictatime", "mode=755", "size=65536k"];
+    let tmpfs = |place: &str, options: &[&str]| json!({ "destination": place, "type": "tmpfs", "source": "tmpfs", "options": options });
+    let volume = "/run/containerd/io.containerd.grpc.v1.cri/containers/c1/volumes/v";
+    let bind = json!({ "destination": "/data", "type": "bind", "source": volume, "options": ["rbind", "rw"] });
+    let sceneries = |policy: &str, is_pod: bool, mounts: Value| {
+        let annotations = json!({ "io.kubernetes.cri.container-type": "container" });
+        let mut spec = Map::from_iter([("mounts".to_owned(), mounts)]);
+        let mut context = context();
+        context.bundle = Path::new("/run/containerd/io.containerd.runtime.v2.task/k8s.io/c1");
+        context.id = "c1";
+        if is_pod {
+            context.namespace = "k8s.io";
+            spec.insert("annotations".to_owned(), annotations);
+        }
+        let policy = Policy::parse(policy, "x").expect("a policy");
+        let mut shared = Shared {
+            memory: 512 * MIB,
+            ..Shared::default()
+        };
+        let given = harden(
+            &mut spec,
+            &mut shared,
+            &policy,
+            if context.namespace == "k8s.io" {
+                Caller::Kubernetes
+            } else {
+                Caller::Node
+            },
+            &context,
+            &mut Report::default(),
+        );
+        let given = given.map(|given| given.sceneries);
+        let places = |one: Scenery| (one.destination.display().to_string(), one.source);
+        let places = given.map(|all| all.into_iter().map(places).collect::<Vec<_>>());
+        (places, spec["mounts"].clone())
+    };
+    let of = |names: &[&str]| {
+        let names = names.iter().map(|name| ((*name).to_owned(), None));
+        Ok(names.collect::<Vec<(String, Option<PathBuf>)>>())
+    };
+    for (mounts, seen) in [
+        (json!([]), of(&["/run", "/tmp"])),
+        (json!([tmpfs("/run", &engines)]), of(&["/run", "/tmp"])),
+        (
+            json!([tmpfs("/run", &["mode=755"]), tmpfs("/tmp", &[])]),
+            of(&[]),
+        ),
+        (
+            json!([tmpfs("/tmp", &["tmpcopyup"]), tmpfs("/var", &engines)]),
+            of(&["/run", "/tmp"]),
+        ),
+        (
+            json!([tmpfs("/dev/x", &["tmpcopyup"])]),
+            of(&["/run", "/tmp"]),
+        ),
+        (json!([bind]), of(&["/run", "/tmp"])),
+    ] {
+        let (places, mounts) = sceneries("", false, mounts);
+        assert_eq!(places, seen);
+        assert!(!mounts.to_string().contains("tmpcopyup"), "{mounts}");
+    }
+    // A volume of the image, which a pod has in memory unless the policy leaves it where it is.
+    let (places, mounts) = sceneries("", true, json!([bind]));
+    let mut seen = of(&["/run", "/tmp"]).expect("places");
+    seen.push(("/data".to_owned(), Some(volume.into())));
+    assert_eq!(places, Ok(seen));
+    let mounts = mounts.as_array().expect("mounts");
+    let options = options_at(mounts, "/data");
+    assert!(
+        options.contains(&format!("size={}", 64 * MIB)),
+        "{options:?}"
+    );
+    assert!(options.contains(&"noexec".to_owned()) && options.contains(&"nodev".to_owned()));
+    let (places, mounts) = sceneries("image_volumes = \"host\"", true, json!([bind]));
+    assert_eq!(places, of(&["/run", "/tmp"]));
+    assert!(mounts.to_string().contains(volume), "{mounts}");
+}
+
+/// It is made by the image's author alone, and nobody can be asked for another place.
+#[test]
+fn a_volume_of_an_image_replaces_nothing_of_gvisors_or_of_the_pods() {
+    let shared = pod();
+    let mut context = context();
+    context.bundle = Path::new("/run/containerd/io.containerd.runtime.v2.task/k8s.io/c1");
+    context.id = "c1";
+    context.namespace = "k8s.io";
+    context.kind = ContainerKind::PodContainer(&shared);
+    let volume = "/run/containerd/io.containerd.grpc.v1.cri/containers/c1/volumes/v";
+    let given = |place: &str| {
+        let mounts = json!([
+            { "destination": "/proc", "type": "proc", "source": "proc" },
+            { "destination": place, "type": "bind", "source": volume, "options": ["rbind", "rw"] },
+        ]);
+        let annotations = json!({ "io.kubernetes.cri.container-type": "container" });
+        let mut spec = Map::from_iter([
+            ("mounts".to_owned(), mounts),
+            ("annotations".to_owned(), annotations),
+        ]);
+        let (mut report, mut shared) = (Report::default(), shared.clone());
+        let (policy, caller) = (Policy::strict(), Caller::Kubernetes);
+        let given = harden(
+            &mut spec,
+            &mut shared,
+            &policy,
+            caller,
+            &context,
+            &mut report,
+        );
+        let sceneries = given.expect("given").sceneries.into_iter();
+        let places: Vec<_> = sceneries.map(|one| one.destination).collect();
+        let told: Vec<_> = report.changes.iter().map(ToString::to_string).collect();
+        (spec["mounts"].clone(), places, told)
+    };
+    let (mounts, places, told) = given("/dev/shm");
+    let at_shm = mounts.as_array().expect("a list").iter();
+    let at_shm: Vec<_> = at_shm.filter(|mount| is_at(mount, pod::SHM)).collect();
+    assert!(
+        at_shm.len() == 1 && at_shm[0]["source"] == pod::SHM,
+        "{at_shm:?}"
+    );
+    assert_eq!(places, ["/run", "/tmp"].map(PathBuf::from));
+    assert_eq!(
+        told,
+        ["scratch: asked a tmpfs of its own at /dev/shm, given the one that the pod shares"]
+    );
+    for place in ["/", "/dev", "/proc", "/proc/x", "/sys", "/sys/fs"] {
+        let (mounts, places, told) = given(place);
+        assert!(!mounts.to_string().contains(volume), "{mounts}");
+        let at_proc = mounts.as_array().expect("a list").iter();
+        let at_proc: Vec<_> = at_proc.filter(|mount| is_at(mount, "/proc")).collect();
+        assert!(
+            at_proc.len() == 1 && at_proc[0]["type"] == "proc",
+            "{place}: {at_proc:?}"
+        );
+        assert_eq!(places, ["/run", "/tmp"].map(PathBuf::from), "{place}");
+        let line = format!(
+            "image: asked a volume of the image at {place}, given none: what gVisor has there is no place for one"
+        );
+        assert_eq!(told, [line]);
+    }
+    for place in ["/process", "/dev/x", "/data"] {
+        let (_, places, _) = given(place);
+        assert!(places.contains(&PathBuf::from(place)), "{place}");
+    }
+}
+
+/// Of which binds a client's container has a copy, and what is told of its binds.
+fn written(
+    spec: &mut Map<String, Value>,
+    policy: &Policy,
+) -> (BTreeMap<PathBuf, Writes>, Vec<Change>) {
+    let (mut shared, mut report) = (Shared::default(), Report::default());
+    let (caller, context) = (Caller::Node, context());
+    let given = harden(spec, &mut shared, policy, caller, &context, &mut report);
+    let mut told = report.changes;
+    told.retain(|one| one.control == "binds");
+    (given.expect("ok").copies, told)
+}
+
+#[test]
+fn what_engines_bind_into_the_root_is_as_writable_as_the_root() {
+    let mut writable = Policy::strict();
+    writable.rootfs.writable = true;
+    let places = [
+        "/etc/hosts",
+        "/etc/hostname",
+        "/etc/resolv.conf",
+        "/etc/hosts.d",
+        "/data",
+    ];
+    let mounts: Vec<Value> = places
+        .iter()
+        .map(|place| json!({ "destination": place, "type": "bind", "source": "/srv/file", "options": ["rbind", "rw"] }))
+        .collect();
+    for (policy, is_read_only, keys) in [
+        (Policy::strict(), true, vec!["rootfs.writable"; 3]),
+        (writable.clone(), true, vec![""; 3]),
+        (writable, false, Vec::new()),
+    ] {
+        let mut spec = Map::from_iter([
+            ("mounts".to_owned(), json!(mounts)),
+            (
+                "root".to_owned(),
+                json!({ "path": "/r", "readonly": is_read_only }),
+            ),
+        ]);
+        let (copies, told) = written(&mut spec, &policy);
+        assert!(copies.is_empty());
+        let mounts = spec["mounts"].as_array().expect("a list");
+        for (number, place) in places.iter().enumerate() {
+            let options = options_at(mounts, place);
+            let expected = if is_read_only && number < 3 {
+                ["ro", "rw"]
+            } else {
+                ["rw", "ro"]
+            };
+            let has = expected.map(|option| options.iter().any(|one| one == option));
+            assert_eq!(has, [true, false], "{place} under {policy:?}");
+        }
+        assert_eq!(
+            told.iter().map(|one| one.key.as_ref()).collect::<Vec<_>>(),
+            keys
+        );
+        assert!(
+            told.iter().all(|one| one.asked.contains("/etc/")),
+            "{told:?}"
+        );
+    }
+}
+
+#[test]
+fn a_file_of_the_kubelets_that_is_written_is_a_copy_and_reported() {
+    let log = "/var/lib/kubelet/pods/u/containers/main/1a2b";
+    let hosts = "/var/lib/kubelet/pods/u/etc-hosts";
+    let mut spec = Map::from_iter([(
+        "mounts".to_owned(),
+        json!([
+            { "destination": "/dev/termination-log", "type": "bind", "source": log, "options": ["rbind", "rw"] },
+            { "destination": "/etc/hosts", "type": "bind", "source": hosts, "options": ["rbind", "rw"] },
+            { "destination": "/read", "type": "bind", "source": hosts.replace("/u/", "/v/"), "options": ["rbind", "ro"] },
+        ]),
+    )]);
+    let (given, told) = written(&mut spec, &Policy::strict());
+    let copies = BTreeMap::from([(log.into(), Writes::Told), (hosts.into(), Writes::Copy)]);
+    assert_eq!(given, copies);
+    assert_eq!(told.len(), 2, "{told:?}");
+    assert!(
+        told.iter().all(|one| one.given.contains("1 MiB")),
+        "{told:?}"
+    );
+    let spec = crate::HardenedSpec::new(spec, None, Vec::new(), Vec::new(), Vec::new(), copies);
+    let writes: Vec<_> = spec.binds().map(|bind| bind.writes).collect();
+    assert_eq!(writes, [Writes::Told, Writes::Copy, Writes::Host]);
 }

@@ -6,6 +6,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
 use super::{Policy, PolicyError};
+use crate::calls::Calls;
 
 /// Where the policy is looked for when the handler names none.
 const DEFAULT_PATH: &str = "/etc/bulkhead/config.toml";
@@ -39,7 +40,7 @@ impl Policy {
         if (judged.dev(), judged.ino()) != (opened.dev(), opened.ino()) {
             return Err(failed("was exchanged while it was read".to_owned()));
         }
-        if let Some(problem) = of_others(&opened) {
+        if let Some(problem) = of_others(&opened, false) {
             return Err(failed(problem));
         }
         let mut text = String::new();
@@ -72,30 +73,59 @@ impl Policy {
 /// # Errors
 /// Names the part of the path that is not there or not root's, and what is wrong with it.
 pub fn trusted(path: &Path) -> Result<(), String> {
-    trusted_by(path, LINKS_MAX)
+    trusted_by(path, false, LINKS_MAX)
 }
 
-/// What makes a file or folder somebody's beside root.
-fn of_others(metadata: &Metadata) -> Option<String> {
+/// The same of a folder that is made where it is missing: of the nearest one above it that is there, which may be sticky, as
+/// /tmp is.
+///
+/// # Errors
+/// As [`trusted`], and where something else than a folder is there.
+pub fn trusted_folder(path: &Path) -> Result<(), String> {
+    let mut above = path.ancestors();
+    let there = above.find(|part| fs::symlink_metadata(part).is_ok());
+    let there = there.unwrap_or(path);
+    trusted_by(there, there != path, LINKS_MAX)?;
+    if there.is_dir() {
+        Ok(())
+    } else {
+        Err(format!("{} is no folder", there.display()))
+    }
+}
+
+/// The same of runsc, and of the sentry that it starts in its own place.
+///
+/// # Errors
+/// As [`trusted`].
+pub fn trusted_runsc(path: &Path) -> Result<(), String> {
+    trusted(path)?;
+    Calls::sentry_of(path).map_or(Ok(()), |sentry| trusted(&sentry))
+}
+
+/// What makes a file or folder somebody's beside root. In a sticky folder above it nobody can replace what is root's; one that is
+/// itself looked at holds what others have put there.
+fn of_others(metadata: &Metadata, may_be_sticky: bool) -> Option<String> {
     const STICKY: u32 = 0o1000;
     let (mode, uid) = (metadata.mode(), metadata.uid());
     if uid != 0 {
         return Some(format!("belongs to uid {uid}: it must belong to root"));
     }
-    // In a sticky folder (/tmp) nobody can replace root's files. A link has no mode of its own.
-    if mode & 0o022 != 0 && !metadata.is_symlink() && !(metadata.is_dir() && mode & STICKY != 0) {
+    let is_sticky = may_be_sticky && metadata.is_dir() && mode & STICKY != 0;
+    // A link has no mode of its own.
+    if mode & 0o022 != 0 && !metadata.is_symlink() && !is_sticky {
         let mode = mode & 0o7777;
         return Some(format!("has mode {mode:04o}: only root may write it"));
     }
     None
 }
 
-fn trusted_by(path: &Path, links: u32) -> Result<(), String> {
+fn trusted_by(path: &Path, may_be_sticky: bool, links: u32) -> Result<(), String> {
     for part in path.ancestors() {
         let failed = |problem: String| format!("{} {problem}", part.display());
         let metadata =
             fs::symlink_metadata(part).map_err(|e| failed(format!("is not there: {e}")))?;
-        if let Some(problem) = of_others(&metadata) {
+        let may_be_sticky = may_be_sticky || part != path;
+        if let Some(problem) = of_others(&metadata, may_be_sticky) {
             return Err(failed(problem));
         }
         if metadata.is_symlink() {
@@ -103,7 +133,8 @@ fn trusted_by(path: &Path, links: u32) -> Result<(), String> {
             let Some(links) = links.checked_sub(1) else {
                 return Err(failed("leads through too many links".to_owned()));
             };
-            trusted_by(&part.parent().unwrap_or(part).join(target), links)?;
+            let target = part.parent().unwrap_or(part).join(target);
+            trusted_by(&target, may_be_sticky, links)?;
         }
     }
     Ok(())
@@ -153,6 +184,45 @@ mod tests {
         assert!(!in_a_loop);
         let refused = of_another.expect_err("refused").to_string();
         assert!(refused.contains("belongs to uid 1000"), "{refused}");
+    }
+
+    /// In /tmp nobody replaces what is root's, and everybody puts there what root would find in a folder of its own.
+    #[test]
+    fn a_sticky_folder_is_trusted_above_alone() {
+        if fs::metadata("/proc/self").expect("self").uid() != 0 {
+            return;
+        }
+        let base = std::env::temp_dir().join(format!("bulkhead-sticky-{}", std::process::id()));
+        fs::create_dir_all(base.join("gvisor-bin")).expect("mkdir");
+        let (sentry, runsc) = (base.join("gvisor-bin/gvisor_sentry"), base.join("runsc"));
+        let mode = |path: &Path, mode| {
+            fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(mode))
+                .expect("chmod");
+        };
+        for file in [&sentry, &runsc] {
+            fs::write(file, "").expect("write");
+            mode(file, 0o755);
+        }
+        mode(&base, 0o1777);
+        let judged = [
+            trusted(&base).is_ok(),
+            trusted_folder(&base.join("new")).is_ok(),
+            trusted(&runsc).is_ok(),
+            trusted_runsc(&runsc).is_ok(),
+        ];
+        mode(&base, 0o777);
+        let open = trusted_folder(&base.join("new")).is_ok();
+        mode(&base, 0o755);
+        mode(&sentry, 0o777);
+        let of_the_sentry = trusted_runsc(&runsc);
+        fs::remove_dir_all(&base).expect("remove");
+        assert_eq!(judged, [false, true, true, true]);
+        assert!(!open);
+        assert!(
+            of_the_sentry
+                .expect_err("refused")
+                .contains("gvisor_sentry")
+        );
     }
 
     #[test]

@@ -10,7 +10,7 @@ use serde::Deserialize;
 
 use crate::report::Refusal;
 
-pub use file::trusted;
+pub use file::{trusted, trusted_folder, trusted_runsc};
 
 /// A policy file that cannot be used. Nothing runs under one: a typo must not become a default.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -53,6 +53,17 @@ pub enum Hooks {
     Allow,
     /// A spec with hooks is refused.
     Refuse,
+}
+
+/// Where what a pod writes to the volumes that its image declares is kept.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ImageVolumes {
+    /// In memory, with a size, inside of the sandbox.
+    #[default]
+    Scratch,
+    /// In the folder that containerd makes for each on the host's disk, which has no size.
+    Host,
 }
 
 /// How a running sandbox is controlled.
@@ -159,6 +170,8 @@ pub struct Limits {
     pub open_files: u64,
     /// What a container's init may write to its outputs, in MiB a second; what is more waits. 0: no bound. Default 10.
     pub output_mib_per_second: u64,
+    /// What all execs of a pod together may write to their outputs, in MiB a second; what is more waits. 0: no bound. Default 50.
+    pub exec_output_mib_per_second: u64,
 }
 
 impl Default for Limits {
@@ -169,6 +182,7 @@ impl Default for Limits {
             cpus: 1.0,
             open_files: 1024,
             output_mib_per_second: 10,
+            exec_output_mib_per_second: 50,
         }
     }
 }
@@ -255,6 +269,7 @@ struct CapabilityPolicy {
 pub struct Policy {
     pub(crate) network: Network,
     pub(crate) hooks: Hooks,
+    pub(crate) image_volumes: ImageVolumes,
     pub(crate) run_as_non_root: bool,
     pub(crate) allow_old_runsc: bool,
     pub(crate) allow_set_uid: bool,
@@ -301,7 +316,11 @@ impl Policy {
     pub fn parse(text: &str, origin: &str) -> Result<Self, PolicyError> {
         let mut policy: Self = toml::from_str(text).map_err(|e| PolicyError {
             origin: origin.to_owned(),
-            problem: e.to_string().trim_end().replace('\n', " "),
+            problem: format!(
+                "{}{}",
+                e.to_string().trim_end().replace('\n', " "),
+                hint_of_runc(text)
+            ),
         })?;
         policy
             .check()
@@ -340,6 +359,11 @@ impl Policy {
         NonZeroU64::new(self.limits.output_mib_per_second * 1024 * 1024)
     }
 
+    /// What all execs of a pod may write to their outputs together, in bytes a second; none for no bound.
+    pub(crate) fn exec_output_rate(&self) -> Option<NonZeroU64> {
+        NonZeroU64::new(self.limits.exec_output_mib_per_second * 1024 * 1024)
+    }
+
     /// The capabilities a container may have at most, as the names a spec uses.
     pub(crate) fn capabilities(&self) -> &[String] {
         &self.capabilities.allow
@@ -358,6 +382,12 @@ impl Policy {
             (
                 "limits.output_mib_per_second",
                 self.limits.output_mib_per_second,
+                0,
+                1024 * 1024,
+            ),
+            (
+                "limits.exec_output_mib_per_second",
+                self.limits.exec_output_mib_per_second,
                 0,
                 1024 * 1024,
             ),
@@ -453,6 +483,42 @@ fn line_of(text: &str, key: &str) -> Option<usize> {
     Some(before.matches('\n').count() + 1)
 }
 
+/// Options of a handler that are runc's (`api/types/runc/options/oci.proto` in containerd). containerd hands the options of a handler
+/// on as a policy where they name no file.
+const RUNC: [&str; 11] = [
+    "BinaryName",
+    "CriuImagePath",
+    "CriuPath",
+    "CriuWorkPath",
+    "IoGid",
+    "IoUid",
+    "NoNewKeyring",
+    "NoPivotRoot",
+    "Root",
+    "ShimCgroup",
+    "SystemdCgroup",
+];
+
+/// Those keys of a handler's options that are runc's and mean nothing to Bulkhead.
+#[must_use]
+pub fn options_of_runc(options: &toml::Table) -> Vec<&str> {
+    let keys = options.keys().map(String::as_str);
+    keys.filter(|key| RUNC.contains(key)).collect()
+}
+
+/// What to do about a handler that was copied from runc's; empty for any other text.
+fn hint_of_runc(text: &str) -> String {
+    let table: toml::Table = text.parse().unwrap_or_default();
+    match options_of_runc(&table).as_slice() {
+        [] => String::new(),
+        keys => format!(
+            ": {} in a handler's options is runc's: take it out of containerd's configuration. A sandbox is in systemd's cgroups \
+             where the kubelet's cgroup driver is",
+            keys.join(", ")
+        ),
+    }
+}
+
 impl From<PolicyError> for Refusal {
     fn from(error: PolicyError) -> Self {
         Self::unenforceable("policy", "policy", error)
@@ -482,6 +548,18 @@ mod tests {
     }
 
     #[test]
+    fn a_handlers_options_that_are_runcs_say_what_to_do() {
+        let error = Policy::parse("SystemdCgroup = true\n", "config_body").expect_err("refused");
+        let text = error.to_string();
+        assert!(
+            text.contains("line 1") && text.contains("SystemdCgroup in a handler's options"),
+            "{text}"
+        );
+        let error = Policy::parse("Network = 1\n", "config_body").expect_err("refused");
+        assert!(!error.to_string().contains("handler"), "{error}");
+    }
+
+    #[test]
     fn values_out_of_range_name_the_key_and_the_rule() {
         let text = "# a comment\n\nlog.folder = \"x\"\n";
         let error = Policy::parse(text, "/etc/x.toml").expect_err(text);
@@ -498,6 +576,10 @@ mod tests {
                 "allow_unconfined",
             ),
             ("[limits]\ncpus = -1.0", "limits.cpus"),
+            (
+                "[limits]\nexec_output_mib_per_second = 1048577",
+                "limits.exec_output_mib_per_second",
+            ),
             ("[limits]\ncpus = nan", "limits.cpus"),
             ("[runsc]\nroot = \"/run\"", "runsc.root"),
             (

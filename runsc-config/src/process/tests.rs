@@ -121,3 +121,23 @@ fn a_process_that_cannot_run_is_refused_by_field() {
         assert!(refusal.to_string().starts_with(field), "{refusal}");
     }
 }
+
+#[test]
+fn a_line_about_unknown_capabilities_is_bounded() {
+    let names: Vec<String> = (10..30)
+        .map(|n| format!("CAP_{n}_{}", "X".repeat(5000)))
+        .collect();
+    let (_, report) =
+        given(json!({ "args": ["a"], "cwd": "/", "capabilities": { "bounding": names } }));
+    let changes = report.changes.iter();
+    let told: Vec<_> = changes
+        .filter(|change| change.control == "capabilities")
+        .collect();
+    assert_eq!(told.len(), 1, "{told:?}");
+    let asked = &told[0].asked;
+    assert!(
+        asked.starts_with("CAP_10_XX") && asked.ends_with("… and 12 more"),
+        "{asked}"
+    );
+    assert!(asked.chars().count() < 600, "{asked}");
+}

@@ -134,6 +134,26 @@ fn hooks_run_unless_the_node_refuses_them() {
 }
 
 #[test]
+fn hooks_by_which_runsc_switches_its_gpu_proxy_on_are_refused() {
+    for (stage, path, is_refused) in [
+        ("prestart", "/usr/bin/nvidia-container-runtime-hook", true),
+        ("createContainer", "/usr/bin/nvidia-cdi-hook", true),
+        ("createRuntime", "/nvidia-cdi-hook", true),
+        ("prestart", "/usr/bin/nvidia-cdi-hook-of-ours", false),
+        ("prestart", "/usr/bin/nvidia-cdi-hook/run", false),
+    ] {
+        let hardened = changed(|spec| {
+            spec["hooks"] = json!({});
+            spec["hooks"][stage] = json!([{ "path": "/bin/true" }, { "path": path }]);
+        });
+        let refusal = hardened.map(drop).err().map(|refusal| refusal.to_string());
+        let expected = format!("hooks.{stage}: {path:?}");
+        let is_told = refusal.as_ref().map(|text| text.contains(&expected));
+        assert_eq!(is_told, is_refused.then_some(true), "{stage} {refusal:?}");
+    }
+}
+
+#[test]
 fn a_network_is_made_where_the_policy_gives_one_and_none_is_joined() {
     let made = |policy: &str, path: &str| {
         let mut spec = ordinary();
@@ -166,12 +186,129 @@ fn labels_of_a_security_module_are_dropped_and_told_as_such() {
 fn runsc_is_told_of_no_pod_where_there_is_none() {
     let hardened = changed(|spec| {
         spec["annotations"] = json!({
-            "io.kubernetes.cri.container-type": "", "io.kubernetes.cri-o.SandboxID": "", "mine": "z",
+            "io.kubernetes.cri.container-type": "", "io.kubernetes.cri-o.SandboxID": "x", "mine": "z",
         });
     })
     .expect("hardened");
     let annotations = &hardened.spec.as_map()["annotations"];
     assert_eq!(annotations, &json!({ "mine": "z" }));
+}
+
+#[test]
+fn any_sign_of_a_pod_takes_trust_away() {
+    let caller = |namespace, annotation: &str, cgroup: &str| {
+        let mut context = context();
+        context.namespace = namespace;
+        let spec =
+            json!({ "annotations": { annotation: "x" }, "linux": { "cgroupsPath": cgroup } });
+        context.caller(spec.as_object().expect("object"), &Policy::strict())
+    };
+    let kind = "io.kubernetes.cri.container-type";
+    assert_eq!(
+        caller("k8s.io", kind, "/kubepods/pod1/c"),
+        Caller::Kubernetes
+    );
+    assert_eq!(caller("k8s.io", "mine", "/k8s.io/c"), Caller::Node);
+    assert_eq!(
+        caller("default", "nerdctl/name", "/default/c"),
+        Caller::Node
+    );
+    for (namespace, annotation, cgroup) in [
+        ("default", kind, ""),
+        ("moby", "mine", "kubepods-besteffort-pod1.slice:docker:c"),
+        ("moby", "mine", "/kubepods/besteffort/pod1/c"),
+        ("k8s.io", "mine", "/kubepods/besteffort/pod1/c"),
+        ("k8s.io", "io.kubernetes.cri-o.Annotations", ""),
+        ("k8s.io", "io.kubernetes.cri.sandbox-namespace", ""),
+        ("default", "io.containerd.cri.runtime-handler", ""),
+    ] {
+        let caller = caller(namespace, annotation, cgroup);
+        assert_eq!(caller, Caller::Foreign, "{namespace} {annotation} {cgroup}");
+    }
+}
+
+/// cri-dockerd's, where the kubelet makes no cgroups.
+#[test]
+fn what_a_pod_is_given_of_the_kubelets_folder_takes_trust_away() {
+    let mut context = context();
+    context.namespace = "moby";
+    context.bundle = Path::new("/data/b");
+    context.host.resolve = |path| match path.to_str()? {
+        "/data/kubelet/pods" => Some("/disk/pods".into()),
+        "/data/link" => Some("/disk/pods/1-a/containers/c/2".into()),
+        path => Some(path.into()),
+    };
+    let moved = Policy::parse("kubernetes.kubelet_root = \"/data/kubelet\"", "p");
+    let policies = [Policy::strict(), moved.expect("a policy")];
+    let callers = |source: &str| {
+        let mounts = json!([
+            { "destination": "/proc", "type": "proc", "source": "proc" },
+            { "destination": "/x", "type": "bind", "source": source, "options": ["rbind"] },
+        ]);
+        let spec = json!({ "mounts": mounts, "linux": { "cgroupsPath": "/docker/c" } });
+        let spec = spec.as_object().expect("object");
+        [0, 1].map(|policy| context.caller(spec, &policies[policy]))
+    };
+    let (node, foreign) = (Caller::Node, Caller::Foreign);
+    for (source, expected) in [
+        ("/var/lib/kubelet/pods/1-a/containers/c/2", [foreign, node]),
+        ("/var/lib/kubelet/pods/1-a/etc-hosts", [foreign, node]),
+        (
+            "/srv/../var/lib/kubelet/pods/1-a/etc-hosts",
+            [foreign, node],
+        ),
+        ("/data/kubelet/pods/1-a/volumes/v", [node, foreign]),
+        ("../kubelet/pods/1-a/volumes/v", [node, foreign]),
+        ("/disk/pods/1-a/volumes/v", [node, foreign]),
+        ("/data/link", [node, foreign]),
+        // What an agent of the node looks at, and what is none of it.
+        ("/var/lib/kubelet/pods", [node, node]),
+        ("/var/lib/kubelet", [node, node]),
+        ("/var/lib/kubelet/podsx/1", [node, node]),
+        ("/srv", [node, node]),
+    ] {
+        assert_eq!(callers(source), expected, "{source}");
+    }
+}
+
+#[test]
+fn a_container_of_another_pod_is_refused_and_a_foreign_pod_shares_no_volume() {
+    let mut asked = ordinary();
+    asked["annotations"] = json!({ "io.kubernetes.cri.sandbox-uid": "1-a" });
+    let mut context = context();
+    context.host.empty_dirs = |_| {
+        vec![Volume {
+            source: "/var/lib/kubelet/pods/1-a/volumes/kubernetes.io~empty-dir/a".into(),
+            in_memory: false,
+            size: None,
+        }]
+    };
+    context.kind = ContainerKind::PodSandbox;
+    let pod = harden(asked.clone(), &Policy::strict(), &context).expect("a pod");
+    let volumes = pod.shared.volumes.iter();
+    assert!(
+        volumes
+            .clone()
+            .all(|volume| volume.source == Path::new("/dev/shm")),
+        "{volumes:?}"
+    );
+    context.kind = ContainerKind::PodContainer(&pod.shared);
+    harden(asked.clone(), &Policy::strict(), &context).expect("of the same pod");
+    // A client that names the kubelet's pod, without what the kubelet's containers have or in another namespace.
+    let mut kubelets = asked.clone();
+    kubelets["annotations"]["io.kubernetes.cri.container-type"] = json!("sandbox");
+    let mut of_kubernetes = context.clone();
+    of_kubernetes.namespace = "k8s.io";
+    of_kubernetes.kind = ContainerKind::PodSandbox;
+    let sandbox = harden(kubelets.clone(), &Policy::strict(), &of_kubernetes).expect("a pod");
+    of_kubernetes.kind = ContainerKind::PodContainer(&sandbox.shared);
+    kubelets["annotations"]["io.kubernetes.cri.container-type"] = json!("container");
+    harden(kubelets.clone(), &Policy::strict(), &of_kubernetes).expect("the kubelet's");
+    let refusal = harden(asked.clone(), &Policy::strict(), &of_kubernetes).expect_err("untyped");
+    assert!(refusal.to_string().contains("of one kind"), "{refusal}");
+    asked["annotations"]["io.kubernetes.cri.sandbox-uid"] = json!("1-b");
+    let refusal = harden(asked, &Policy::strict(), &context).expect_err("another pod's");
+    assert!(refusal.to_string().contains("sandbox-uid"), "{refusal}");
 }
 
 #[test]
@@ -307,4 +444,38 @@ fn unknown_names_in_what_is_enforced_are_refused() {
             "{number}: {refusal}"
         );
     }
+}
+
+/// One that runsc is not told of would be a folder of the host's.
+#[test]
+fn a_pod_has_as_many_empty_dirs_as_runsc_is_told_of() {
+    fn volumes(count: usize) -> Vec<Volume> {
+        let volume = |number| Volume {
+            source: format!("/pod/{number}").into(),
+            in_memory: false,
+            size: None,
+        };
+        (0..count).map(volume).collect()
+    }
+    let with = |empty_dirs| {
+        let context = Context {
+            namespace: "k8s.io",
+            kind: ContainerKind::PodSandbox,
+            host: HostFacts {
+                empty_dirs,
+                ..HostFacts::default()
+            },
+            ..context()
+        };
+        let mut spec = ordinary();
+        spec["annotations"] = json!({
+            "io.kubernetes.cri.container-type": "sandbox", "io.kubernetes.cri.sandbox-uid": "uid",
+        });
+        harden(spec, &Policy::strict(), &context)
+    };
+    let hardened = with(|_| volumes(256)).expect("hardened");
+    // And /dev/shm.
+    assert_eq!(hardened.shared.volumes.len(), 257);
+    let refusal = with(|_| volumes(257)).expect_err("refused");
+    assert!(refusal.to_string().contains("/pod/256"), "{refusal}");
 }

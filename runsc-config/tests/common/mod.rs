@@ -4,12 +4,15 @@
     reason = "each program that includes this uses a part of it"
 )]
 
+pub mod profile;
+
 use std::collections::BTreeSet;
 use std::path::{Component, Path, PathBuf};
 use std::sync::LazyLock;
 
 use runsc_config::{
-    ContainerKind, Context, Features, Hardened, HostFacts, Origin, Policy, Refusal, Shared, harden,
+    Calls, ContainerKind, Context, Features, Hardened, HostFacts, Origin, Policy, Refusal, Shared,
+    harden,
 };
 use serde_json::{Value, json};
 
@@ -60,6 +63,11 @@ const FIXED_FLAGS: [(&str, &str); 19] = [
 
 /// A runsc that has everything.
 pub fn features() -> Features {
+    without_table().with_calls(Some(Calls::new(&profile::TABLE).expect("calls")))
+}
+
+/// The same, but that its table of system calls is not known.
+pub fn without_table() -> Features {
     let features = include_str!("features.json");
     Features::parse(include_str!("flags.txt"), Some(features)).expect("features")
 }
@@ -199,14 +207,23 @@ pub fn host() -> HostFacts {
 
 /// Hardens a spec as it would be for the asker; for a container of a pod after its sandbox.
 pub fn hardened(spec: Value, policy: &Policy, asker: Asker) -> Result<Hardened, Refusal> {
-    let features = features();
+    hardened_on(&features(), spec, policy, asker)
+}
+
+/// The same on a runsc with these features.
+pub fn hardened_on(
+    features: &Features,
+    spec: Value,
+    policy: &Policy,
+    asker: Asker,
+) -> Result<Hardened, Refusal> {
     let context = |kind, namespace| Context {
         id: "c",
         sandbox_id: "c",
         kind,
         namespace,
         bundle: Path::new("/bundle"),
-        features: &features,
+        features,
         host: host(),
     };
     match asker {
@@ -216,6 +233,13 @@ pub fn hardened(spec: Value, policy: &Policy, asker: Asker) -> Result<Hardened, 
             // As the first container of a pod commonly is.
             let mut first = base();
             first["process"]["user"] = json!({ "uid": 65535, "gid": 65535 });
+            // Of the same pod.
+            for key in ["container-type", "sandbox-uid", "sandbox-namespace"] {
+                let key = format!("io.kubernetes.cri.{key}");
+                if let Some(value) = spec["annotations"].get(&key) {
+                    first["annotations"][key] = value.clone();
+                }
+            }
             let sandbox = harden(first, policy, &context(ContainerKind::PodSandbox, "k8s.io"))?;
             let shared: Shared = sandbox.shared;
             let kind = ContainerKind::PodContainer(&shared);
@@ -511,18 +535,10 @@ pub fn held_keys(process: &Value) {
     assert!(score.is_none_or(|score| score >= -998), "{score:?}");
 }
 
-/// The calls that a profile allows.
-pub fn calls(profile: &Value) -> BTreeSet<String> {
-    let entries = profile["syscalls"].as_array().expect("syscalls").iter();
-    let allowed = entries.filter(|entry| entry["action"] == "SCMP_ACT_ALLOW");
-    let names = allowed.flat_map(|entry| texts(entry, "/names"));
-    names.map(str::to_owned).collect()
-}
-
 /// What is allowed where the request brings no profile and no capability.
 static BUILT_IN: LazyLock<BTreeSet<String>> = LazyLock::new(|| {
     let plain = hardened(base(), &Policy::strict(), Asker::Client).expect("base");
-    calls(&plain.spec.as_map()["linux"]["seccomp"])
+    profile::calls(&plain.spec.as_map()["linux"]["seccomp"])
 });
 
 /// The capabilities it has were compared with the policy's before.
@@ -538,33 +554,31 @@ fn held_seccomp(asked: &Value, spec: &Value, allowed: &Allowed) {
         .into_iter()
         .flat_map(of)
         .collect();
-    assert_eq!(profile["defaultAction"], json!("SCMP_ACT_ERRNO"));
+    // By default all is allowed, so what is not is said of each call of the table.
+    assert_eq!(profile["defaultAction"], json!("SCMP_ACT_ALLOW"));
+    let calls = profile::calls(profile);
+    for name in NEVER_CALLED.iter().chain(&["clone3"]) {
+        assert!(!calls.contains(*name), "{name}");
+    }
+    for name in &calls {
+        let comes_with = |(capability, calls): &(&str, &[&str])| {
+            calls.contains(&name.as_str()) && granted.contains(capability)
+        };
+        assert!(
+            BUILT_IN.contains(name) || WITH_CAPABILITY.iter().any(comes_with),
+            "{name} is not in the built-in profile of {granted:?}"
+        );
+    }
+    let filter = profile::Filter::of(profile);
+    for flag in profile::NAMESPACE_FLAGS {
+        for flags in [flag, flag | 0x11, u64::MAX] {
+            assert!(
+                !filter.allows("clone", &[flags, 0, 0, 0, 0, 0]),
+                "{flags:#x}"
+            );
+        }
+    }
     for entry in profile["syscalls"].as_array().expect("syscalls") {
-        let names = texts(entry, "/names");
-        if entry["action"] != "SCMP_ACT_ALLOW" {
-            continue;
-        }
-        for name in NEVER_CALLED {
-            assert!(!names.contains(&name), "{name}");
-        }
-        for name in &names {
-            let comes_with = |(capability, calls): &(&str, &[&str])| {
-                calls.contains(name) && granted.contains(capability)
-            };
-            assert!(
-                BUILT_IN.contains(*name) || WITH_CAPABILITY.iter().any(comes_with),
-                "{name} is not in the built-in profile of {granted:?}"
-            );
-        }
-        for name in ["clone", "clone3"] {
-            let is_bounded = entry["args"]
-                .as_array()
-                .is_some_and(|args| !args.is_empty());
-            assert!(
-                is_bounded || !names.contains(&name),
-                "{name} with any flags"
-            );
-        }
         for argument in entry["args"].as_array().into_iter().flatten() {
             // One above 5 ends the sandbox at its start.
             assert!(argument["index"].as_u64().expect("an index") <= 5);
@@ -575,8 +589,19 @@ fn held_seccomp(asked: &Value, spec: &Value, allowed: &Allowed) {
 /// The folder of the pod that asks, if it has a uid; none where no pod does.
 fn own_folder(asked: &Value, asker: Asker) -> Option<Option<PathBuf>> {
     let annotation = |key: &str| asked["annotations"][key].as_str();
-    if asker == Asker::Client || asked["annotations"]["io.kubernetes.cri.container-type"].is_null()
-    {
+    if asker == Asker::Client {
+        // Another engine's pod has no folder that anybody can check.
+        let is_pods = |annotations: &serde_json::Map<String, Value>| {
+            annotations
+                .keys()
+                .any(|key| key.starts_with("io.kubernetes.cri"))
+        };
+        return asked["annotations"]
+            .as_object()
+            .is_some_and(is_pods)
+            .then_some(None);
+    }
+    if asked["annotations"]["io.kubernetes.cri.container-type"].is_null() {
         return None;
     }
     let uid = annotation("io.kubernetes.cri.sandbox-uid").filter(|uid| !uid.is_empty());
@@ -635,9 +660,11 @@ fn held_mounts(asked: &Value, spec: &Value, allowed: &Allowed, asker: Asker) {
                 assert!(!whole.contains(&source), "{mount}");
                 if let Some(own) = own_folder {
                     let own = own.as_deref().is_some_and(|own| {
-                        let own = ["volumes", "etc-hosts", "containers", "volume-subpaths/own"]
+                        let log = source.strip_prefix(own.join("containers"));
+                        let is_log = log.is_ok_and(|log| log.components().count() == 2);
+                        let own = ["volumes", "etc-hosts", "volume-subpaths/own"]
                             .map(|name| own.join(name));
-                        own.iter().any(|folder| source.starts_with(folder))
+                        is_log || own.iter().any(|folder| source.starts_with(folder))
                     });
                     let [read_only, writable] = &allowed.binds;
                     let is_in = |list: &[&str]| list.iter().any(|one| source.starts_with(one));
@@ -649,6 +676,9 @@ fn held_mounts(asked: &Value, spec: &Value, allowed: &Allowed, asker: Asker) {
                     options.contains(&"nodev") && options.contains(&"nosuid"),
                     "{mount}"
                 );
+                let of_the_root = ["/etc/hostname", "/etc/hosts", "/etc/resolv.conf"];
+                let may_write = spec["root"]["readonly"] == false || options.contains(&"ro");
+                assert!(!of_the_root.contains(&destination) || may_write, "{mount}");
             }
             // The one that a pod shares has its size from the sandbox.
             "tmpfs" if destination != "/dev" && mount["source"] != "/dev/shm" => {

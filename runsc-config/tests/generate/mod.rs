@@ -1,4 +1,8 @@
 //! Specs and policies, with everything in them that could loosen a sandbox.
+#![allow(
+    dead_code,
+    reason = "each program that includes this uses a part of it"
+)]
 
 use proptest::collection::{btree_map, vec};
 use proptest::prelude::*;
@@ -55,12 +59,14 @@ fn mounts() -> impl Strategy<Value = Value> {
         "/run/containerd",
         "/var/lib/kubelet/pods/0b-1/volume-subpaths/host/c/0",
         "/var/lib/kubelet/pods/0b-1/plugins/x",
+        "/var/lib/kubelet/pods/0b-1/containers/main",
         "/var/lib/kubelet/pods/0b-2/volumes/v",
     ]);
     let of_a_pod = select(vec![
         "/var/lib/kubelet/pods/0b-1/volumes/v",
         "/var/lib/kubelet/pods/0b-1/volume-subpaths/own/c/0",
         "/var/lib/kubelet/pods/0b-1/etc-hosts",
+        "/var/lib/kubelet/pods/0b-1/containers/main/1a2b",
         "/srv/models/a",
         "/srv/results",
     ]);
@@ -80,7 +86,7 @@ fn mounts() -> impl Strategy<Value = Value> {
         options.extend(more);
         options
     });
-    let mount = (source, kind, options, "(/tmp|/run|/var/run|/dev/shm|/[a-z]{1,6})").prop_map(|(source, kind, options, destination)| {
+    let mount = (source, kind, options, "(/tmp|/run|/var/run|/dev/shm|/etc/hosts|/etc/resolv.conf|/[a-z]{1,6})").prop_map(|(source, kind, options, destination)| {
         json!({
             "source": source, "type": kind, "options": options, "destination": destination, "Source": "/", "uidMappingſ": [],
         })
@@ -102,7 +108,79 @@ fn seccomp() -> impl Strategy<Value = Value> {
             { "names": ["read", "mount", "ptrace", "bpf", "chroot", "clone"], "action": "SCMP_ACT_ALLOW" },
         ]}),
     ]);
-    prop_oneof![10 => given, 1 => refused]
+    prop_oneof![8 => given, 3 => profile(), 1 => refused]
+}
+
+/// Calls of each kind: given, denied, with conditions of their own, with a capability, and unknown to gVisor.
+pub const CALLED: [&str; 14] = [
+    "read",
+    "openat",
+    "socket",
+    "personality",
+    "clone",
+    "clone3",
+    "chroot",
+    "sethostname",
+    "ptrace",
+    "mount",
+    "unshare",
+    "keyctl",
+    "mq_notify",
+    "fchmodat2",
+];
+
+/// Values that conditions compare with, and so arguments to try.
+pub const VALUES: [u64; 9] = [
+    0,
+    1,
+    2,
+    17,
+    0x0002_0000,
+    0x1000_0000,
+    0x7e02_0000,
+    0xffff_ffff,
+    u64::MAX,
+];
+
+/// Profiles of callers: every action, and conditions in any order; what gVisor cannot enforce among them.
+pub fn profile() -> impl Strategy<Value = Value> {
+    let action = || {
+        select(vec![
+            json!({ "action": "SCMP_ACT_ALLOW" }),
+            json!({ "action": "SCMP_ACT_ALLOW" }),
+            json!({ "action": "SCMP_ACT_ALLOW" }),
+            json!({ "action": "SCMP_ACT_ERRNO" }),
+            json!({ "action": "SCMP_ACT_ERRNO", "errnoRet": 38 }),
+            json!({ "action": "SCMP_ACT_ERRNO", "errnoRet": 13 }),
+            json!({ "action": "SCMP_ACT_KILL_PROCESS" }),
+            json!({ "action": "SCMP_ACT_TRAP" }),
+            json!({ "action": "SCMP_ACT_TRACE" }),
+        ])
+    };
+    let operators = vec![
+        "SCMP_CMP_NE",
+        "SCMP_CMP_LT",
+        "SCMP_CMP_LE",
+        "SCMP_CMP_EQ",
+        "SCMP_CMP_GE",
+        "SCMP_CMP_GT",
+        "SCMP_CMP_MASKED_EQ",
+    ];
+    let value = || select(VALUES.to_vec());
+    let condition = (0_u64..3, value(), value(), select(operators));
+    let condition = condition.prop_map(
+        |(index, value, two, op)| json!({ "index": index, "value": value, "valueTwo": two, "op": op }),
+    );
+    let conditions = prop_oneof![2 => Just(Vec::new()), 1 => vec(condition, 1..3)];
+    let names = subsequence(CALLED.to_vec(), 1..6);
+    let entry = (names, action(), conditions).prop_map(|(names, mut entry, args)| {
+        entry["names"] = json!(names);
+        entry["args"] = args.into();
+        entry
+    });
+    (action(), vec(entry, 0..7)).prop_map(|(default, entries)| {
+        json!({ "defaultAction": default["action"], "defaultErrnoRet": default["errnoRet"], "syscalls": entries })
+    })
 }
 
 /// Of runsc, of Bulkhead, of containerd, and of anybody.
@@ -392,10 +470,17 @@ pub fn asker() -> impl Strategy<Value = Asker> {
     select(vec![Asker::Client, Asker::Sandbox, Asker::Container])
 }
 
-/// With what only containerd's CRI plugin writes, where it is a pod's.
+/// With what only containerd's CRI plugin writes, where it is a pod's; of a client's, some come by another engine.
 pub fn marked(mut spec: Value, asker: Asker) -> Value {
     let kind = match asker {
-        Asker::Client => return spec,
+        Asker::Client => {
+            if let Some(annotations) = spec["annotations"].as_object_mut()
+                && annotations.get("io.kubernetes.cri.sandbox-uid") != Some(&json!(""))
+            {
+                annotations.retain(|key, _| !key.starts_with("io.kubernetes.cri"));
+            }
+            return spec;
+        }
         Asker::Sandbox => "sandbox",
         Asker::Container => "container",
     };

@@ -9,6 +9,8 @@ pub(crate) struct Confinement {
     pub(crate) has_writable_root: bool,
     /// The SHA-256 of its seccomp profile, where it has one.
     pub(crate) profile: Option<[u8; 32]>,
+    /// How that is written.
+    pub(crate) form: Option<&'static str>,
 }
 
 impl Confinement {
@@ -16,6 +18,7 @@ impl Confinement {
         let profile = spec.seccomp();
         Self {
             has_writable_root: spec.has_writable_root(),
+            form: spec.profile_form(),
             profile: profile.map(|profile| Sha256::digest(profile.to_string().as_bytes()).into()),
         }
     }

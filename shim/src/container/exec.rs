@@ -7,7 +7,6 @@ use std::time::{Duration, Instant};
 use containerd_shim_protos::events::task::{TaskExecAdded, TaskExecStarted};
 use runsc_config::harden_exec;
 
-use crate::changes;
 use crate::container::Container;
 use crate::container::exit::next_pause;
 use crate::error::{Code, Error, Result};
@@ -41,20 +40,19 @@ impl Container {
             )));
         }
         stdio.validate()?;
+        let stdio = Stdio {
+            throttle: self.sandbox.exec_output.clone(),
+            ..stdio
+        };
         let spec = harden_exec(spec, &self.ceiling).map_err(Error::from)?;
-        if spec.terminal() != stdio.terminal {
-            return Err(Error::invalid(format!(
-                "exec {exec_id:?}: the request says terminal {}, its process says {}",
-                stdio.terminal,
-                spec.terminal()
-            )));
-        }
+        // As with runc, the request's word counts where the two differ: it says what the client has made.
+        let spec = spec.with_terminal(stdio.terminal);
         let mut execs = self.lock_execs();
         if execs.contains_key(exec_id) {
             let message = format!("exec {exec_id:?} of container {:?} exists already", self.id);
             return Err(Error::new(Code::AlreadyExists, message));
         }
-        changes::tell(&self.id, exec_id, spec.report());
+        self.repeats.tell(&self.id, exec_id, spec.report());
         execs.insert(
             exec_id.to_owned(),
             Arc::new(Process::new(exec_id.to_owned(), stdio, Some(spec))),
@@ -108,7 +106,9 @@ impl Container {
         let owner = self.sandbox.log_owner(&exec.exec_id);
         let stdio = if exec.stdio.terminal {
             let (master, replica) = console::open()?;
+            exec.set_first_size(spec.console_size());
             exec.set_terminal(master, owner).await?;
+            self.obey_terminal(exec);
             let dup = || replica.try_clone().map_err(|e| Error::io("terminal", &e));
             [dup()?, dup()?, replica]
         } else {
@@ -118,6 +118,7 @@ impl Container {
             [stdin?, stdout?, stderr?]
         };
         let executed = self.sandbox.control.execute(&self.id, spec, stdio).await?;
+        exec.set_keeper(executed.keeper.clone());
         exec.set_guest_pid(executed.guest_pid);
         exec.set_running();
         let (container, exec) = (Arc::clone(self), Arc::clone(exec));

@@ -18,8 +18,9 @@ use crate::runsc::control::RuntimeState;
 const EXECS_LIMIT: Duration = Duration::from_secs(2);
 /// How long the exit of a sandbox may come after the sentry, or runsc, has said that a container of it has stopped.
 const LOST_LIMIT: Duration = Duration::from_secs(1);
-/// How long a pod's first container waits for those of the others, which wait for their execs.
-const MEMBERS_LIMIT: Duration = Duration::from_secs(3);
+/// How long a pod's first container waits for those of the others, which wait for their execs, and for their last message to be
+/// written.
+const MEMBERS_LIMIT: Duration = Duration::from_secs(5);
 
 /// How long to pause after a wait that failed for the second time and more. One that came to its limits has cost up to a
 /// second of a CPU, so it gets a pause that makes that little.
@@ -127,6 +128,10 @@ impl Container {
     /// Records an exit and tells it, after the reply to the start of the same process.
     pub(super) async fn finish(&self, process: &Arc<Process>, exited: Exited, is_exec: bool) {
         let was_started = process.phase() != Phase::Created;
+        if !is_exec && !matches!(process.phase(), Phase::Stopped(_)) {
+            // Who hears of the exit reads it.
+            self.messages.tell(&self.id).await;
+        }
         if !process.set_exited(exited) {
             return;
         }

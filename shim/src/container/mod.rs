@@ -9,6 +9,7 @@ mod exec;
 mod exit;
 mod sigkill;
 mod strays;
+mod terminal;
 mod usage;
 
 use std::collections::HashMap;
@@ -25,6 +26,7 @@ use tokio::sync::watch;
 
 pub(crate) use confinement::Confinement;
 
+use crate::changes::Repeats;
 use crate::clock;
 use crate::container::strays::Strays;
 use crate::error::{Code, Error, Result};
@@ -37,6 +39,7 @@ use crate::reaper::Exit;
 use crate::runsc::command::Given;
 use crate::runsc::control::Target;
 use crate::sandbox::{EXIT_GRACE, Sandbox};
+use crate::small::Messages;
 
 /// The signals that end a container which has not started: there is no program yet that could handle them.
 const ENDING_SIGNALS: [i32; 5] = [
@@ -68,6 +71,7 @@ pub(crate) struct Container {
     has_poststop_hooks: bool,
     /// What a further container of a pod starts with; a sandbox's first got its streams when it was created.
     given_at_start: Mutex<Given>,
+    messages: Messages,
     events: Events,
     execs: Mutex<HashMap<String, Arc<Process>>>,
     started: watch::Sender<bool>,
@@ -75,6 +79,8 @@ pub(crate) struct Container {
     /// Whether init has been sent SIGKILL, and its end is awaited.
     is_dying: AtomicBool,
     strays: Strays,
+    /// Of the changes to its execs.
+    repeats: Repeats,
 }
 
 /// What a container is made of, once `runsc create` has succeeded.
@@ -89,6 +95,8 @@ pub(crate) struct Parts {
     pub(crate) confinement: Confinement,
     pub(crate) has_poststop_hooks: bool,
     pub(crate) given_at_start: Given,
+    /// What is to be told when it ends.
+    pub(crate) messages: Messages,
     pub(crate) events: Events,
 }
 
@@ -105,17 +113,20 @@ impl Container {
             confinement: parts.confinement,
             has_poststop_hooks: parts.has_poststop_hooks,
             given_at_start: Mutex::new(parts.given_at_start),
+            messages: parts.messages,
             events: parts.events,
             execs: Mutex::default(),
             started: watch::channel(false).0,
             used: Mutex::default(),
             is_dying: AtomicBool::new(false),
             strays: Strays::default(),
+            repeats: Repeats::default(),
         });
         if !container.is_root() {
             container.sandbox.untold.exit_expected();
         }
         tokio::spawn(Arc::clone(&container).watch_init());
+        container.obey_terminal(&container.init);
         container
     }
 
@@ -159,12 +170,14 @@ impl Container {
             } else {
                 // Nothing runs: its exit has no good news to wait for.
                 drop(reply);
+                self.sandbox.end_gofer(&self.bundle).await;
                 self.finish(&self.init, Exited::now(Exit::Code(FAILED_TO_START)), false)
                     .await;
                 self.sandbox.end_if_silent(&error);
             }
             return Err(error.context(format!("start container {:?}", self.id)));
         }
+        self.sandbox.spread_oom_score();
         self.init.set_running();
         self.started.send_replace(true);
         let mut event = TaskStart::new();
@@ -181,6 +194,10 @@ impl Container {
             return runsc.act("start", &[], &self.id, limit).await;
         }
         let given = self.take_given();
+        let given = Given {
+            binds: given.binds.looked_at_again(limit).await?,
+            ..given
+        };
         runsc.require(&self.id)?;
         let id = [OsStr::new(&self.id)];
         let before = runsc.reaper().moment();
@@ -205,7 +222,7 @@ impl Container {
         self.id == self.sandbox.id
     }
 
-    /// Sends a signal to init, to an exec, or to everything in the container.
+    /// Sends a signal to init, to an exec, to the process group of an exec, or to everything in the container.
     ///
     /// # Errors
     /// `NotFound` for a finished process, `InvalidArgument` for no signal of Linux, `FailedPrecondition` before start.
@@ -242,7 +259,20 @@ impl Container {
             }
             _ => {}
         }
-        let sent = self.signal(&process, signal, all).await;
+        let target = match (exec_id.is_empty(), all) {
+            (true, true) => Target::All,
+            (true, false) => Target::Init,
+            (false, all) => {
+                let pid = process.guest_pid(STARTING_GRACE).await?;
+                // An older sentry panics at a mode that it does not know.
+                if all && self.sandbox.features.is_current() {
+                    Target::Group(pid)
+                } else {
+                    Target::Process(pid)
+                }
+            }
+        };
+        let sent = self.signal(&process, target, signal).await;
         let is_told = sent.is_ok() || process.phase() != Phase::Starting;
         if exec_id.is_empty() && signal == libc::SIGKILL && is_told {
             self.expect_end();
@@ -261,14 +291,9 @@ impl Container {
     }
 
     /// Hands a signal to the sentry, which cannot take one for a process that is just being started.
-    async fn signal(&self, process: &Process, signal: i32, all: bool) -> Result<()> {
+    async fn signal(&self, process: &Process, target: Target, signal: i32) -> Result<()> {
         let is_init = process.exec_id.is_empty();
         let deadline = tokio::time::Instant::now() + STARTING_GRACE;
-        let target = match (is_init, all) {
-            (true, true) => Target::All,
-            (true, false) => Target::Init,
-            (false, _) => Target::Process(process.guest_pid(STARTING_GRACE).await?),
-        };
         loop {
             let is_starting = process.phase() == Phase::Starting;
             let error = match self.sandbox.control.signal(&self.id, target, signal).await {
@@ -399,10 +424,14 @@ impl Container {
         }
         let exited = self.init.wait().await;
         let execs: Vec<_> = self.lock_execs().drain().map(|(_, exec)| exec).collect();
-        for exec in execs {
-            exec.close_io().await;
+        // Side by side: one bound for all of them, which containerd's client waits for.
+        let processes = execs.into_iter().chain([Arc::clone(&self.init)]);
+        let closing: Vec<_> = processes
+            .map(|process| tokio::spawn(async move { process.close_io().await }))
+            .collect();
+        for closed in closing {
+            let _ = closed.await;
         }
-        self.init.close_io().await;
         drop(self.take_given());
         self.sandbox
             .remove(&self.id, &self.bundle, self.has_poststop_hooks)

@@ -36,7 +36,6 @@ impl Container {
             }
             tracing::error!(
                 id = container.id,
-                sandbox = container.sandbox.id,
                 "the sentry was sent SIGKILL for the container and lets it run: killing the sandbox"
             );
             if !container.is_root() {

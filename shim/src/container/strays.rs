@@ -22,6 +22,8 @@ const SEARCH: Duration = Duration::from_secs(30);
 const LIST_LIMIT: Duration = Duration::from_secs(10);
 /// The same for init's pid, which a start waits for.
 const INIT_LIMIT: Duration = Duration::from_millis(500);
+/// How many are killed at once. A failed exec leaves one or a few; a sentry may list what it likes.
+const STRAYS_MAX: usize = 64;
 const PAUSE: Duration = Duration::from_millis(50);
 const PAUSE_MAX: Duration = Duration::from_secs(2);
 
@@ -33,6 +35,14 @@ pub(super) struct Strays {
     /// Until when to search, counted from the sentry's first answer.
     until: Mutex<Option<Instant>>,
     is_searching: AtomicBool,
+}
+
+impl Strays {
+    /// Until when to search, now that the sentry has answered.
+    fn answered(&self) -> Instant {
+        let mut until = self.until.lock().unwrap_or_else(PoisonError::into_inner);
+        *until.get_or_insert(Instant::now() + SEARCH)
+    }
 }
 
 impl Container {
@@ -81,35 +91,43 @@ impl Container {
             return;
         };
         let control = &self.sandbox.control;
-        let mut pause = PAUSE;
+        let (mut pause, mut killed, mut failed) = (PAUSE, 0_u32, 0_u32);
         loop {
             let listed = control.parentless(&self.id, LIST_LIMIT).await;
             // One that is being started would be taken for a stray.
             if let (Ok(listed), Some(known)) = (listed, self.known_pids()) {
+                let until = self.strays.answered();
                 let is_stray = |pid: &NonZeroU32| *pid != init && !known.contains(pid);
-                for pid in listed.into_iter().filter(is_stray) {
-                    tracing::warn!(
-                        id = self.id,
-                        pid,
-                        "killing what an exec that failed has left"
-                    );
-                    let killed = control.signal(&self.id, Target::Process(pid), libc::SIGKILL);
-                    if let Err(error) = killed.await {
-                        tracing::warn!(%error, id = self.id, pid, "not killed");
+                for pid in listed.into_iter().filter(is_stray).take(STRAYS_MAX) {
+                    if Instant::now() >= until {
+                        break;
                     }
+                    // However many a sentry lists, a search has two lines.
+                    if killed == 0 {
+                        tracing::warn!(
+                            id = self.id,
+                            pid,
+                            "killing what an exec that failed has left"
+                        );
+                    }
+                    killed += 1;
+                    let signal = control.signal(&self.id, Target::Process(pid), libc::SIGKILL);
+                    failed += u32::from(signal.await.is_err());
                 }
-                let now = Instant::now();
-                let until = &mut *self
-                    .strays
-                    .until
-                    .lock()
-                    .unwrap_or_else(PoisonError::into_inner);
-                if now >= *until.get_or_insert(now + SEARCH) {
-                    return;
+                if Instant::now() >= until {
+                    break;
                 }
             }
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(PAUSE_MAX);
+        }
+        if killed > 1 || failed > 0 {
+            tracing::warn!(
+                id = self.id,
+                killed,
+                failed,
+                "killed what execs that failed have left"
+            );
         }
     }
 

@@ -97,6 +97,7 @@ pub(crate) fn open() -> Result<(OwnedFd, OwnedFd)> {
     Ok((master, slave))
 }
 
+nix::ioctl_read_bad!(get_window_size, libc::TIOCGWINSZ, libc::winsize);
 nix::ioctl_write_ptr_bad!(set_window_size, libc::TIOCSWINSZ, libc::winsize);
 
 /// A size in characters, as the kernel takes it.
@@ -115,14 +116,21 @@ pub(crate) fn size(width: u32, height: u32) -> Result<libc::winsize> {
     })
 }
 
-/// Sets the size of a terminal.
+/// Sets the size of a terminal; returns whether it had another one.
 ///
 /// # Errors
 /// As [`size`].
-pub(crate) fn resize(master: &OwnedFd, width: u32, height: u32) -> Result<()> {
+pub(crate) fn resize(master: &OwnedFd, width: u32, height: u32) -> Result<bool> {
     let size = size(width, height)?;
+    let mut before = self::size(0, 0)?;
+    // SAFETY: the descriptor is a terminal owned by the caller, and the size is written to a place of ours.
+    let known = unsafe { get_window_size(master.as_fd().as_raw_fd(), &raw mut before) };
+    let sides = |size: &libc::winsize| (size.ws_row, size.ws_col);
+    if known.is_ok() && sides(&before) == sides(&size) {
+        return Ok(false);
+    }
     // SAFETY: the descriptor is a terminal owned by the caller and the size outlives the call.
     unsafe { set_window_size(master.as_fd().as_raw_fd(), &raw const size) }
         .map_err(|e| Error::internal(format!("resize the terminal: {e}")))?;
-    Ok(())
+    Ok(true)
 }

@@ -11,6 +11,7 @@ use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio as CommandStdio};
+use std::sync::Arc;
 use std::time::Duration;
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
@@ -18,14 +19,18 @@ use nix::sys::signal::Signal;
 
 use crate::aside;
 use crate::error::{Code, Error, Result};
+use crate::io::life::Holds;
 use crate::poll;
 use crate::reaper::{ExitWatch, Reaper};
 use crate::trail;
 
 /// How long a logger may take to become ready.
 const READY_LIMIT: Duration = Duration::from_secs(10);
-/// How long it may take to end once its input has ended, and again once it has been asked to.
+/// How long it may take to end once its input has ended.
 const END_LIMIT: Duration = Duration::from_secs(3);
+/// How long it may take once it has been asked to, and again once it has been killed. `Delete` waits for all of this, and its
+/// client for ten seconds.
+const SIGNAL_LIMIT: Duration = Duration::from_secs(1);
 /// What it finds in PATH; the shim's own environment is none of its business.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 /// Where descriptors are kept until they take their places from 3 on in the logger.
@@ -38,6 +43,8 @@ pub(crate) struct Owner<'a> {
     /// The container's id, or the exec's.
     pub(crate) id: &'a str,
     pub(crate) reaper: &'a Reaper,
+    /// Where streams are counted that outlive it.
+    pub(crate) holds: &'a Arc<Holds>,
 }
 
 /// Where a log URI leads.
@@ -213,14 +220,16 @@ impl Logger {
 
     /// Waits for its end once it has no more input; ends it, in the end by force, where it does not come.
     pub(super) async fn finish(&self) {
+        let mut limit = END_LIMIT;
         for signal in [Signal::SIGTERM, Signal::SIGKILL] {
-            if self.exit.clone().wait_for(END_LIMIT).await.is_some() {
+            if self.exit.clone().wait_for(limit).await.is_some() {
                 return;
             }
             tracing::warn!(pid = self.exit.pid(), "the logger does not end: {signal}");
             self.exit.signal(signal);
+            limit = SIGNAL_LIMIT;
         }
-        self.exit.clone().wait_for(END_LIMIT).await;
+        self.exit.clone().wait_for(limit).await;
     }
 }
 

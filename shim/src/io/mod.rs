@@ -3,36 +3,46 @@
 //! The shim stands between them for three reasons: a client may come and go while the process keeps its stream, output
 //! still in flight at exit must be drained, and back-pressure must be enforceable.
 
+mod client;
 pub(crate) mod console;
 mod copy;
 mod fifo;
+mod keys;
+mod life;
 mod logger;
 mod throttle;
 
-use std::fs::File;
 use std::io;
-use std::num::NonZeroU64;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::watch;
-use tokio::task::JoinHandle;
+use tokio::sync::{Notify, oneshot};
+use tokio::task::{AbortHandle, JoinHandle};
+use tokio::time::{Instant, timeout_at};
 
 use crate::aside;
 use crate::error::{Error, Result};
-use crate::io::copy::{Pump, Sink};
-use crate::io::fifo::{Input, open_output};
+use crate::io::client::Client;
+use crate::io::copy::{Delivery, Pump, Sink};
+use crate::io::fifo::{Input, Output};
+use crate::io::keys::Keyboard;
+use crate::io::life::Lifetime;
 use crate::io::logger::{LogUri, Logger};
-use crate::io::throttle::Throttle;
 use crate::trail;
 
 pub(crate) use crate::io::copy::Counts;
+pub(crate) use crate::io::fifo::{Clients, location};
+pub(crate) use crate::io::keys::{Raised, Signals, is_controlled};
+pub(crate) use crate::io::life::Holds;
 pub(crate) use crate::io::logger::Owner;
+pub(crate) use crate::io::throttle::Throttle;
 
-/// How long `Delete` waits for output that nobody reads.
-const DRAIN_LIMIT: Duration = Duration::from_secs(3);
+/// How long `Delete` waits for output to reach its client. The rest is passed on after it.
+const CLIENT_LIMIT: Duration = Duration::from_millis(500);
+/// How long it waits for output to reach its log, which ends with it.
+const LOG_LIMIT: Duration = Duration::from_secs(2);
 /// How long what a stream's URI names may take to be opened.
 const OPEN_LIMIT: Duration = Duration::from_secs(10);
 
@@ -43,8 +53,9 @@ pub(crate) struct Stdio {
     pub(crate) stdout: String,
     pub(crate) stderr: String,
     pub(crate) terminal: bool,
-    /// What the outputs may carry together, in bytes a second; none for no bound.
-    pub(crate) rate: Option<NonZeroU64>,
+    pub(crate) clients: Clients,
+    /// What the outputs may carry together with others that have the same; none for no bound.
+    pub(crate) throttle: Option<Arc<Throttle>>,
     pub(crate) counts: Arc<Counts>,
 }
 
@@ -130,8 +141,15 @@ impl Sinks {
                     Sink::file(opened(name, uri, path, logger::open_file).await?)
                 }
                 None => {
-                    let fifo = opened(name, uri, path_of(uri).into(), open_output).await?;
-                    Sink::fifo(fifo).map_err(failed)?
+                    let output = match &sinks.stdout {
+                        Some(Sink::Fifo(output)) if stdio.stdout == *uri => output.share(),
+                        _ => {
+                            let clients = stdio.clients;
+                            let open = move |path: &Path| Output::open(path, clients);
+                            opened(name, uri, path_of(uri).into(), open).await?
+                        }
+                    };
+                    Sink::Fifo(output)
                 }
             };
             match name {
@@ -141,6 +159,12 @@ impl Sinks {
         }
         Ok(sinks)
     }
+
+    /// Those that are FIFOs.
+    fn fifos(&self) -> Vec<Output> {
+        let sinks = [&self.stdout, &self.stderr].into_iter().flatten();
+        sinks.filter_map(Sink::as_fifo).collect()
+    }
 }
 
 /// The running copies of one process.
@@ -148,13 +172,24 @@ impl Sinks {
 pub(crate) struct ProcessIo {
     input: Option<Input>,
     input_task: Option<JoinHandle<()>>,
-    /// Everything that still writes to the client; guarded because drain and drop take it out.
-    outputs: Mutex<Vec<JoinHandle<()>>>,
+    /// Everything that still writes; guarded because drain and drop take it out.
+    outputs: Mutex<Vec<Copying>>,
     logger: Option<Logger>,
     counts: Arc<Counts>,
     /// Shared by both outputs.
     throttle: Option<Arc<Throttle>>,
-    exited: watch::Sender<bool>,
+    holds: Arc<Holds>,
+    lifetime: Lifetime,
+}
+
+/// An output on its way.
+#[derive(Debug)]
+struct Copying {
+    task: AbortHandle,
+    given_up: Arc<Notify>,
+    /// Ends with the last of it.
+    delivered: oneshot::Receiver<()>,
+    client: Option<Output>,
 }
 
 impl ProcessIo {
@@ -167,19 +202,20 @@ impl ProcessIo {
         stdio: &Stdio,
         owner: Owner<'_>,
     ) -> Result<(Self, [Option<OwnedFd>; 3])> {
-        let sinks = Sinks::open(stdio, owner).await?;
-        let mut io = Self::new(sinks.logger, stdio);
+        let mut sinks = Sinks::open(stdio, owner).await?;
+        let mut io = Self::new(sinks.logger.take(), stdio, owner);
         let stdin = if stdio.stdin.is_empty() {
             None
         } else {
             let (reader, writer) = pipe("stdin")?;
-            io.feed(&stdio.stdin, writer).await?;
+            let sink = Sink::stream(writer).map_err(|e| failed("stdin", &stdio.stdin, &e))?;
+            io.feed(stdio, sink, sinks.fifos()).await?;
             Some(reader)
         };
         let mut output = |name: &str, sink: Option<Sink>| -> Result<Option<OwnedFd>> {
             let Some(sink) = sink else { return Ok(None) };
             let (reader, writer) = pipe(name)?;
-            io.deliver(name, reader, sink)?;
+            io.deliver(name, reader, sink, true)?;
             Ok(Some(writer))
         };
         let stdout = output("stdout", sinks.stdout)?;
@@ -187,7 +223,7 @@ impl ProcessIo {
         Ok((io, [stdin, stdout, stderr]))
     }
 
-    /// Connects the client's streams to the master side of a terminal.
+    /// Connects the client's streams to the master side of a terminal, whose keys raise `signals`.
     ///
     /// # Errors
     /// When a stream cannot be opened.
@@ -195,55 +231,87 @@ impl ProcessIo {
         stdio: &Stdio,
         owner: Owner<'_>,
         master: &OwnedFd,
+        signals: Signals,
     ) -> Result<Self> {
-        let sinks = Sinks::open(stdio, owner).await?;
-        let mut io = Self::new(sinks.logger, stdio);
+        let mut sinks = Sinks::open(stdio, owner).await?;
+        let mut io = Self::new(sinks.logger.take(), stdio, owner);
         let dup = || master.try_clone().map_err(|e| Error::io("terminal", &e));
         if !stdio.stdin.is_empty() {
-            io.feed(&stdio.stdin, dup()?).await?;
+            let keyboard = Keyboard::new(dup()?, signals);
+            let keyboard = keyboard.map_err(|e| failed("stdin", &stdio.stdin, &e))?;
+            io.feed(stdio, Sink::Terminal(keyboard), sinks.fifos())
+                .await?;
         }
         if let Some(sink) = sinks.stdout {
-            io.deliver("stdout", dup()?, sink)?;
+            io.deliver("stdout", dup()?, sink, false)?;
         }
         Ok(io)
     }
 
-    fn new(logger: Option<Logger>, stdio: &Stdio) -> Self {
+    fn new(logger: Option<Logger>, stdio: &Stdio, owner: Owner<'_>) -> Self {
         Self {
             counts: Arc::clone(&stdio.counts),
-            throttle: stdio.rate.map(|rate| Arc::new(Throttle::new(rate))),
+            throttle: stdio.throttle.clone(),
             input: None,
             input_task: None,
             outputs: Mutex::default(),
             logger,
-            exited: watch::channel(false).0,
+            holds: Arc::clone(owner.holds),
+            lifetime: Lifetime::default(),
         }
     }
 
-    /// Copies the client's stdin.
-    async fn feed(&mut self, uri: &str, to: OwnedFd) -> Result<()> {
+    /// Copies the client's stdin; `outputs` are where the same client reads.
+    async fn feed(&mut self, stdio: &Stdio, sink: Sink, outputs: Vec<Output>) -> Result<()> {
+        let (uri, clients) = (&stdio.stdin, stdio.clients);
         let failed = |e: io::Error| failed("stdin", uri, &e);
-        let (input, source) = opened("stdin", uri, path_of(uri).into(), Input::open).await?;
-        let sink = Sink::stream(File::from(to)).map_err(failed)?;
+        let open = move |path: &Path| Input::open(path, clients);
+        let (input, source) = opened("stdin", uri, path_of(uri).into(), open).await?;
+        let client = match clients {
+            Clients::Return => None,
+            Clients::One => Some(Client {
+                stdin: fifo::location(&source).map_err(failed)?,
+                outputs,
+            }),
+        };
         let pump = Pump::new(source, sink).map_err(failed)?;
-        self.input_task = Some(tokio::spawn(pump.run_input(self.exited.subscribe())));
+        let copying = pump.run_input(self.lifetime.subscribe(), client, input.released());
+        self.input_task = Some(tokio::spawn(copying));
         self.input = Some(input);
         Ok(())
     }
 
     /// Copies an output to where it goes.
-    fn deliver(&mut self, name: &str, from: OwnedFd, sink: Sink) -> Result<()> {
+    fn deliver(
+        &mut self,
+        name: &str,
+        from: OwnedFd,
+        sink: Sink,
+        outlives_client: bool,
+    ) -> Result<()> {
+        let client = sink.as_fifo();
         let pump = Pump::new(from, sink).map_err(|e| Error::io(format!("copy {name}"), &e))?;
-        let pump = pump.throttled(self.throttle.clone(), Arc::clone(&self.counts));
-        let task = tokio::spawn(pump.run_output(self.exited.subscribe()));
-        self.outputs
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .push(task);
+        let (sender, delivered) = oneshot::channel();
+        let given_up = Arc::<Notify>::default();
+        let task = tokio::spawn(pump.run_output(Delivery {
+            life: self.lifetime.subscribe(),
+            hold: self.holds.hold(),
+            throttle: self.throttle.clone(),
+            counts: Arc::clone(&self.counts),
+            delivered: sender,
+            outlives_client,
+            given_up: Arc::clone(&given_up),
+        }));
+        self.lock_outputs().push(Copying {
+            task: task.abort_handle(),
+            given_up,
+            delivered,
+            client,
+        });
         Ok(())
     }
 
-    /// Lets stdin end once the client has closed its side: the shim's own hold on the FIFO is dropped.
+    /// Lets stdin end once the client has closed its side.
     pub(crate) fn close_input(&self) {
         if let Some(input) = &self.input {
             input.release();
@@ -253,25 +321,38 @@ impl ProcessIo {
     /// The process has exited: stdin has no reader any more, and outputs end when what is in flight has been passed on.
     pub(crate) fn process_exited(&self) {
         self.close_input();
-        self.exited.send_replace(true);
+        self.lifetime.set_exited();
     }
 
-    /// Waits, bounded, until all output has reached where it goes, and lets go of that.
+    /// Waits, bounded, until all output has reached where it goes. A client that is slow, or has not come yet, gets the
+    /// rest later; a log ends here.
     pub(crate) async fn drain(&self) {
-        let tasks =
-            std::mem::take(&mut *self.outputs.lock().unwrap_or_else(PoisonError::into_inner));
-        let deadline = tokio::time::Instant::now() + DRAIN_LIMIT;
-        for mut task in tasks {
-            if tokio::time::timeout_at(deadline, &mut task).await.is_err() {
-                task.abort();
-                tracing::warn!(
-                    "output was left undelivered: its reader took nothing for {DRAIN_LIMIT:?}"
-                );
+        let outputs = std::mem::take(&mut *self.lock_outputs());
+        let began = Instant::now();
+        for output in outputs {
+            let limit = if output.client.is_some() {
+                CLIENT_LIMIT
+            } else {
+                LOG_LIMIT
+            };
+            let waited = timeout_at(began + limit, output.delivered).await;
+            match output.client {
+                // A client that is there hears the end before the reply.
+                Some(client) => drop(client.release(true)),
+                None if waited.is_err() => {
+                    output.given_up.notify_one();
+                    tracing::warn!("output was left unwritten: its log took nothing for {limit:?}");
+                }
+                None => {}
             }
         }
         if let Some(logger) = &self.logger {
             logger.finish().await;
         }
+    }
+
+    fn lock_outputs(&self) -> MutexGuard<'_, Vec<Copying>> {
+        self.outputs.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -280,13 +361,9 @@ impl Drop for ProcessIo {
         if let Some(task) = &self.input_task {
             task.abort();
         }
-        for task in self
-            .outputs
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .drain(..)
-        {
-            task.abort();
+        // Never drained: the process was never there.
+        for output in self.lock_outputs().drain(..) {
+            output.task.abort();
         }
     }
 }

@@ -1,13 +1,17 @@
 //! How much a stream may carry in a second.
 
 use std::num::NonZeroU64;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::time::Instant;
 
 /// What may come at once after a silence: the bytes of so much time.
 const BURST: Duration = Duration::from_secs(1);
+
+/// What a piece costs at the least, in bytes: a program that writes byte by byte would have the shim wake for each of them. While a
+/// read waits its turn, what is written gathers in the pipe.
+const PIECE_COST: usize = 4096;
 
 /// A rate that several streams share.
 #[derive(Debug)]
@@ -22,6 +26,15 @@ impl Throttle {
     pub(crate) fn new(rate: NonZeroU64) -> Self {
         let paid = Mutex::new(Instant::now());
         Self { rate, paid }
+    }
+
+    pub(crate) fn shared(rate: NonZeroU64) -> Arc<Self> {
+        Arc::new(Self::new(rate))
+    }
+
+    /// Returns when a piece that was read may pass.
+    pub(crate) async fn take_piece(&self, bytes: usize) {
+        self.take(bytes.max(PIECE_COST)).await;
     }
 
     /// Returns when so many bytes may pass.

@@ -13,7 +13,6 @@ use crate::metrics::sentry::KNOWN;
 use crate::metrics::text::Kind::{Counter, Gauge, Histogram, Info};
 use crate::metrics::text::{Seconds, Text};
 use crate::process::Phase;
-use crate::runsc::features;
 use crate::sandbox::Sandbox;
 
 /// The value of runsc's --network for a sandbox that has none.
@@ -46,7 +45,7 @@ impl Facts {
         Self {
             namespace: namespace.to_owned(),
             handler: handler(sandbox.policy.origin()),
-            runsc_version: features::version(&sandbox.policy.runsc().root),
+            runsc_version: sandbox.features.version().to_owned(),
             network: flag("--network"),
             platform: flag("--platform"),
             enforces: flag("--oci-seccomp") == "true",
@@ -110,6 +109,8 @@ fn about(
     let is_held = facts.enforces && all().all(|confinement| confinement.profile.is_some());
     let profiles: BTreeSet<&[u8; 32]> = all().filter_map(|it| it.profile.as_ref()).collect();
     let profiles: Vec<String> = profiles.into_iter().map(|it| hexadecimal(it)).collect();
+    let forms: BTreeSet<&str> = all().filter_map(|it| it.form).collect();
+    let forms: Vec<&str> = forms.into_iter().collect();
     // What an old runsc cannot enforce, where the policy accepts that.
     let lacks = RunscFlags::check(&sandbox.policy, &sandbox.features).unwrap_or_default();
     text.family("sandbox", Info, "", "What the sandbox runs with.");
@@ -122,6 +123,7 @@ fn about(
             ("rootfs", if is_writable { "writable" } else { "read-only" }),
             ("seccomp", if is_held { "enforced" } else { "off" }),
             ("profile_sha256", &profiles.join(",")),
+            ("profile_form", &forms.join(",")),
             ("lacks", &lacks.join(",")),
         ],
         1,
@@ -209,13 +211,7 @@ fn cgroup(text: &mut Text, sandbox: &Sandbox) {
         figures.memory_limit,
     );
     let help = "Processes killed for want of memory.";
-    text.single(
-        "oom_kills",
-        Counter,
-        "",
-        help,
-        Some(crate::oom::kills(&sandbox.cgroups)),
-    );
+    text.single("oom_kills", Counter, "", help, Some(sandbox.oom_kills()));
     let mut bytes = |name: &str, help: &str, value: Option<u64>| {
         text.single(name, Counter, "bytes", help, value);
     };
@@ -399,6 +395,19 @@ fn for_containers(text: &mut Text, containers: &[Arc<Container>], guest: &GuestS
         );
     }
     text.family(
+        "log_dropped_bytes",
+        Counter,
+        "bytes",
+        "Written by init and lost, because its log could not be written.",
+    );
+    for (container, name, ..) in &shares {
+        let dropped = container.init.stdio.counts.dropped();
+        text.sample(
+            &[("container", name), ("container_id", &container.id)],
+            dropped,
+        );
+    }
+    text.family(
         "log_throttled_seconds",
         Counter,
         "seconds",
@@ -421,33 +430,60 @@ fn processes(text: &mut Text, sandbox: &Sandbox, gofers: impl Iterator<Item = i3
         .exit
         .get()
         .is_none()
-        .then(|| resident_bytes(&sandbox.pid().to_string()));
+        .then(|| Some(Resident::of(&sandbox.pid().to_string())?.all()));
     resident(
         "sentry_resident_memory_bytes",
         "Resident memory of the sentry.",
         sentry.flatten(),
     );
-    let gofers: u64 = gofers
-        .filter_map(|pid| resident_bytes(&pid.to_string()))
-        .sum();
+    let gofers: Vec<_> = gofers
+        .filter_map(|pid| Resident::of(&pid.to_string()))
+        .collect();
     resident(
         "gofer_resident_memory_bytes",
-        "Resident memory of the sandbox's gofers.",
-        Some(gofers),
+        "Resident memory of the sandbox's gofers, with the pages of runsc's file that they share counted once.",
+        Some(together(&gofers)),
     );
     resident(
         "shim_resident_memory_bytes",
         "Resident memory of the shim.",
-        resident_bytes("self"),
+        Resident::of("self").map(Resident::all),
     );
 }
 
-/// The second field of statm, in pages (proc_pid_statm(5)).
-fn resident_bytes(pid: &str) -> Option<u64> {
-    let statm = read_small(format!("/proc/{pid}/statm").as_ref()).ok()?;
-    let pages: u64 = statm.split(' ').nth(1)?.parse().ok()?;
-    let size = nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE).ok()??;
-    Some(pages.saturating_mul(u64::try_from(size).ok()?))
+/// Memory of a process that is there, in bytes.
+#[derive(Debug, Clone, Copy)]
+struct Resident {
+    own: u64,
+    /// Of files: its program, for the most part, which others that run it have as well.
+    of_files: u64,
+}
+
+impl Resident {
+    /// The second and third field of statm, in pages (proc_pid_statm(5)).
+    fn of(pid: &str) -> Option<Self> {
+        let statm = read_small(format!("/proc/{pid}/statm").as_ref()).ok()?;
+        let size = nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE).ok()??;
+        let size = u64::try_from(size).ok()?;
+        let mut fields = statm.split(' ').skip(1);
+        let mut bytes = || Some(fields.next()?.parse::<u64>().ok()?.saturating_mul(size));
+        let (all, of_files) = (bytes()?, bytes()?);
+        Some(Self {
+            own: all.saturating_sub(of_files),
+            of_files,
+        })
+    }
+
+    fn all(self) -> u64 {
+        self.own.saturating_add(self.of_files)
+    }
+}
+
+/// What processes of one program have together.
+fn together(processes: &[Resident]) -> u64 {
+    let own: u64 = processes.iter().map(|one| one.own).sum();
+    let shared = processes.iter().map(|one| one.of_files).max();
+    own.saturating_add(shared.unwrap_or_default())
 }
 
 fn counted(text: &mut Text) {
@@ -533,6 +569,15 @@ fn counted(text: &mut Text) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn gofers_have_their_program_in_memory_once() {
+        let gofer = |own, of_files| Resident { own, of_files };
+        assert_eq!(together(&[gofer(2, 20), gofer(3, 21), gofer(4, 19)]), 30);
+        assert_eq!(together(&[]), 0);
+        let this = Resident::of("self").expect("it runs");
+        assert!(this.own > 0 && this.of_files > 0, "{this:?}");
+    }
 
     #[test]
     fn a_handler_is_called_by_its_policys_file() {

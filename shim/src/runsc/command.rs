@@ -3,16 +3,16 @@
 use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::fd::OwnedFd;
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use nix::sys::signal::Signal;
 use tokio::task::JoinHandle;
 
-use crate::binds::Opened;
+use crate::binds::{GONE, Opened};
 use crate::error::{Code, Error, Result};
 use crate::metrics::COUNTERS;
 use crate::poll;
@@ -23,7 +23,7 @@ use crate::runsc::state_file::StateFile;
 
 /// The only variable runsc and its hooks start with. Nothing of containerd's environment (registry credentials,
 /// proxies) may reach them: see `docs/policy.md`.
-const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+pub(crate) const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 /// How much of a command's output is kept, in bytes; the rest is read and dropped.
 const OUTPUT_MAX: usize = 4 * 1024 * 1024;
 const STDERR_MAX: usize = 16 * 1024;
@@ -211,6 +211,8 @@ impl Runsc {
         };
         let mut command = Command::new(&self.binary);
         command.env_clear().env("PATH", PATH).current_dir("/");
+        // What it starts and does not detach ends with it: sandbox and gofer have a session of their own.
+        command.process_group(0);
         command
             .arg(option("--root=", &self.root))
             .arg(option("--log=", log.path()))
@@ -227,6 +229,9 @@ impl Runsc {
             let path = self.binary.display();
             let message = format!("runsc {subcommand}: cannot run {path}: {error}");
             match error.kind() {
+                _ if error.raw_os_error() == Some(GONE.raw_os_error()) => Error::precondition(format!(
+                    "runsc {subcommand}: the place of a bind in another one has gone since it was looked at"
+                )),
                 io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied => Error::precondition(format!(
                     "{message}; install runsc or set runsc.path in the policy file to an executable file"
                 )),
@@ -252,7 +257,7 @@ impl Runsc {
             COUNTERS.command_failures.add(subcommand);
         }
         let Some(exit) = exited else {
-            child.signal(Signal::SIGKILL);
+            child.kill_group();
             child.wait_for(KILL_GRACE).await;
             let limit = limit.as_secs_f32();
             return Err(Error::new(
@@ -286,20 +291,16 @@ struct Unlost(ExitWatch);
 
 impl Drop for Unlost {
     fn drop(&mut self) {
-        self.0.signal(Signal::SIGKILL);
+        self.0.kill_group();
     }
 }
 
 /// One line that says what failed, how it ended and what runsc said about it.
 pub(crate) fn failure(subcommand: &str, exit: Exit, reason: &str) -> String {
-    let how = match exit {
-        Exit::Code(code) => format!("exit code {code}"),
-        Exit::Signal(signal) => format!("killed by signal {signal}"),
-    };
     if reason.is_empty() {
-        format!("runsc {subcommand} failed ({how}) and gave no reason")
+        format!("runsc {subcommand} failed ({exit}) and gave no reason")
     } else {
-        format!("runsc {subcommand} failed ({how}): {reason}")
+        format!("runsc {subcommand} failed ({exit}): {reason}")
     }
 }
 
@@ -315,7 +316,7 @@ pub(crate) fn look_up(program: &Path) -> Option<PathBuf> {
 }
 
 /// Reads a pipe to its end in the background, keeping the first `max` bytes.
-pub(super) fn collect(fd: OwnedFd, max: usize) -> io::Result<JoinHandle<Vec<u8>>> {
+pub(crate) fn collect(fd: OwnedFd, max: usize) -> io::Result<JoinHandle<Vec<u8>>> {
     let fd = poll::pollable(fd)?;
     Ok(tokio::spawn(async move {
         let (mut kept, mut chunk) = (Vec::new(), [0_u8; 8192]);
@@ -328,7 +329,7 @@ pub(super) fn collect(fd: OwnedFd, max: usize) -> io::Result<JoinHandle<Vec<u8>>
 }
 
 /// What a finished command left in its pipe. A process it left behind may hold the pipe open, so the wait is short.
-pub(super) async fn finished(output: JoinHandle<Vec<u8>>) -> Vec<u8> {
+pub(crate) async fn finished(output: JoinHandle<Vec<u8>>) -> Vec<u8> {
     let abort = output.abort_handle();
     match tokio::time::timeout(Duration::from_secs(1), output).await {
         Ok(output) => output.unwrap_or_default(),

@@ -33,6 +33,12 @@ const UNREACHED: &str = "connecting to control server";
 const CALL_LIMIT: Duration = Duration::from_secs(10);
 /// How long a runsc command may take to do the same.
 pub(super) const COMMAND_LIMIT: Duration = Duration::from_secs(30);
+/// How long a sandbox that goes away takes to be gone, in most cases. It closes its socket first.
+const GOING: Duration = Duration::from_millis(300);
+/// How long one that the kernel is ending may take.
+const ENDING: Duration = Duration::from_secs(10);
+/// A fallback is told when the sandbox has lived on for so long: one that ends has given up nothing.
+const LIVES_ON: Duration = Duration::from_secs(10);
 /// How long one command waits for an exit before another takes over.
 const SLICE: Duration = Duration::from_secs(600);
 /// How long the two wait side by side: far more than a command takes to start.
@@ -84,8 +90,13 @@ pub(crate) enum Target {
     Init,
     /// One process that was exec'd, by its pid inside the sandbox: to the sentry, pid 0 is init.
     Process(NonZeroU32),
+    /// The process group of one that was exec'd, which it leads under its own pid (`kernel.newTask` makes a session for a
+    /// process without a parent).
+    Group(NonZeroU32),
     /// Every process of the container.
     All,
+    /// The group in front at the terminal of init, or of a process that was exec'd.
+    Foreground(Option<NonZeroU32>),
 }
 
 /// What is used of one entry of a process list (`control.Process`): pids inside the sandbox.
@@ -170,6 +181,8 @@ impl Control {
             Target::Init => (0, 0),
             Target::Process(pid) => (pid.get(), 0),
             Target::All => (0, 1),
+            Target::Group(pid) => (pid.get(), 3),
+            Target::Foreground(pid) => (pid.map_or(0, NonZeroU32::get), 2),
         };
         let arg = json!({ "CID": id, "Signo": signal, "PID": pid, "Mode": mode });
         let called = match self.call::<IgnoredAny>(Method::Signal, &arg, &[]).await {
@@ -181,10 +194,16 @@ impl Control {
             Ok(Some(_)) => Ok(()),
             Ok(None) => {
                 self.runsc.require(id)?;
-                let (number, pid) = (signal.to_string(), pid.to_string());
+                // `runsc kill` does not know the group in front: the process's own is what there is.
+                let leader = match target {
+                    Target::Foreground(None) => self.first_process(id).await?,
+                    _ => pid,
+                };
+                let (number, pid) = (signal.to_string(), leader.to_string());
                 let options = match target {
                     Target::Init => vec![],
                     Target::Process(_) => vec!["--pid", &pid],
+                    Target::Group(_) | Target::Foreground(_) => vec!["--pgid", &pid],
                     Target::All => vec!["--all"],
                 };
                 let mut args: Vec<&OsStr> = options.iter().map(OsStr::new).collect();
@@ -250,6 +269,13 @@ impl Control {
         let args = ["--format", "json", id].map(OsStr::new);
         let text = self.runsc.output("ps", &args, COMMAND_LIMIT).await?;
         Ok(parse::<Option<_>>("ps", &text)?.unwrap_or_default())
+    }
+
+    /// The pid of a container's init inside the sandbox: the first that nobody there has started, as numbers go up.
+    async fn first_process(&self, id: &str) -> Result<u32> {
+        let pids = self.parentless(id, COMMAND_LIMIT).await?;
+        let first = pids.into_iter().map(NonZeroU32::get).min();
+        first.ok_or_else(|| Error::not_found(format!("container {id:?} has no process")))
     }
 
     /// Those processes of a container that no other process of it has started: its init and what was exec'd in it.
@@ -374,22 +400,15 @@ impl Control {
             | CallError::Broken(_)
             | CallError::Decode(_)
             | CallError::UnknownMethod => {
-                // A sandbox that is going away closes its socket first: that is no reason to distrust the method.
-                if self
-                    .sandbox
-                    .clone()
-                    .wait_for(Duration::from_millis(300))
-                    .await
-                    .is_some()
-                {
+                let mut exit = self.sandbox.clone();
+                if self.is_going(&error).await {
+                    // Who is told that it has gone may look for it.
+                    exit.wait_for(ENDING).await;
                     return Err(Error::not_found("the sandbox has exited"));
                 }
                 if self.fallen_back.fetch_or(method.bit(), Ordering::Relaxed) & method.bit() == 0 {
-                    COUNTERS.fallbacks.add(method.name());
-                    tracing::warn!(
-                        "{}; the runsc command serves it from here on, if one does",
-                        message()
-                    );
+                    let told = "the runsc command serves it from here on, if one does";
+                    self.tell_of_fallback(method, &error, told);
                 }
                 if method.acts() && matches!(error, CallError::Broken(_) | CallError::Decode(_)) {
                     let message = format!("{}: it may have been done", message());
@@ -398,6 +417,34 @@ impl Control {
                 Ok(None)
             }
         }
+    }
+
+    /// Whether a call failed because the sandbox goes away: that is no reason to distrust the method.
+    pub(super) async fn is_going(&self, error: &CallError) -> bool {
+        let mut exit = self.sandbox.clone();
+        if !matches!(error, CallError::Connect(_) | CallError::Broken(_)) {
+            // It has answered.
+            return exit.get().is_some();
+        }
+        exit.wait_for(GOING).await.is_some() || exit.is_ending()
+    }
+
+    /// Counts and logs that a method is not served by the socket, once that is no sandbox on its way out.
+    pub(super) fn tell_of_fallback(&self, method: Method, error: &CallError, then: &'static str) {
+        let message = one_line(&error.to_string());
+        let tell = move || {
+            COUNTERS.fallbacks.add(method.name());
+            tracing::warn!("sandbox: {}: {message}; {then}", method.name());
+        };
+        if !matches!(error, CallError::Connect(_) | CallError::Broken(_)) {
+            return tell();
+        }
+        let mut exit = self.sandbox.clone();
+        tokio::spawn(async move {
+            if exit.wait_for(LIVES_ON).await.is_none() {
+                tell();
+            }
+        });
     }
 
     fn has_fallen_back(&self, method: Method) -> bool {

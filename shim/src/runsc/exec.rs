@@ -5,18 +5,52 @@ use std::fs;
 use std::num::NonZeroU32;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use runsc_config::HardenedProcess;
 use serde_json::{Value, json};
 
 use crate::error::{Code, Error, Result};
+use crate::metrics::COUNTERS;
 use crate::reaper::ExitWatch;
 use crate::runsc::command::{Given, OUT_OF_BOUNDS, failure};
 use crate::runsc::control::{COMMAND_LIMIT, Control, Method};
 
 /// EAGAIN in the words of the sentry (`pkg/errors/linuxerr`) and of Go.
 const AGAIN: [&str; 2] = ["try again", "resource temporarily unavailable"];
+
+/// What is wrong with a request, in the words of the sentry (`pkg/errors/linuxerr`), of Go and of `runsc/boot/loader.go`.
+const REQUESTS: [&str; 12] = [
+    "no such file or directory",
+    "not a directory",
+    "is a directory",
+    "permission denied",
+    "operation not permitted",
+    "exec format error",
+    "too many levels of symbolic links",
+    "file name too long",
+    "argument list too long",
+    "invalid argument",
+    "executable file not found",
+    "not found in $path",
+];
+
+/// The answer of the sentry or of runsc to a process that was not started, with the code of its cause. What else fails on the
+/// way there, on the host, is nothing that the request could mend, whatever words it has for it.
+fn refused(answer: Error) -> Error {
+    let text = answer.to_string();
+    let lowercase = text.to_lowercase();
+    if AGAIN.iter().any(|again| lowercase.ends_with(again)) {
+        let limit = "the tasks of one uid share a limit in the whole sandbox (limits.pids in the policy file)";
+        Error::new(Code::ResourceExhausted, format!("{text}: {limit}"))
+    } else if answer.code() == Code::Internal
+        && REQUESTS.iter().any(|words| lowercase.contains(words))
+    {
+        Error::invalid(text)
+    } else {
+        answer
+    }
+}
 
 /// An exec'd process: its pid inside the sandbox and, on the command backend, the runsc process that waits for it.
 #[derive(Debug)]
@@ -29,8 +63,9 @@ impl Control {
     /// Starts a process in a running container with the given stdio; with a terminal all three are its replica.
     ///
     /// # Errors
-    /// `InvalidArgument` with the sentry's words when the program cannot be run, `ResourceExhausted` at the task limit. After
-    /// `Unavailable` and `DeadlineExceeded` it may run, or be about to.
+    /// `InvalidArgument` with the sentry's words when there is no such program or it cannot be run, `ResourceExhausted` at the
+    /// task limit, `Internal` for a failure of the host, the gofer or a command. After `Unavailable` and `DeadlineExceeded` it may
+    /// run, or be about to.
     pub(crate) async fn execute(
         &self,
         id: &str,
@@ -38,7 +73,7 @@ impl Control {
         stdio: [OwnedFd; 3],
     ) -> Result<Executed> {
         let fds: Vec<BorrowedFd<'_>> = stdio.iter().map(OwnedFd::as_fd).collect();
-        let started = match self
+        match self
             .call::<NonZeroU32>(Method::Execute, &exec_args(id, process), &fds)
             .await
         {
@@ -47,19 +82,8 @@ impl Control {
                 keeper: None,
             }),
             Ok(None) => self.execute_command(id, process, stdio).await,
-            Err(error) => Err(error),
-        };
-        started.map_err(|error| {
-            let text = error.to_string();
-            if AGAIN.iter().any(|again| text.ends_with(again)) {
-                let limit = "the tasks of one uid share a limit in the whole sandbox (limits.pids in the policy file)";
-                Error::new(Code::ResourceExhausted, format!("{text}: {limit}"))
-            } else if error.code() == Code::Internal {
-                Error::invalid(text)
-            } else {
-                error
-            }
-        })
+            Err(error) => Err(refused(error)),
+        }
     }
 
     /// The command's way to exec: a `runsc exec` that stays as the process's waiter. It is the fallback because each
@@ -71,6 +95,21 @@ impl Control {
         stdio: [OwnedFd; 3],
     ) -> Result<Executed> {
         self.runsc.require(id)?;
+        let began = Instant::now();
+        let executed = self.start_command(id, process, stdio).await;
+        COUNTERS.command("exec", began);
+        if executed.is_err() {
+            COUNTERS.command_failures.add("exec");
+        }
+        executed
+    }
+
+    async fn start_command(
+        &self,
+        id: &str,
+        process: &HardenedProcess,
+        stdio: [OwnedFd; 3],
+    ) -> Result<Executed> {
         let [stdin, stdout, stderr] = stdio;
         let (spec, pid_file) = (
             self.runsc.scratch_path("process"),
@@ -116,7 +155,7 @@ impl Control {
                     let message = format!("{message}: the process may have been started");
                     Error::new(Code::Unavailable, message)
                 } else {
-                    Error::internal(message)
+                    refused(Error::internal(message))
                 });
             }
             if tokio::time::Instant::now() >= deadline {

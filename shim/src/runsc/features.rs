@@ -1,21 +1,24 @@
 //! What a runsc binary can do: asked of the binary itself, once for each one.
 //!
 //! A version says little (`--version` may print VERSION_MISSING), so flags and features are read from `runsc flags` and
-//! `runsc features`. Asking costs 30 ms, so the answers are kept in the base folder under what identifies the file.
+//! `runsc features`, and its system calls from `runsc help syscalls`. Asking costs 40 ms, so the answers are kept in the base
+//! folder under what identifies the file and the sentry beside it.
 
 use std::io;
 use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::os::unix::process::CommandExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
-use runsc_config::Features;
+use runsc_config::{Calls, Features};
 use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
 
 use crate::error::{Code, Error, Result};
 use crate::layout;
@@ -24,9 +27,10 @@ use crate::runsc::command::{KILL_GRACE, collect, finished};
 
 /// How long one question may take.
 const LIMIT: Duration = Duration::from_secs(10);
-/// How much of an answer is read, in bytes; `runsc flags` prints some 20 KiB.
+/// How much of an answer is read, in bytes; `runsc flags` prints some 20 KiB, a table of system calls 55.
 const ANSWER_MAX: usize = 1024 * 1024;
-const CACHE: &str = "runsc-features.json";
+/// The cache has a file for each path of a binary: two handlers may name two.
+const CACHE: &str = "runsc-features";
 
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Identity {
@@ -34,6 +38,24 @@ struct Identity {
     inode: u64,
     size: u64,
     changed: (i64, i64),
+    /// Of the sentry that it starts in its own place, if it has one.
+    sentry: Option<Box<Self>>,
+}
+
+impl Identity {
+    fn of(binary: &Path) -> io::Result<Self> {
+        let sentry = Calls::sentry_of(binary).map(std::fs::metadata);
+        let sentry = sentry.transpose()?;
+        let of = |file: &std::fs::Metadata, sentry| Self {
+            device: file.dev(),
+            inode: file.ino(),
+            size: file.size(),
+            changed: (file.ctime(), file.ctime_nsec()),
+            sentry,
+        };
+        let sentry = sentry.map(|sentry| Box::new(of(&sentry, None)));
+        Ok(of(&std::fs::metadata(binary)?, sentry))
+    }
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -43,6 +65,8 @@ struct Answers {
     features: Option<String>,
     /// The first line of `runsc --version`.
     version: String,
+    /// Its system calls; empty if its table is not believed.
+    calls: Vec<(u32, String)>,
 }
 
 /// The features of the binary at `binary`, from the cache in `base` where it still holds.
@@ -50,14 +74,8 @@ struct Answers {
 /// # Errors
 /// `FailedPrecondition` when the binary is missing or cannot be run.
 pub(crate) async fn of(binary: &Path, base: &Path, reaper: &Arc<Reaper>) -> Result<Features> {
-    let metadata = std::fs::metadata(binary).map_err(|e| unusable(binary, "cannot use", &e))?;
-    let identity = Identity {
-        device: metadata.dev(),
-        inode: metadata.ino(),
-        size: metadata.size(),
-        changed: (metadata.ctime(), metadata.ctime_nsec()),
-    };
-    let cache = base.join(CACHE);
+    let identity = Identity::of(binary).map_err(|e| unusable(binary, "cannot use", &e))?;
+    let cache = cache(base, binary);
     let cached = std::fs::read(&cache)
         .ok()
         .and_then(|text| serde_json::from_slice::<Answers>(&text).ok());
@@ -65,8 +83,8 @@ pub(crate) async fn of(binary: &Path, base: &Path, reaper: &Arc<Reaper>) -> Resu
         Some(answers) => answers,
         None => {
             let answers = ask(binary, identity, reaper).await?;
-            let kept = layout::private_dir(base)
-                .and_then(|()| Ok(serde_json::to_vec(&answers)?))
+            let kept = serde_json::to_vec(&answers)
+                .map_err(std::io::Error::from)
                 .and_then(|text| layout::write_private(&cache, &text));
             if let Err(error) = kept {
                 tracing::warn!(%error, "runsc's features could not be kept; they are asked for again next time");
@@ -74,19 +92,26 @@ pub(crate) async fn of(binary: &Path, base: &Path, reaper: &Arc<Reaper>) -> Resu
             answers
         }
     };
-    Features::parse(&answers.flags, answers.features.as_deref())
+    let features = parse(binary, &answers.flags, answers.features.as_deref())?;
+    // Judged each time: the profile stands on it.
+    let features = features.with_calls(Calls::new(&answers.calls).ok());
+    Ok(features.with_version(answers.version))
+}
+
+/// The file in `base` with the answers of the binary at `binary`.
+fn cache(base: &Path, binary: &Path) -> PathBuf {
+    let digest = Sha256::digest(binary.as_os_str().as_bytes());
+    let name: String = digest.iter().take(8).map(|b| format!("{b:02x}")).collect();
+    base.join(format!("{CACHE}-{name}.json"))
+}
+
+fn parse(binary: &Path, flags: &str, features: Option<&str>) -> Result<Features> {
+    Features::parse(flags, features)
         .map_err(|e| Error::precondition(format!("runsc: {} is not usable: {e}", binary.display())))
 }
 
-/// The version that the runsc last asked for below `base` gave itself.
-pub(crate) fn version(base: &Path) -> String {
-    let kept = std::fs::read(base.join(CACHE)).ok();
-    let answers = kept.and_then(|text| serde_json::from_slice::<Answers>(&text).ok());
-    answers.map_or_else(|| "unknown".to_owned(), |answers| answers.version)
-}
-
 async fn ask(binary: &Path, identity: Identity, reaper: &Arc<Reaper>) -> Result<Answers> {
-    let (code, flags) = answer(binary, "flags", true, reaper).await?;
+    let (code, flags) = answer(binary, &["flags"], true, reaper).await?;
     if code != 0 {
         let first = flags
             .lines()
@@ -99,18 +124,26 @@ async fn ask(binary: &Path, identity: Identity, reaper: &Arc<Reaper>) -> Result<
             crate::runsc::log::one_line(first)
         )));
     }
-    let (code, features) = answer(binary, "features", false, reaper).await?;
-    let (_, version) = answer(binary, "--version", false, reaper).await?;
+    let (code, features) = answer(binary, &["features"], false, reaper).await?;
+    let features = (code == 0).then_some(features);
+    let (_, version) = answer(binary, &["--version"], false, reaper).await?;
     let version = version.lines().next().unwrap_or_default();
+    let version = version.trim_start_matches("runsc version ");
+    let (code, table) = answer(binary, &Calls::QUESTION, false, reaper).await?;
+    let table = (code == 0).then_some(table.as_str());
+    let parsed = parse(binary, &flags, features.as_deref())?;
+    let calls = Calls::of(binary, version, &parsed, table).unwrap_or_else(|error| {
+        let binary = binary.display();
+        tracing::warn!("runsc: {binary}: {error}; seccomp profiles are allow lists, which slows starts and execs");
+        Vec::new()
+    });
+    let version = version.chars().take(64).collect();
     Ok(Answers {
         identity,
         flags,
-        features: (code == 0).then_some(features),
-        version: version
-            .trim_start_matches("runsc version ")
-            .chars()
-            .take(64)
-            .collect(),
+        features,
+        version,
+        calls,
     })
 }
 
@@ -124,7 +157,7 @@ fn unusable(binary: &Path, what: &str, error: &io::Error) -> Error {
 /// Runs one question; `runsc flags` answers on stderr.
 async fn answer(
     binary: &Path,
-    question: &str,
+    question: &[&str],
     with_stderr: bool,
     reaper: &Arc<Reaper>,
 ) -> Result<(u32, String)> {
@@ -138,7 +171,7 @@ async fn answer(
     let mut command = Command::new(binary);
     command
         .env_clear()
-        .arg(question)
+        .args(question)
         .stdin(Stdio::null())
         .stdout(writer)
         .stderr(stderr)
@@ -155,7 +188,7 @@ async fn answer(
         let limit = LIMIT.as_secs();
         return Err(Error::new(
             Code::DeadlineExceeded,
-            format!("runsc {question}: no answer within {limit} s"),
+            format!("runsc {}: no answer within {limit} s", question.join(" ")),
         ));
     };
     let text = String::from_utf8_lossy(&finished(read).await).into_owned();

@@ -17,7 +17,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use crate::error::{Code, Error, Result};
-use crate::metrics::{COUNTERS, Export};
+use crate::metrics::Export;
 use crate::runsc::control::{Control, Method, parse};
 use crate::runsc::log::one_line;
 use crate::runsc::socket::{self, CallError};
@@ -30,8 +30,6 @@ const COMMAND_LIMIT: Duration = Duration::from_secs(2);
 /// For how long nothing is asked after a first failure; twice as long after each further one.
 const SILENCE: Duration = Duration::from_secs(1);
 const SILENCE_MAX: Duration = Duration::from_secs(10);
-/// A sandbox that is going away closes its socket first, and is gone by then.
-const GOING: Duration = Duration::from_millis(300);
 
 /// What is remembered of answers.
 #[derive(Debug, Default)]
@@ -178,7 +176,7 @@ impl Control {
             return None;
         }
         let is_late = matches!(error, CallError::Timeout(_));
-        if !is_late && self.sandbox.clone().wait_for(GOING).await.is_some() {
+        if !is_late && self.is_going(&error).await {
             return None;
         }
         let now = Instant::now();
@@ -186,11 +184,8 @@ impl Control {
         if is_late {
             silences.all.begin(now);
         } else if silences.of(method).begin(now) {
-            COUNTERS.fallbacks.add(method.name());
-            tracing::warn!(
-                "sandbox: {}: {message}; metrics do without it until it answers",
-                method.name()
-            );
+            let then = "metrics do without it until it answers";
+            self.tell_of_fallback(method, &error, then);
         }
         None
     }

@@ -88,6 +88,9 @@ struct Data {
     network_interfaces: Vec<Interface>,
 }
 
+/// gVisor's kernel has no more (`TasksLimit` in `pkg/sentry/kernel/threads.go`).
+const TASKS_MAX: u64 = 1 << 16;
+
 /// What `runsc events --stats` prints (`boot.Event`).
 #[derive(Debug, Deserialize)]
 pub(super) struct Event {
@@ -117,7 +120,7 @@ impl Event {
         let data = self.data;
         let total = data.cpu.usage.total;
         Usage {
-            tasks: data.pids.current,
+            tasks: data.pids.current.min(TASKS_MAX),
             memory: data.memory.usage.usage,
             cpu_nanos: id.map(|id| (id.to_owned(), total)).into_iter().collect(),
             interfaces: data.network_interfaces,

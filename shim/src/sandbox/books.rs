@@ -1,7 +1,7 @@
 //! The books of a sandbox: what each of its containers was promised of it, and the limits that follow.
 
 use std::collections::HashMap;
-use std::sync::{MutexGuard, PoisonError};
+use std::sync::{Arc, MutexGuard, PoisonError};
 
 use runsc_config::{Declared, Hardened, Report, SandboxLimits, Shared};
 use serde_json::Value;
@@ -14,15 +14,29 @@ use crate::{cgroup_limits, changes, limits};
 #[derive(Debug)]
 pub(super) struct Books {
     pub(super) shared: Shared,
-    pub(super) limits: SandboxLimits,
+    /// What containerd has said of all containers of a pod before they were there, until one is updated.
+    pub(super) announced: Option<Declared>,
     pub(super) containers: HashMap<String, Entry>,
 }
 
 impl Books {
+    /// What the containers declare together; where one is being updated, `id` declares this.
+    fn sum(&self, updated: Option<(&str, Declared)>) -> Declared {
+        let all = self.containers.iter().map(|(id, entry)| match updated {
+            Some((other, declared)) if other == id => declared,
+            _ => entry.declared,
+        });
+        let sum = Declared::sum(all);
+        match (self.announced, updated) {
+            (Some(announced), None) => sum.at_least(announced),
+            _ => sum,
+        }
+    }
+
     /// Notes what an update has changed. Its container may have left while the limits were written: the books have nothing of it
     /// any more, and must not have it again.
-    fn note_update(&mut self, id: &str, declared: Declared, limits: SandboxLimits) {
-        self.limits = limits;
+    fn note_update(&mut self, id: &str, declared: Declared) {
+        self.announced = None;
         if let Some(entry) = self.containers.get_mut(id) {
             entry.declared = declared;
         }
@@ -81,50 +95,103 @@ impl Sandbox {
     }
 
     /// Changes the sandbox's limits as an update of one of its containers asks. Blocks for as long as the kernel needs to
-    /// take memory back.
+    /// take memory back, and systemd to be told.
     ///
     /// # Errors
     /// `InvalidArgument` for malformed resources, `FailedPrecondition` for what cannot be given; nothing is changed then.
+    /// `DeadlineExceeded` when systemd does not answer.
     pub(crate) fn update(&self, id: &str, resources: &Value) -> Result<()> {
         let _alone = self.updating.lock().unwrap_or_else(PoisonError::into_inner);
-        let (before, tasks_limit, entry, others) = {
+        let (tasks_limit, entry) = {
             let books = self.books();
-            let entry = books.containers.get(id).copied();
-            let others: Vec<Declared> = books
-                .containers
-                .iter()
-                .filter(|(other, _)| *other != id)
-                .map(|(_, entry)| entry.declared)
-                .collect();
-            (books.limits, books.shared.tasks_limit, entry, others)
+            (books.shared.tasks_limit, books.containers.get(id).copied())
         };
-        let Some(mut entry) = entry else {
+        let Some(entry) = entry else {
             return Err(Error::not_found(format!("container {id:?} does not exist")));
         };
         let mut report = Report::default();
-        entry.declared = entry
+        let declared = entry
             .declared
             .updated(resources, tasks_limit, &mut report)?;
-        changes::tell(id, "", &report);
-        let after = if self.is_pod {
-            let sum = Declared::sum(others.into_iter().chain([entry.declared]));
-            let pod = self.pod_cgroup.as_deref().map(cgroup_limits::of_cgroup);
-            SandboxLimits::of_pod(pod.unwrap_or_default(), sum, &self.policy)
+        // One that is alone has its own period.
+        let limits = if self.is_pod {
+            self.limits_of_pod(self.books().sum(Some((id, declared))))
         } else {
-            SandboxLimits::of_container(entry.declared, &self.policy)
+            SandboxLimits::of_container(declared, &self.policy)
         };
-        after.check()?;
-        limits::change(&self.cgroups, &before, &after)?;
-        self.books().note_update(id, entry.declared, after);
+        limits.check()?;
+        limits.note_bound(declared, &mut report);
+        changes::tell(id, &report);
+        self.hold(&limits, true)
+            .map_err(|error| error.context("update"))?;
+        self.books().note_update(id, declared);
         Ok(())
     }
 
+    /// Gives the sandbox what its containers declare together, after one has joined or left. Blocks like [`Sandbox::update`].
+    ///
+    /// # Errors
+    /// As [`Sandbox::update`].
+    pub(crate) fn settle(&self) -> Result<()> {
+        let _alone = self.updating.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.exit.get().is_some() || !self.is_pod {
+            return Ok(());
+        }
+        let sum = self.books().sum(None);
+        let limits = self.limits_of_pod(sum);
+        if self.hold(&limits, false)? {
+            let (memory, cpu) = (limits.memory, limits.cpu);
+            tracing::info!(
+                "limits: the pod's sandbox has {memory} bytes and {} of {} us, by what its containers declare together",
+                cpu.quota,
+                cpu.period
+            );
+        }
+        Ok(())
+    }
+
+    fn limits_of_pod(&self, sum: Declared) -> SandboxLimits {
+        let pod = self.pod_cgroup.as_deref().map(cgroup_limits::of_cgroup);
+        SandboxLimits::of_pod(pod.unwrap_or_default(), sum, &self.policy)
+    }
+
+    /// Holds the sandbox to these limits: the kernel first, which knows whether they can be held, then systemd, which would undo it.
+    /// The unit may have other values than the kernel, so an update tells it in any case. Returns whether the kernel had others.
+    fn hold(&self, limits: &SandboxLimits, always: bool) -> Result<bool> {
+        let before = limits::change(&self.cgroups, limits)?;
+        let is_changed = before.is_some();
+        let Some(unit) = self.unit.as_ref().filter(|_| always || is_changed) else {
+            return Ok(is_changed);
+        };
+        let told = unit.set(self.runsc.reaper(), &self.cgroups, limits);
+        tokio::runtime::Handle::current()
+            .block_on(told)
+            // systemd has written its own.
+            .and_then(|()| limits::check(&self.cgroups, limits))
+            .inspect_err(|_| {
+                if let Some(before) = &before {
+                    limits::put_back(&self.cgroups, before);
+                }
+            })
+            .map(|()| is_changed)
+    }
+
     /// Gives back what a container had of the sandbox.
-    pub(crate) fn leave(&self, id: &str) {
-        let mut books = self.books();
-        if let Some(entry) = books.containers.remove(id) {
+    pub(crate) fn leave(self: &Arc<Self>, id: &str) {
+        {
+            let mut books = self.books();
+            let Some(entry) = books.containers.remove(id) else {
+                return;
+            };
             books.shared.scratch = books.shared.scratch.saturating_sub(entry.scratch);
         }
+        let sandbox = Arc::clone(self);
+        // Nobody waits for it. What the others use of the share is theirs.
+        tokio::task::spawn_blocking(move || {
+            if let Err(error) = sandbox.settle() {
+                tracing::info!(%error, "the share of a container that has left stays with its pod");
+            }
+        });
     }
 
     fn books(&self) -> MutexGuard<'_, Books> {
@@ -135,16 +202,13 @@ impl Sandbox {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use runsc_config::Policy;
 
     #[test]
     fn a_container_that_left_while_it_was_updated_is_gone() {
-        let limits = SandboxLimits::of_container(Declared::default(), &Policy::strict());
         let shared = Shared {
             tasks_limit: 1,
             memory: 1,
-            volumes: Vec::new(),
-            scratch: 0,
+            ..Shared::default()
         };
         let before = Entry {
             declared: Declared::default(),
@@ -152,16 +216,39 @@ mod tests {
         };
         let mut books = Books {
             shared,
-            limits,
+            announced: None,
             containers: HashMap::from([("a".to_owned(), before)]),
         };
         let more = Declared {
             memory: Some(5),
             ..Declared::default()
         };
-        books.note_update("a", more, limits);
+        books.note_update("a", more);
         assert_eq!(books.containers.get("a").map(|a| a.declared), Some(more));
-        books.note_update("b", more, limits);
+        books.note_update("b", more);
         assert_eq!(books.containers.len(), 1);
+    }
+
+    #[test]
+    fn what_was_announced_of_a_pod_is_the_least_until_one_is_updated() {
+        let memory = |memory| Declared {
+            memory: Some(memory),
+            ..Declared::default()
+        };
+        let entry = |declared| Entry {
+            declared,
+            scratch: 0,
+        };
+        let mut books = Books {
+            shared: Shared::default(),
+            announced: Some(memory(8)),
+            containers: HashMap::from([("a".to_owned(), entry(memory(5)))]),
+        };
+        assert_eq!(books.sum(None), memory(8));
+        books.containers.insert("b".to_owned(), entry(memory(6)));
+        assert_eq!(books.sum(None), memory(11));
+        assert_eq!(books.sum(Some(("b", memory(1)))), memory(6));
+        books.note_update("b", memory(1));
+        assert_eq!(books.sum(None), memory(6));
     }
 }

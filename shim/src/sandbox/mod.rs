@@ -11,21 +11,24 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use nix::sys::signal::Signal;
-use runsc_config::{Backend, Declared, Features, Hardened, Policy};
+use runsc_config::{Backend, Declared, Features, Hardened, Policy, trusted};
 use tokio::sync::watch;
 
 use crate::cgroup::Cgroups;
 use crate::cleanup;
 use crate::error::{Code, Error, Result};
 use crate::io::console::ConsoleSocket;
+use crate::io::{Holds, Throttle};
 use crate::layout::{self, Bundle, Record};
 use crate::metrics::{COUNTERS, Collector, Serving, serve};
+use crate::oom::Kills;
 use crate::reaper::{ExitWatch, Moment, Reaper};
 use crate::runsc::command::{Given, Runsc};
 use crate::runsc::control::Control;
 use crate::runsc::state_file::StateFile;
 use crate::sandbox::books::{Books, Entry};
-use crate::{io, limits, oom};
+use crate::systemd::Unit;
+use crate::{io, limits, oom, oom_score};
 
 /// How long a sandbox may take to exit after its last container has.
 pub(crate) const EXIT_GRACE: Duration = Duration::from_secs(10);
@@ -50,6 +53,7 @@ pub(crate) struct Plan<'a> {
     /// Whether further containers may join.
     pub(crate) is_pod: bool,
     pub(crate) reaper: Arc<Reaper>,
+    pub(crate) holds: Arc<Holds>,
 }
 
 impl Plan<'_> {
@@ -88,10 +92,14 @@ impl Plan<'_> {
 pub(crate) struct Sandbox {
     pub(crate) id: String,
     namespace: String,
+    holds: Arc<Holds>,
     pub(crate) runsc: Arc<Runsc>,
     pub(crate) control: Control,
     pub(crate) exit: ExitWatch,
     pub(crate) cgroups: Cgroups,
+    kills: Arc<Kills>,
+    /// systemd's, where it has made the cgroup.
+    unit: Option<Unit>,
     /// The policy it was made under. It keeps it: half a pod under one policy and half under another would have neither.
     pub(crate) policy: Policy,
     pub(crate) features: Features,
@@ -108,6 +116,8 @@ pub(crate) struct Sandbox {
     /// Held while limits are written, so that two updates do not mix.
     updating: Mutex<()>,
     pub(crate) untold: Untold,
+    /// What the outputs of all execs share: the shim copies them, and its time is nobody's limit.
+    pub(crate) exec_output: Option<Arc<Throttle>>,
 }
 
 /// How many containers of a pod, its first not counted, have an exit that has not been told yet.
@@ -149,14 +159,17 @@ impl Sandbox {
         let root =
             layout::sandbox_root(base, &plan.owner.containerd, &plan.owner.namespace, plan.id);
         if root.exists() {
-            // containerd holds this id to be free, so what is here belongs to a shim that died without a delete.
+            // containerd holds this id to be free, so what is here belongs to a shim that died without a delete. What others can
+            // write is no record of one: it names what is killed and removed.
+            trusted(&root).map_err(|problem| {
+                Error::precondition(format!("policy: runsc.root = {base:?}: {problem}"))
+            })?;
             let record = Record::read(&root);
             let cgroups = record.as_ref().and_then(|r| r.cgroups.as_ref());
             let filestores = record.as_ref().map_or(&[][..], |r| &r.filestores);
             cleanup::remove_sandbox(&root, plan.id, cgroups, filestores).await;
         }
-        layout::private_dir(base).map_err(|e| Error::io(format!("make {}", base.display()), &e))?;
-        layout::private_dir(&root)
+        layout::sandbox_dir(&root)
             .map_err(|e| Error::io(format!("make {}", root.display()), &e))?;
         write_down(plan, &root).inspect_err(|_| {
             let _ = std::fs::remove_dir_all(&root);
@@ -212,6 +225,7 @@ impl Sandbox {
         let cgroups = Cgroups::of_sandbox(pid, plan.cgroup())
             .map_err(|e| Error::io(format!("find the cgroups of sandbox process {pid}"), &e))?;
         limits::check(&cgroups, &plan.hardened.limits)?;
+        limits::forbid_swap(&cgroups);
         plan.record(Some(pid), Some(&cgroups)).write(runsc.root())?;
         let socket = state
             .control_socket()
@@ -219,10 +233,11 @@ impl Sandbox {
             .unwrap_or_default();
         let use_socket = plan.hardened.policy.runsc().control == Backend::Socket;
         let control = Control::new(Arc::clone(&runsc), socket, exit.clone(), use_socket);
-        tokio::spawn(oom::watch(cgroups.clone(), exit.clone()));
+        let kills = Arc::new(Kills::new(&cgroups, plan.is_pod));
+        tokio::spawn(oom::watch(Arc::clone(&kills), exit.clone()));
         let hardened = plan.hardened;
         let entry = Entry {
-            // A pod's first container declares nothing of its own.
+            // A pod's first container declares what was announced of the others.
             declared: if plan.is_pod {
                 Declared::default()
             } else {
@@ -233,9 +248,12 @@ impl Sandbox {
         let sandbox = Self {
             id: plan.id.to_owned(),
             namespace: plan.owner.namespace.clone(),
+            holds: Arc::clone(&plan.holds),
             runsc,
             control,
             exit,
+            kills,
+            unit: Unit::of_sandbox(&cgroups, &plan.hardened.flags.args()),
             cgroups,
             policy: plan.hardened.policy.clone(),
             features: plan.features.clone(),
@@ -244,7 +262,7 @@ impl Sandbox {
             filestores: plan.filestores(),
             books: Mutex::new(Books {
                 shared: hardened.shared.clone(),
-                limits: hardened.limits,
+                announced: plan.is_pod.then_some(hardened.declared),
                 containers: HashMap::from([(plan.id.to_owned(), entry)]),
             }),
             started: SystemTime::now(),
@@ -253,6 +271,7 @@ impl Sandbox {
             metrics: Mutex::default(),
             updating: Mutex::default(),
             untold: Untold::default(),
+            exec_output: hardened.exec.output_rate().map(Throttle::shared),
         };
         Ok((sandbox, master))
     }
@@ -262,7 +281,7 @@ impl Sandbox {
         let record = Record::read(runsc.root());
         let cgroups = record.as_ref().and_then(|record| record.cgroups.as_ref());
         let filestores = record.as_ref().map_or(&[][..], |record| &record.filestores);
-        cleanup::remove_container(runsc, id, id, &bundle.rootfs()).await;
+        cleanup::remove_container(runsc, id, id, bundle).await;
         cleanup::remove_sandbox(runsc.root(), id, cgroups, filestores).await;
     }
 
@@ -290,12 +309,19 @@ impl Sandbox {
         }
     }
 
+    /// Ends the gofer of a further container whose start has failed. It may be held by what it was to serve, and outlives the
+    /// command that was killed at its deadline.
+    pub(crate) async fn end_gofer(&self, bundle: &Bundle) {
+        cleanup::kill_gofer(self.runsc.root(), bundle.path()).await;
+    }
+
     /// Whose output it is that a process of this sandbox writes; `id` is the container's or the exec's.
     pub(crate) fn log_owner<'a>(&'a self, id: &'a str) -> io::Owner<'a> {
         io::Owner {
             namespace: &self.namespace,
             id,
             reaper: self.runsc.reaper(),
+            holds: &self.holds,
         }
     }
 
@@ -306,7 +332,12 @@ impl Sandbox {
 
     /// Whether the kernel has killed something in it for want of memory.
     pub(crate) fn ran_out_of_memory(&self) -> bool {
-        oom::kills(&self.cgroups) > 0
+        self.oom_kills() > 0
+    }
+
+    /// How many processes of it the kernel has killed for want of memory.
+    pub(crate) fn oom_kills(&self) -> u64 {
+        self.kills.count()
     }
 
     /// The sandbox's pid on the host. It is also what containerd is told for every process inside: a pid of the guest
@@ -349,6 +380,16 @@ impl Sandbox {
         });
     }
 
+    /// Gives its stubs the score that its sentry has, which follows from the containers that are there. Nobody waits for it.
+    pub(crate) fn spread_oom_score(&self) {
+        let (cgroups, sentry) = (self.cgroups.clone(), self.exit.clone());
+        tokio::task::spawn_blocking(move || {
+            if sentry.get().is_none() {
+                oom_score::spread(&cgroups, sentry.pid());
+            }
+        });
+    }
+
     /// Whether the shim has killed it.
     pub(crate) fn was_ended(&self) -> bool {
         self.was_ended.load(Ordering::Relaxed)
@@ -377,18 +418,24 @@ impl Sandbox {
     }
 
     /// Removes a container that has ended; with the first one, the sandbox.
-    pub(crate) async fn remove(&self, id: &str, bundle: &Bundle, has_poststop_hooks: bool) {
+    pub(crate) async fn remove(
+        self: &Arc<Self>,
+        id: &str,
+        bundle: &Bundle,
+        has_poststop_hooks: bool,
+    ) {
         // All that `runsc delete` does is done here as well, but for hooks and for what lives on in the sentry.
         if has_poststop_hooks || self.exit.get().is_none() {
-            cleanup::remove_container(&self.runsc, id, &self.id, &bundle.rootfs()).await;
+            cleanup::remove_container(&self.runsc, id, &self.id, bundle).await;
         } else {
-            cleanup::remove_rootfs(&self.id, &bundle.rootfs()).await;
+            cleanup::remove_rootfs(&self.id, bundle).await;
         }
         if id == self.id {
             let (cgroups, files) = (Some(&self.cgroups), &self.filestores);
             cleanup::remove_sandbox(self.runsc.root(), &self.id, cgroups, files).await;
         } else {
             self.leave(id);
+            self.spread_oom_score();
         }
     }
 

@@ -25,7 +25,7 @@ use tokio::sync::Notify;
 use crate::clock;
 use crate::error::{Code, Error, Result};
 use crate::id;
-use crate::io::Stdio;
+use crate::io::{Clients, Stdio};
 use crate::metrics::COUNTERS;
 use crate::pod::Pod;
 use crate::stats;
@@ -54,12 +54,25 @@ async fn detached<T: Send + 'static>(
         .unwrap_or_else(|error| Err(Error::internal(format!("request failed: {error}"))))
 }
 
+/// Requests that do not need what they name: containerd kills and deletes each exec once more when it has gone, so that every probe
+/// ends with one that finds nothing.
+const ROUTINE: [&str; 8] = [
+    "close_io",
+    "connect",
+    "delete",
+    "kill",
+    "pids",
+    "resize_pty",
+    "state",
+    "wait",
+];
+
 /// One line for each request, with its outcome; refusals are warnings because a client sees them too.
 fn logged<T>(method: &str, id: &str, exec_id: &str, result: Result<T>) -> Reply<T> {
     match &result {
         Ok(_) => tracing::debug!(method, id, exec_id, "done"),
-        Err(error) if error.code() == Code::NotFound => {
-            tracing::info!(method, id, exec_id, %error, "not found")
+        Err(error) if error.code() == Code::NotFound && ROUTINE.contains(&method) => {
+            tracing::debug!(method, id, exec_id, %error, "not found")
         }
         Err(error) => tracing::warn!(method, id, exec_id, %error, "failed"),
     }
@@ -138,8 +151,9 @@ impl Task for Service {
                 stdout: request.stdout.clone(),
                 stderr: request.stderr.clone(),
                 terminal: request.terminal,
-                // A client reads along; it is init's output that goes on for days into somebody's log.
-                rate: None,
+                clients: Clients::One,
+                // The sandbox's, where it has one.
+                throttle: None,
                 counts: Arc::default(),
             };
             container.add_exec(
@@ -220,10 +234,8 @@ impl Task for Service {
     async fn close_io(&self, _ctx: &TtrpcContext, request: CloseIORequest) -> Reply<Empty> {
         let closed = self.pod.container(&request.id).and_then(|container| {
             let process = container.process(&request.exec_id)?;
-            if request.stdin
-                && let Some(io) = process.io()
-            {
-                io.close_input();
+            if request.stdin {
+                process.close_input();
             }
             Ok(())
         });

@@ -12,7 +12,7 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
-use runsc_config::trusted;
+use runsc_config::trusted_runsc;
 
 use crate::Failure;
 
@@ -42,7 +42,7 @@ pub(crate) type Ask = fn(&Path, &[&str]) -> Result<Answer, Failure>;
 /// When anybody but root can replace it, when it does not run, or does not end in time.
 pub(crate) fn ask(program: &Path, args: &[&str]) -> Result<Answer, Failure> {
     let program = std::path::absolute(program)?;
-    trusted(&program).map_err(|problem| format!("{problem}; it is not run"))?;
+    trusted_runsc(&program).map_err(|problem| format!("{problem}; it is not run"))?;
     ask_any(&program, args, LIMIT)
 }
 
@@ -59,10 +59,15 @@ pub(crate) fn look_up(program: &Path, path: Option<&str>) -> Option<PathBuf> {
     if program.components().count() > 1 {
         return program.is_file().then(|| program.to_owned());
     }
-    let path = path.map_or_else(|| std::env::var_os("PATH"), |path| Some(path.into()))?;
-    std::env::split_paths(&path)
-        .map(|folder| folder.join(program))
-        .find(|candidate| candidate.is_file())
+    all(program, path).into_iter().next()
+}
+
+/// All places of a program in the folders of a PATH, this shell's unless another is given; the first one is run.
+pub(crate) fn all(program: &Path, path: Option<&str>) -> Vec<PathBuf> {
+    let path = path.map_or_else(|| std::env::var_os("PATH"), |path| Some(path.into()));
+    let path = path.unwrap_or_default();
+    let places = std::env::split_paths(&path).map(|folder| folder.join(program));
+    places.filter(|candidate| candidate.is_file()).collect()
 }
 
 fn ask_any(program: &Path, args: &[&str], limit: Duration) -> Result<Answer, Failure> {

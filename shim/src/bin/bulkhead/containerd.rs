@@ -1,5 +1,6 @@
 //! containerd's configuration as it is on a node: one file and what that imports.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
 use std::path::{Component, Path, PathBuf};
@@ -10,6 +11,22 @@ use crate::pattern::{self, Malformed};
 
 /// Name of the runtime in containerd.
 pub(crate) const RUNTIME: &str = "io.containerd.bulkhead.v1";
+/// What the types of all of its versions begin with that are on a node at a time.
+const FAMILY: &str = "io.containerd.bulkhead";
+/// And the names of their files.
+const PROGRAM: &str = "containerd-shim-bulkhead";
+const LIST: &str = "a list of strings";
+const TABLE: &str = "a table";
+const TEXT: &str = "a string";
+/// Settings of a handler that are looked at, with their types (`Runtime` of `internal/cri/config` in containerd).
+const TYPES: [(&str, &str); 6] = [
+    ("runtime_type", TEXT),
+    ("runtime_path", TEXT),
+    ("pod_annotations", LIST),
+    ("container_annotations", LIST),
+    ("options", TABLE),
+    ("options.ConfigPath", TEXT),
+];
 /// The plugin that handlers belong to, in configurations of version 2.
 pub(crate) const CRI_2: &str = "io.containerd.grpc.v1.cri";
 /// The same since version 3.
@@ -22,8 +39,8 @@ const REQUESTS: [&str; 3] = [
     "dev.bulkhead.rootfs",
     "dev.bulkhead.scratch",
 ];
-/// What containerd tells a runtime of a pod (`internal/cri/annotations` in containerd), and what CRI-O does.
-const OWN_ANNOTATIONS: [&str; 18] = [
+/// What containerd tells a runtime of a pod (`internal/cri/annotations` in containerd).
+const OWN_ANNOTATIONS: [&str; 16] = [
     "io.containerd.cri.runtime-handler",
     "io.kubernetes.cri.container-name",
     "io.kubernetes.cri.container-type",
@@ -40,11 +57,20 @@ const OWN_ANNOTATIONS: [&str; 18] = [
     "io.kubernetes.cri.sandbox-namespace",
     "io.kubernetes.cri.sandbox-uid",
     "io.kubernetes.cri.untrusted-workload",
-    "io.kubernetes.cri-o.ContainerType",
-    "io.kubernetes.cri-o.SandboxID",
 ];
-/// Files of one configuration; one that includes itself ends here.
-const IMPORTS_MAX: usize = 64;
+/// The name of the plugin in configurations of version 1.
+pub(crate) const CRI_1: &str = "cri";
+/// Files of one configuration that are read. containerd has no limit; what is above is told.
+const FILES_MAX: usize = 256;
+
+/// A configuration, file by file.
+#[derive(Debug, Default)]
+pub(crate) struct Config {
+    /// The main file first, then in containerd's order; none where there is no main file.
+    pub(crate) files: Vec<ConfigFile>,
+    /// Files that are imported as well and were not read, as they are more than [`FILES_MAX`]. What these import is not known.
+    pub(crate) left_out: BTreeSet<PathBuf>,
+}
 
 /// A file of the configuration.
 #[derive(Debug)]
@@ -56,12 +82,99 @@ pub(crate) struct ConfigFile {
 }
 
 impl ConfigFile {
+    /// Whether it has handlers under a plugin.
+    pub(crate) fn has_handlers(&self, plugin: &str) -> bool {
+        let table = self.table.as_ref().ok();
+        table.is_some_and(|table| runtimes(table, plugin).is_some())
+    }
+
     /// Whether it has the section that CRI has in version 2 of the configuration.
     pub(crate) fn has_cri_2(&self) -> bool {
         let table = self.table.as_ref().ok();
         let plugins = table.and_then(|table| table.get("plugins"));
         plugins.is_some_and(|plugins| plugins.get(CRI_2).is_some())
     }
+}
+
+/// The handlers of a whole configuration, as containerd 2 reads it (`LoadConfig` of `cmd/containerd/server/config`): tables of
+/// later files are merged into those of earlier ones, key by key, and all else of a later one replaces the earlier, lists included.
+#[derive(Debug, Default)]
+pub(crate) struct Merged {
+    runtimes: toml::Table,
+    files: BTreeMap<String, Vec<PathBuf>>,
+}
+
+impl Merged {
+    /// What the files that could be read come to.
+    pub(crate) fn of(config: &Config) -> Self {
+        let mut merged = Self::default();
+        for file in &config.files {
+            let Some(runtimes) = file.table.as_ref().ok().and_then(read_runtimes) else {
+                continue;
+            };
+            merge(&mut merged.runtimes, runtimes);
+            for name in runtimes.keys() {
+                let files = merged.files.entry(name.clone()).or_default();
+                files.push(file.path.clone());
+            }
+        }
+        merged
+    }
+
+    /// All of them, whichever runtime they run.
+    pub(crate) fn handlers(&self) -> impl Iterator<Item = Handler<'_>> {
+        self.runtimes.iter().map(|(name, settings)| Handler {
+            name,
+            plugin: CRI_3,
+            settings,
+        })
+    }
+
+    /// Whether a handler of this name runs Bulkhead.
+    pub(crate) fn is_bulkhead(&self, name: &str) -> bool {
+        let mut handlers = self.handlers();
+        handlers.any(|handler| handler.name == name && handler.is_bulkhead())
+    }
+
+    /// The files that have something of a handler, for people.
+    pub(crate) fn files(&self, name: &str) -> String {
+        let files = self.files.get(name).map(Vec::as_slice).unwrap_or_default();
+        let files: Vec<_> = files
+            .iter()
+            .map(|file| file.display().to_string())
+            .collect();
+        files.join(", ")
+    }
+}
+
+/// As `mergo.Merge` does it with an override.
+fn merge(to: &mut toml::Table, from: &toml::Table) {
+    for (key, value) in from {
+        match (to.get_mut(key), value) {
+            (Some(toml::Value::Table(to)), toml::Value::Table(from)) => merge(to, from),
+            _ => {
+                to.insert(key.clone(), value.clone());
+            }
+        }
+    }
+}
+
+/// The handlers under a plugin of a file.
+fn runtimes<'a>(table: &'a toml::Table, plugin: &str) -> Option<&'a toml::Table> {
+    let plugin = table.get("plugins")?.get(plugin)?;
+    plugin.get("containerd")?.get("runtimes")?.as_table()
+}
+
+/// The handlers that containerd reads of a file, which it brings up to date first, since 2.3: what is under an older name of the
+/// plugin counts only if there is nothing under the newer one (`configMigration` of `plugins/cri/runtime`).
+fn read_runtimes(table: &toml::Table) -> Option<&toml::Table> {
+    let older: &[&str] = match version(table) {
+        ..=1 => &[CRI_2, CRI_1],
+        2..=3 => &[CRI_2],
+        _ => &[],
+    };
+    let mut plugins = [CRI_3].iter().chain(older);
+    plugins.find_map(|plugin| runtimes(table, plugin))
 }
 
 /// A runtime handler of CRI.
@@ -75,11 +188,12 @@ pub(crate) struct Handler<'a> {
     pub(crate) settings: &'a toml::Value,
 }
 
-/// The file at `main` first, then what it imports; nothing when it is not there.
-pub(crate) fn read(root: &Root, main: &Path) -> Vec<ConfigFile> {
+/// The file at `main` and all that is imported; nothing when it is not there.
+pub(crate) fn read(root: &Root, main: &Path) -> Config {
     let mut paths = vec![main.to_owned()];
-    let mut files = Vec::new();
-    while let Some(path) = paths.get(files.len()).cloned() {
+    let mut known = BTreeSet::from([main.to_owned()]);
+    let mut config = Config::default();
+    while let Some(path) = paths.get(config.files.len()).cloned() {
         let text = root
             .at(&path)
             .and_then(|here| files::read_text(&here).map_err(Into::into));
@@ -87,7 +201,7 @@ pub(crate) fn read(root: &Root, main: &Path) -> Vec<ConfigFile> {
             Ok(text) => text
                 .parse::<toml::Table>()
                 .map_err(|error| error.message().to_owned()),
-            Err(error) if files.is_empty() && is_missing(error.as_ref()) => return files,
+            Err(error) if config.files.is_empty() && is_missing(error.as_ref()) => return config,
             Err(error) => Err(error.to_string()),
         };
         let imported = match table.as_ref().map(|table| imports(root, table, &path)) {
@@ -99,13 +213,32 @@ pub(crate) fn read(root: &Root, main: &Path) -> Vec<ConfigFile> {
             Err(_) => Vec::new(),
         };
         for imported in imported {
-            if paths.len() < IMPORTS_MAX && !paths.contains(&imported) {
+            if !known.insert(imported.clone()) {
+                continue;
+            }
+            if paths.len() < FILES_MAX {
                 paths.push(imported);
+            } else {
+                config.left_out.insert(imported);
             }
         }
-        files.push(ConfigFile { path, table });
+        config.files.push(ConfigFile { path, table });
     }
-    files
+    config
+}
+
+impl Config {
+    /// Says what was not read, if anything.
+    pub(crate) fn unread(&self) -> Option<String> {
+        let first = self.left_out.first()?;
+        let main = self.files.first()?;
+        Some(format!(
+            "{}: more than {FILES_MAX} files are imported, and {} of them were not looked at: {} and what is after it",
+            main.path.display(),
+            self.left_out.len(),
+            first.display()
+        ))
+    }
 }
 
 fn is_missing(error: &(dyn std::error::Error + 'static)) -> bool {
@@ -196,12 +329,7 @@ fn expand(root: &Root, import: &Path) -> Result<Vec<PathBuf>, Malformed> {
                 .filter(|entry| pattern::matches(&name, &entry.to_string_lossy()) == Ok(true))
                 .collect();
             matching.sort();
-            next.extend(
-                matching
-                    .iter()
-                    .take(IMPORTS_MAX)
-                    .map(|entry| folder.join(entry)),
-            );
+            next.extend(matching.iter().map(|entry| folder.join(entry)));
         }
         found = next;
     }
@@ -224,10 +352,10 @@ pub(crate) fn disabled_cri(table: &toml::Table) -> Option<&str> {
         .get("disabled_plugins")
         .and_then(toml::Value::as_array);
     let mut names = list.into_iter().flatten().filter_map(toml::Value::as_str);
-    names.find(|name| ["cri", CRI_2, CRI_3].contains(name))
+    names.find(|name| [CRI_1, CRI_2, CRI_3].contains(name))
 }
 
-/// All handlers of a file, whichever runtime they run.
+/// All handlers that a file has something of, whichever plugin they are under.
 pub(crate) fn handlers(table: &toml::Table) -> Vec<Handler<'_>> {
     let plugins = table.get("plugins").and_then(toml::Value::as_table);
     let mut handlers = Vec::new();
@@ -246,9 +374,46 @@ pub(crate) fn handlers(table: &toml::Table) -> Vec<Handler<'_>> {
 }
 
 impl Handler<'_> {
-    /// Whether it runs Bulkhead.
+    /// Whether it runs Bulkhead: by its type, or by the file that containerd runs instead of the type's.
     pub(crate) fn is_bulkhead(&self) -> bool {
-        self.text("runtime_type") == Some(RUNTIME)
+        let is_ours = |path: &str| {
+            let name = Path::new(path).file_name();
+            name.is_some_and(|name| name.as_encoded_bytes().starts_with(PROGRAM.as_bytes()))
+        };
+        let asked = ["runtime_type", "runtime_path"].map(|key| self.text(key));
+        asked[0].is_some_and(|kind| kind.starts_with(FAMILY))
+            || asked.into_iter().flatten().any(is_ours)
+    }
+
+    /// Settings that are not of the type which containerd expects, and with which its CRI does not start: each with what is
+    /// there and what must be.
+    pub(crate) fn mistyped(&self) -> Vec<(&'static str, &'static str, &'static str)> {
+        let is_list = |value: &toml::Value| {
+            let list = value.as_array();
+            list.is_some_and(|list| list.iter().all(toml::Value::is_str))
+        };
+        let mut found = Vec::new();
+        for (key, expected) in TYPES {
+            let mut parts = key.split('.');
+            let Some(value) = parts.try_fold(self.settings, |settings, part| settings.get(part))
+            else {
+                continue;
+            };
+            let is_right = match expected {
+                LIST => is_list(value),
+                TABLE => value.is_table(),
+                _ => value.is_str(),
+            };
+            if !is_right {
+                let has = if value.is_array() && expected == LIST {
+                    "an array with others than strings"
+                } else {
+                    value.type_str()
+                };
+                found.push((key, has, expected));
+            }
+        }
+        found
     }
 
     /// A setting that is text.
@@ -260,6 +425,14 @@ impl Handler<'_> {
     pub(crate) fn policy(&self) -> Option<&str> {
         let path = self.settings.get("options")?.get("ConfigPath")?.as_str();
         path.filter(|path| !path.is_empty())
+    }
+
+    /// Its options that are runc's.
+    pub(crate) fn runc_options(&self) -> Vec<&str> {
+        let options = self.settings.get("options").and_then(toml::Value::as_table);
+        options
+            .map(runsc_config::options_of_runc)
+            .unwrap_or_default()
     }
 
     /// The patterns by which it passes annotations on.
@@ -317,6 +490,37 @@ mod tests {
     }
 
     #[test]
+    fn a_handler_is_bulkheads_by_its_type_or_by_the_file_it_runs() {
+        let is_bulkhead = |settings: &str| {
+            let settings = toml::Value::Table(settings.parse().expect("TOML"));
+            let (name, plugin, settings) = ("x", CRI_3, &settings);
+            Handler {
+                name,
+                plugin,
+                settings,
+            }
+            .is_bulkhead()
+        };
+        for ours in [
+            "runtime_type = 'io.containerd.bulkhead.v1'",
+            "runtime_type = 'io.containerd.bulkheadnext.v1'",
+            "runtime_type = '/opt/containerd-shim-bulkhead-v1'",
+            "runtime_type = 'io.containerd.bulkhead.v1'\nruntime_path = '/opt/shim'",
+            "runtime_type = 'io.containerd.runc.v2'\nruntime_path = '/opt/containerd-shim-bulkhead-v1'",
+        ] {
+            assert!(is_bulkhead(ours), "{ours}");
+        }
+        for other in [
+            "",
+            "runtime_type = 'io.containerd.runc.v2'",
+            "runtime_type = 'io.containerd.runsc.v1'\nruntime_path = '/opt/bulkhead/containerd-shim-runsc-v1'",
+            "runtime_path = '/opt/containerd-shim-bulkhead-v1/shim'",
+        ] {
+            assert!(!is_bulkhead(other), "{other}");
+        }
+    }
+
+    #[test]
     fn what_is_imported_is_read_once_and_in_order() {
         let folder = tempfile::tempdir().expect("a folder");
         let root = Root::new(folder.path()).expect("a root");
@@ -326,7 +530,7 @@ mod tests {
             fs::write(path, text).expect("write");
         };
         let main = Path::new("/etc/containerd/config.toml");
-        assert!(read(&root, main).is_empty());
+        assert!(read(&root, main).files.is_empty());
         let text = "version = 3\nimports = [\"conf.d/*.toml\", \"/etc/containerd/config.toml\"]";
         write("etc/containerd/config.toml", text);
         write("etc/containerd/conf.d/b.toml", "not toml");
@@ -334,7 +538,7 @@ mod tests {
             "etc/containerd/conf.d/a.toml",
             "[plugins.x.containerd.runtimes.y]\nruntime_type = \"io.containerd.bulkhead.v1\"",
         );
-        let files = read(&root, main);
+        let files = read(&root, main).files;
         let names: Vec<_> = files
             .iter()
             .filter_map(|file| file.path.file_name())
@@ -364,8 +568,8 @@ mod tests {
                 "etc/containerd/config.toml",
                 &format!("imports = [{imports}]"),
             );
-            let files = read(&root, Path::new("/etc/containerd/config.toml"));
-            let files = files.iter().skip(1);
+            let config = read(&root, Path::new("/etc/containerd/config.toml"));
+            let files = config.files.iter().skip(1);
             let names = files.map(|file| file.path.display().to_string());
             names.collect::<Vec<_>>()
         };
@@ -376,8 +580,93 @@ mod tests {
         // Without a star it is the name of a file, which is not there.
         assert_eq!(names("'a.d/?.toml'"), ["/etc/containerd/a.d/?.toml"]);
         assert!(names("'[.d/*'").is_empty());
-        let files = read(&root, Path::new("/etc/containerd/config.toml"));
-        let problem = files[0].table.as_ref().expect_err("malformed");
+        let config = read(&root, Path::new("/etc/containerd/config.toml"));
+        let problem = config.files[0].table.as_ref().expect_err("malformed");
         assert!(problem.contains("malformed pattern"), "{problem}");
+    }
+
+    #[test]
+    fn later_files_are_merged_into_earlier_ones_as_containerd_does_it() {
+        let merged = |texts: &[&str]| {
+            let files = texts.iter().enumerate();
+            let files = files.map(|(number, text)| ConfigFile {
+                path: format!("/{number}").into(),
+                table: Ok(text.parse().expect("TOML")),
+            });
+            let config = Config {
+                files: files.collect(),
+                ..Config::default()
+            };
+            let merged = Merged::of(&config);
+            let files = merged.files("b");
+            (toml::Value::Table(merged.runtimes), files)
+        };
+        let old = "version = 2\n[plugins.'io.containerd.grpc.v1.cri'.containerd.runtimes.b]\n";
+        let new = "[plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.b]\n";
+        let value = |text: &str| toml::Value::Table(text.parse().expect("TOML"));
+        for (texts, expected, files) in [
+            // Tables come together, and a list replaces a list, also by none.
+            (
+                &[
+                    format!("{old}a = [1, 2]\nt = 'x'\no.k = 1\no.l = 1"),
+                    format!("{new}a = [3]\nc = []\no.l = 2"),
+                    format!("{new}c = [4]"),
+                    format!("{new}a = []"),
+                ][..],
+                "b = { a = [], t = 'x', c = [4], o = { k = 1, l = 2 } }",
+                "/0, /1, /2, /3",
+            ),
+            // A value of another kind replaces what was there.
+            (
+                &[
+                    format!("{new}a = 1\nt.x = 1"),
+                    format!("{new}a.x = 1\nt = ''"),
+                ],
+                "b = { a = { x = 1 }, t = '' }",
+                "/0, /1",
+            ),
+            // Within a file the newer name counts alone.
+            (&[format!("{old}a = 1\n{new}t = 1")], "b = { t = 1 }", "/0"),
+            // Names of the plugin that the version of a file does not have are not read, older ones are.
+            (
+                &[
+                    old.replace("= 2", "= 4") + "a = 1",
+                    old.replace("= 2", "= 3") + "t = 1",
+                    "[plugins.cri.containerd.runtimes.b]\nc = 1".to_owned(),
+                    "version = 2\n[plugins.cri.containerd.runtimes.b]\nd = 1".to_owned(),
+                ],
+                "b = { t = 1, c = 1 }",
+                "/1, /2",
+            ),
+        ] {
+            let texts: Vec<_> = texts.iter().map(String::as_str).collect();
+            assert_eq!(
+                merged(&texts),
+                (value(expected), files.to_owned()),
+                "{texts:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn files_above_the_limit_are_told() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let root = Root::new(folder.path()).expect("a root");
+        let main = Path::new("/config.toml");
+        fs::write(
+            folder.path().join("config.toml"),
+            "imports = ['d/*', 'd/*', 'e']",
+        )
+        .expect("write");
+        fs::create_dir(folder.path().join("d")).expect("mkdir");
+        for number in 0..FILES_MAX - 1 {
+            fs::write(folder.path().join(format!("d/{number:04}")), "").expect("write");
+        }
+        let config = read(&root, main);
+        assert_eq!((config.files.len(), config.left_out.len()), (FILES_MAX, 1));
+        let told = config.unread().expect("told");
+        assert!(told.contains("1 of them were not looked at: /e "), "{told}");
+        fs::remove_file(folder.path().join("d/0000")).expect("remove");
+        assert_eq!(read(&root, main).unread(), None);
     }
 }

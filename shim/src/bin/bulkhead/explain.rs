@@ -5,7 +5,9 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use runsc_config::{ContainerKind, Context, Explanation, Features, Hardened, Policy, Role, harden};
+use runsc_config::{
+    Calls, ContainerKind, Context, Explanation, Features, Hardened, Policy, Role, harden,
+};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -224,9 +226,20 @@ fn parent(file: &Path) -> PathBuf {
 /// What a runsc can do, by its own word.
 pub(crate) fn features(runsc: &Path, ask: Ask) -> Result<Features, Failure> {
     let (flags, features) = (ask(runsc, &["flags"])?, ask(runsc, &["features"])?);
+    let (version, table) = (ask(runsc, &["--version"])?, ask(runsc, &Calls::QUESTION)?);
     let help = [flags.output, flags.errors].concat();
     let json = features.is_success.then_some(features.output);
-    Ok(Features::parse(&help, json.as_deref())?)
+    let features = Features::parse(&help, json.as_deref())?;
+    let answer = table.is_success.then_some(table.output.as_str());
+    let table = Calls::of(runsc, version_of(&version.output), &features, answer);
+    let calls = table.and_then(|table| Calls::new(&table));
+    Ok(features.with_calls(calls.ok()))
+}
+
+/// The version in what `runsc --version` prints.
+pub(crate) fn version_of(printed: &str) -> &str {
+    let first = printed.lines().next().unwrap_or_default();
+    first.trim_start_matches("runsc version ")
 }
 
 fn print(explanation: &Explanation) {
@@ -243,6 +256,13 @@ fn print(explanation: &Explanation) {
             shorten(&change.asked, 44),
             shorten(&change.given, 28),
             change.key
+        ));
+    }
+    if !explanation.profile_form.is_empty() {
+        say("");
+        say(format_args!(
+            "seccomp profile: {}",
+            explanation.profile_form
         ));
     }
     say("");

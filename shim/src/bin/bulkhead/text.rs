@@ -1,4 +1,4 @@
-//! The only place that prints. Control characters of a spec, a file or a shim do not reach the terminal.
+//! The only place that prints. What steers a terminal in a spec, a file or the word of a shim does not reach it.
 #![allow(
     clippy::print_stdout,
     clippy::print_stderr,
@@ -8,7 +8,7 @@
 use std::fmt::Display;
 use std::io::Write as _;
 
-use runsc_config::printable;
+use runsc_config::{is_steering, printable};
 use serde::Serialize;
 
 use crate::Failure;
@@ -55,10 +55,10 @@ pub(crate) fn json(value: &impl Serialize) -> Result<(), Failure> {
     Ok(())
 }
 
-/// JSON has to escape control characters below a space alone; some terminals obey those above.
+/// JSON has to escape control characters below a space alone; some terminals obey others.
 fn json_text(value: &impl Serialize) -> Result<String, Failure> {
     let text = serde_json::to_string_pretty(value)?;
-    let is_plain = |c: char| c == '\n' || !c.is_control();
+    let is_plain = |c: char| c == '\n' || !is_steering(c);
     if text.chars().all(is_plain) {
         return Ok(text);
     }
@@ -67,7 +67,9 @@ fn json_text(value: &impl Serialize) -> Result<String, Failure> {
         if is_plain(c) {
             escaped.push(c);
         } else {
-            escaped.push_str(&format!("\\u{:04x}", u32::from(c)));
+            for unit in c.encode_utf16(&mut [0; 2]) {
+                escaped.push_str(&format!("\\u{unit:04x}"));
+            }
         }
     }
     Ok(escaped)
@@ -91,12 +93,9 @@ mod tests {
 
     #[test]
     fn json_has_no_raw_control_characters_and_means_the_same() {
-        let value = vec!["a\u{1b}b\u{7f}c\u{9b}d\ne"];
+        let value = vec!["a\u{1b}b\u{7f}c\u{9b}d\ne\u{202e}f\u{e0041}g"];
         let text = json_text(&value).expect("JSON");
-        assert!(
-            !text.replace('\n', "").contains(char::is_control),
-            "{text:?}"
-        );
+        assert!(!text.replace('\n', "").contains(is_steering), "{text:?}");
         assert_eq!(
             serde_json::from_str::<Vec<String>>(&text).expect("JSON"),
             value

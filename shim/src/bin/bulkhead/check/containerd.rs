@@ -1,22 +1,32 @@
 //! What of containerd's configuration concerns Bulkhead.
 
 use std::fs;
-use std::path::Path;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
 
 use runsc_config::Policy;
 
 use super::{Findings, ONLY_BY_PATH, State, beside_this};
 use crate::ask::look_up;
 use crate::containerd::{
-    self, CRI_2, CRI_3, ConfigFile, Handler, PATTERN, RUNTIME, covers, version,
+    self, CRI_1, CRI_2, CRI_3, Config, ConfigFile, Handler, Merged, PATTERN, RUNTIME, covers,
+    version,
 };
 use crate::files;
 use crate::install::{Root, SHIM};
 
+/// What containerd reads unless it is told otherwise.
+const DEFAULT: &str = "/etc/containerd/config.toml";
+
 /// Handlers that run Bulkhead, in containerd's configuration and what that imports. Returns the names of all handlers.
-pub(super) fn check(root: &Root, config: &Path, findings: &mut Findings) -> Vec<String> {
-    let files = containerd::read(root, config);
-    if files.is_empty() {
+pub(super) fn check(
+    root: &Root,
+    config: &Path,
+    read: &Config,
+    findings: &mut Findings,
+) -> Vec<String> {
+    if read.files.is_empty() {
         let text = format!(
             "{} is not there: no handler for Kubernetes",
             config.display()
@@ -24,8 +34,9 @@ pub(super) fn check(root: &Root, config: &Path, findings: &mut Findings) -> Vec<
         none(text, findings);
         return Vec::new();
     }
-    let (mut names, mut ours) = (Vec::new(), 0);
-    for file in &files {
+    let merged = Merged::of(read);
+    let mut is_some = false;
+    for file in &read.files {
         let table = match &file.table {
             Ok(table) => table,
             Err(problem) => {
@@ -45,18 +56,37 @@ pub(super) fn check(root: &Root, config: &Path, findings: &mut Findings) -> Vec<
             findings.add("containerd", State::Warn, text, fix);
         }
         for handler in containerd::handlers(table) {
-            names.push(handler.name.to_owned());
-            if handler.is_bulkhead() {
-                ours += 1;
-                judge(handler, table, file, findings);
+            if handler.is_bulkhead() || merged.is_bulkhead(handler.name) {
+                is_some = true;
+                misplaced(handler, table, file, findings);
             }
         }
     }
-    not_imported(root, config, &files, findings);
-    if let Some(main) = files.first() {
-        replaced(main, files.get(1..).unwrap_or_default(), findings);
+    let mut names = Vec::new();
+    for handler in merged.handlers() {
+        names.push(handler.name.to_owned());
+        if handler.is_bulkhead() {
+            let text = format!("{}: handler {}", merged.files(handler.name), handler.name);
+            let mistyped = handler.mistyped();
+            if mistyped.is_empty() {
+                findings.ok("containerd", text.as_str());
+            }
+            for (key, has, expected) in mistyped {
+                let text = format!("{text}: {key} is {has} and must be {expected}");
+                let fix = "mend it: with this containerd's CRI does not start";
+                findings.add("containerd", State::Fail, text, fix);
+            }
+            judge(handler, findings);
+        }
     }
-    if ours == 0 {
+    if let Some(text) = read.unread() {
+        let fix = "put what is in these files into fewer";
+        findings.add("containerd", State::Warn, text, fix);
+    }
+    not_imported(root, config, read, findings);
+    replaced(&read.files, findings);
+    mixed(&read.files, findings);
+    if !is_some {
         let text = format!(
             "{}: no handler has runtime_type {RUNTIME:?}",
             config.display()
@@ -71,23 +101,35 @@ fn none(text: String, findings: &mut Findings) {
     findings.add("containerd", State::Warn, text, fix);
 }
 
-/// One handler that runs Bulkhead.
-fn judge(handler: Handler<'_>, table: &toml::Table, file: &ConfigFile, findings: &mut Findings) {
+/// What a file has of a handler that runs Bulkhead, under a name of the plugin that not every containerd reads in that file.
+fn misplaced(
+    handler: Handler<'_>,
+    table: &toml::Table,
+    file: &ConfigFile,
+    findings: &mut Findings,
+) {
+    let version = version(table);
+    let reader = match (handler.plugin, version) {
+        (CRI_2, 2) => return,
+        (CRI_3, 2) => "containerd 1.7",
+        (CRI_3, _) => return,
+        (CRI_2, ..=3) | (CRI_1, ..=1) => "containerd 2.0 to 2.2",
+        _ => "containerd",
+    };
+    let text = format!(
+        "{}: handler {} is under {:?}, which {reader} does not read in a file of version {version}",
+        file.path.display(),
+        handler.name,
+        handler.plugin,
+    );
+    let expected = if version == 2 { CRI_2 } else { CRI_3 };
+    let fix = format!("put it under plugins.{expected:?}.containerd.runtimes");
+    findings.add("containerd", State::Fail, text, fix);
+}
+
+/// One handler that runs Bulkhead, as all files together have it.
+fn judge(handler: Handler<'_>, findings: &mut Findings) {
     let name = handler.name;
-    let expected = if version(table) == 2 { CRI_2 } else { CRI_3 };
-    if handler.plugin == expected {
-        let text = format!("{}: handler {name}", file.path.display());
-        findings.ok("containerd", text);
-    } else {
-        let text = format!(
-            "{}: handler {name} is under {:?}, which containerd does not read in a file of version {}",
-            file.path.display(),
-            handler.plugin,
-            version(table)
-        );
-        let fix = format!("put it under plugins.{expected:?}.containerd.runtimes");
-        findings.add("containerd", State::Fail, text, fix);
-    }
     if let Some(path) = handler.text("runtime_path")
         && look_up(Path::new(path), None).is_none()
     {
@@ -105,6 +147,21 @@ fn judge(handler: Handler<'_>, table: &toml::Table, file: &ConfigFile, findings:
     if !handler.hears_requests() {
         let text = format!("handler {name}: what pods ask for by {PATTERN} does not arrive");
         findings.add("containerd", State::Warn, text, fix);
+    }
+    let foreign = handler.runc_options();
+    if !foreign.is_empty() {
+        let text = format!(
+            "handler {name}: options has {}, which is runc's",
+            foreign.join(", ")
+        );
+        // containerd hands all of the options on as a policy, unless they name a file.
+        if handler.policy().is_some() {
+            let fix = "take it out: it has no effect here";
+            findings.add("containerd", State::Warn, text, fix);
+        } else {
+            let fix = "take it out: until then the handler makes no container. A sandbox is in systemd's cgroups where the kubelet's driver is";
+            findings.add("containerd", State::Fail, text, fix);
+        }
     }
     let Some(path) = handler.policy() else {
         return;
@@ -129,7 +186,7 @@ fn judge(handler: Handler<'_>, table: &toml::Table, file: &ConfigFile, findings:
 }
 
 /// A file of handlers that lies where it should and that nothing imports.
-fn not_imported(root: &Root, config: &Path, files: &[ConfigFile], findings: &mut Findings) {
+fn not_imported(root: &Root, config: &Path, read: &Config, findings: &mut Findings) {
     let folder = config.parent().unwrap_or(Path::new("/")).join("conf.d");
     let entries = root
         .at(&folder)
@@ -137,7 +194,9 @@ fn not_imported(root: &Root, config: &Path, files: &[ConfigFile], findings: &mut
         .and_then(|here| fs::read_dir(here).ok());
     for entry in entries.into_iter().flatten().flatten() {
         let path = folder.join(entry.file_name());
-        if !covers(&folder.join("*.toml"), &path) || files.iter().any(|file| file.path == path) {
+        let is_imported =
+            read.files.iter().any(|file| file.path == path) || read.left_out.contains(&path);
+        if is_imported || !covers(&folder.join("*.toml"), &path) {
             continue;
         }
         let text = files::read_text(&entry.path()).unwrap_or_default();
@@ -157,24 +216,58 @@ fn not_imported(root: &Root, config: &Path, files: &[ConfigFile], findings: &mut
     }
 }
 
-/// In containerd 1.7 a plugin's section of an imported file replaces that of the main file.
-fn replaced(main: &ConfigFile, imported: &[ConfigFile], findings: &mut Findings) {
-    for file in imported
-        .iter()
-        .filter(|file| main.has_cri_2() && file.has_cri_2())
-    {
+/// In containerd 1.7 a plugin's section of a later file replaces that of an earlier one.
+fn replaced(files: &[ConfigFile], findings: &mut Findings) {
+    let is_newer = |file: &ConfigFile| file.table.as_ref().is_ok_and(|table| version(table) > 2);
+    if files.iter().any(is_newer) {
+        // 1.7 does not start with it.
+        return;
+    }
+    let mut sections = files.iter().rev().filter(|file| file.has_cri_2());
+    let Some(last) = sections.next() else { return };
+    for file in sections {
         let text = format!(
             "{} has a section {CRI_2}, and so has {}: containerd 1.7 reads the former alone",
-            file.path.display(),
-            main.path.display()
+            last.path.display(),
+            file.path.display()
         );
         findings.add("containerd", State::Warn, text, "keep both in one file");
     }
 }
 
+/// Handlers under both names of the plugin, of which not every containerd reads both.
+fn mixed(files: &[ConfigFile], findings: &mut Findings) {
+    let is_read = |file: &&ConfigFile| file.table.as_ref().is_ok_and(|table| version(table) < 4);
+    let has = |file: &&ConfigFile, plugin| is_read(file) && file.has_handlers(plugin);
+    let (old, new) = (
+        files.iter().find(|file| has(file, CRI_2)),
+        files.iter().find(|file| file.has_handlers(CRI_3)),
+    );
+    let both = files
+        .iter()
+        .find(|file| has(file, CRI_2) && has(file, CRI_3));
+    let (old, new, reader) = match (both, old, new) {
+        (Some(both), ..) => (both, both, "containerd"),
+        (None, Some(old), Some(new)) => (old, new, "containerd 2.0 to 2.2"),
+        _ => return,
+    };
+    let text = format!(
+        "{} has handlers under {CRI_2:?}, and {} under {CRI_3:?}: {reader} reads the latter alone",
+        old.path.display(),
+        new.path.display()
+    );
+    let fix = "put all of them under one name of the plugin";
+    findings.add("containerd", State::Warn, text, fix);
+}
+
 /// What a containerd that runs would find, which is not always what this shell finds.
-pub(super) fn running(runsc: &Path, findings: &mut Findings) {
-    for (pid, path) in daemons() {
+pub(super) fn running(runsc: &Path, config: &Path, read: &Config, findings: &mut Findings) {
+    for Daemon { pid, path, reads } in daemons() {
+        super::two_shims(Some(&path), findings);
+        // Another one's configuration is not known.
+        if reads.as_deref().unwrap_or(Path::new(DEFAULT)) == config {
+            started_before(pid, &read.files, findings);
+        }
         for program in [Path::new(SHIM), runsc] {
             if look_up(program, Some(&path)).is_some() {
                 continue;
@@ -193,8 +286,83 @@ pub(super) fn running(runsc: &Path, findings: &mut Findings) {
     }
 }
 
-/// Every containerd that runs, with its PATH; none that this user may not look at.
-fn daemons() -> Vec<(u32, String)> {
+/// Handlers that were written after a containerd had read its configuration.
+fn started_before(pid: u32, files: &[ConfigFile], findings: &mut Findings) {
+    let Some(age) = age(pid) else { return };
+    for file in files {
+        let is_ours = |table: &toml::Table| {
+            let handlers = containerd::handlers(table);
+            handlers.iter().any(Handler::is_bulkhead)
+        };
+        if !file.table.as_ref().is_ok_and(is_ours) {
+            continue;
+        }
+        // When it was put there: a package's file keeps the time of its making.
+        let changed = fs::metadata(&file.path).map(|metadata| {
+            let since = u64::try_from(metadata.ctime()).unwrap_or_default();
+            SystemTime::UNIX_EPOCH + Duration::from_secs(since)
+        });
+        let changed = changed.ok().and_then(|changed| changed.elapsed().ok());
+        if changed.is_some_and(|changed| changed + Duration::from_secs(1) < age) {
+            let text = format!(
+                "{} was written after the containerd that runs (pid {pid}) had started, so that it knows no handler of it",
+                file.path.display()
+            );
+            let fix = "systemctl restart containerd: containers survive it";
+            findings.add("containerd", State::Warn, text, fix);
+        }
+    }
+}
+
+/// How long ago a process was started (proc_pid_stat(5)).
+fn age(pid: u32) -> Option<Duration> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let started: u64 = stat
+        .rsplit_once(')')?
+        .1
+        .split_whitespace()
+        .nth(19)?
+        .parse()
+        .ok()?;
+    let ticks = nix::unistd::sysconf(nix::unistd::SysconfVar::CLK_TCK).ok()??;
+    let ticks = u64::try_from(ticks).ok()?;
+    let started = Duration::from_millis(started.checked_mul(1000)?.checked_div(ticks)?);
+    let uptime = fs::read_to_string("/proc/uptime").ok()?;
+    let uptime: f64 = uptime.split_whitespace().next()?.parse().ok()?;
+    Duration::try_from_secs_f64(uptime)
+        .ok()?
+        .checked_sub(started)
+}
+
+/// A containerd that runs.
+struct Daemon {
+    pid: u32,
+    path: String,
+    /// The configuration that its command line names.
+    reads: Option<PathBuf>,
+}
+
+/// What `--config FILE`, `--config=FILE` or `-c FILE` says.
+fn config_of(command_line: &[u8]) -> Option<PathBuf> {
+    let text = String::from_utf8_lossy(command_line);
+    let mut words = text.split('\0');
+    while let Some(word) = words.next() {
+        match word.trim_start_matches('-').split_once('=') {
+            _ if !word.starts_with('-') => {}
+            Some(("config" | "c", file)) => return Some(file.into()),
+            Some(_) => {}
+            None if matches!(word, "--config" | "-config" | "-c" | "--c") => {
+                return words.next().map(Into::into);
+            }
+            None => {}
+        }
+    }
+    None
+}
+
+/// Every containerd that runs, with its PATH; none that this user may not look at. Anybody may call a process so, and one in another
+/// container finds other files by its PATH: only root's of this node count.
+fn daemons() -> Vec<Daemon> {
     let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
     let mut found = Vec::new();
     for process in processes {
@@ -207,16 +375,34 @@ fn daemons() -> Vec<(u32, String)> {
         };
         let name = fs::read(process.path().join("comm")).unwrap_or_default();
         let environment = fs::read(process.path().join("environ")).unwrap_or_default();
-        if name.trim_ascii() == b"containerd" && !environment.is_empty() {
+        let is_one = name.trim_ascii() == b"containerd" && is_roots_here(&process.path());
+        if is_one && !environment.is_empty() {
             let variables = environment.split(|byte| *byte == 0);
             let path = variables
                 .filter_map(|one| one.strip_prefix(b"PATH="))
                 .next();
             let path = String::from_utf8_lossy(path.unwrap_or_default()).into_owned();
-            found.push((pid, path));
+            let words = fs::read(process.path().join("cmdline")).unwrap_or_default();
+            let reads = config_of(&words);
+            found.push(Daemon { pid, path, reads });
         }
     }
     found
+}
+
+/// Whether a process, by its folder in /proc, is root's in all ways and sees the files and processes that this one does.
+fn is_roots_here(process: &Path) -> bool {
+    let status = fs::read_to_string(process.join("status")).unwrap_or_default();
+    // Not the folder's owner: that is root for all that no debugger may look at.
+    let mut lines = status.lines();
+    let users = lines.find_map(|line| line.strip_prefix("Uid:"));
+    let is_roots = users.is_some_and(|users| users.split_whitespace().all(|user| user == "0"));
+    let is_here = |namespace: &&str| {
+        let of = |process: &Path| fs::read_link(process.join("ns").join(namespace)).ok();
+        let own = of(Path::new("/proc/self"));
+        own.is_some() && own == of(process)
+    };
+    is_roots && ["mnt", "pid"].iter().all(is_here)
 }
 
 /// RuntimeClasses that name a handler which containerd does not have.
@@ -258,6 +444,19 @@ fn named(text: &str) -> Vec<&str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_containerd_reads_what_its_command_line_says() {
+        let reads = |line: &str| config_of(line.replace(' ', "\0").as_bytes());
+        assert_eq!(reads("/usr/bin/containerd"), None);
+        for line in [
+            "containerd -c /x",
+            "containerd --config /x",
+            "containerd -l debug --config=/x",
+        ] {
+            assert_eq!(reads(line).as_deref(), Some(Path::new("/x")), "{line}");
+        }
+    }
 
     #[test]
     fn handlers_of_classes_are_read_from_what_people_write_and_kubectl_prints() {

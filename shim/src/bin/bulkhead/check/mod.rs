@@ -3,16 +3,15 @@
 mod containerd;
 
 use std::fs;
-use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use runsc_config::{Platform, Policy, RunscFlags, trusted};
+use runsc_config::{Platform, Policy, RunscFlags, trusted, trusted_folder, trusted_runsc};
 use serde::Serialize;
 
 use crate::Failure;
-use crate::ask::{ask, look_up};
-use crate::explain::features;
+use crate::ask::{self, ask, look_up};
+use crate::explain::{features, version_of};
 use crate::install::{CLASSES, Root, SHIM};
 use crate::text::{self, say};
 
@@ -84,11 +83,13 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     platform(&policy, &mut findings);
     kernel(&mut findings);
     cgroups(&mut findings);
-    root(&policy, &mut findings);
+    folders(&policy, &mut findings);
     shim(&mut findings);
-    containerd::running(&policy.runsc().path, &mut findings);
     let config = std::path::absolute(&arguments.containerd_config)?;
-    let handlers = containerd::check(&Root::new(Path::new("/"))?, &config, &mut findings);
+    let root = Root::new(Path::new("/"))?;
+    let read = crate::containerd::read(&root, &config);
+    containerd::running(&policy.runsc().path, &config, &read, &mut findings);
+    let handlers = containerd::check(&root, &config, &read, &mut findings);
     let classes = arguments.runtime_classes.as_deref();
     let file = classes.unwrap_or(Path::new(CLASSES));
     containerd::classes(file, classes.is_some(), &handlers, &mut findings);
@@ -153,7 +154,7 @@ fn runsc(policy: &Policy, findings: &mut Findings) {
         return findings.add("runsc", State::Fail, text, fix);
     };
     let shown = found.display().to_string();
-    if let Err(problem) = trusted(&found) {
+    if let Err(problem) = trusted_runsc(&found) {
         let fix = "make it and the folders above it root's alone to write: it runs as root";
         // Nor is it asked anything.
         return findings.add("runsc", State::Fail, problem, fix);
@@ -167,11 +168,14 @@ fn runsc(policy: &Policy, findings: &mut Findings) {
     };
     let version = ask(&found, &["--version"]).map(|answer| answer.output);
     let version = version.unwrap_or_default();
-    let version = version
-        .lines()
-        .next()
-        .unwrap_or_default()
-        .replace("runsc version ", "");
+    let version = version_of(&version);
+    if features.calls().is_none() {
+        let text = format!(
+            "{shown}, {version}: its table of system calls is not believed, so seccomp profiles are allow lists, which slows starts and execs"
+        );
+        let fix = "install a released runsc with the gvisor-bin folder of its release";
+        findings.add("runsc", State::Warn, text, fix);
+    }
     match RunscFlags::check(policy, &features) {
         Ok(lost) if lost.is_empty() => findings.ok("runsc", format!("{shown}, {version}")),
         Ok(lost) => {
@@ -268,30 +272,48 @@ fn cgroups(findings: &mut Findings) {
     }
 }
 
-fn root(policy: &Policy, findings: &mut Findings) {
-    let root = &policy.runsc().root;
-    let shown = root.display();
-    let Ok(metadata) = fs::symlink_metadata(root) else {
-        return findings.ok("state", format!("{shown}, made by the first sandbox"));
+/// The folders that the policy names, which the first sandbox makes where they are missing.
+fn folders(policy: &Policy, findings: &mut Findings) {
+    let state = Some(policy.runsc().root.as_path());
+    let log = policy.log().folder.as_deref();
+    for (what, key, folder) in [("state", "runsc.root", state), ("log", "log.folder", log)] {
+        let Some(folder) = folder else { continue };
+        let shown = folder.display();
+        match trusted_folder(folder) {
+            Ok(()) if fs::symlink_metadata(folder).is_ok() => {
+                findings.ok(what, format!("{shown}, root's alone to write"))
+            }
+            Ok(()) => findings.ok(what, format!("{shown}, made by the first sandbox")),
+            Err(problem) => {
+                let fix = format!(
+                    "make it root's alone to write, or set {key} to another folder: no container is made"
+                );
+                findings.add(what, State::Fail, problem, fix);
+            }
+        }
+    }
+}
+
+/// Shims that differ, in the folders of one PATH: what replaces the second one, as the upgrade of a package does, is never run.
+fn two_shims(path: Option<&str>, findings: &mut Findings) {
+    let places = ask::all(Path::new(SHIM), path);
+    let Some((first, others)) = places.split_first() else {
+        return;
     };
-    let mode = metadata.permissions().mode() & 0o7777;
-    let is_empty = || fs::read_dir(root).is_ok_and(|mut entries| entries.next().is_none());
-    if metadata.uid() == 0 && mode == 0o700 {
-        findings.ok("state", format!("{shown}, root's alone"));
-    } else if metadata.uid() == 0 && mode & 0o022 == 0 && is_empty() {
-        // As a volume of a DaemonSet makes it.
-        findings.ok("state", format!("{shown}, closed by the first sandbox"));
-    } else {
-        let text = format!(
-            "{shown} belongs to uid {} and has mode {mode:04o}",
-            metadata.uid()
-        );
-        findings.add(
-            "state",
-            State::Fail,
-            text,
-            format!("chown root {shown}; chmod 0700 {shown}"),
-        );
+    let run = fs::read(first).unwrap_or_default();
+    for other in others {
+        if fs::read(other).is_ok_and(|other| other != run) {
+            let text = format!(
+                "{} is run, and {} is another one, which is not",
+                first.display(),
+                other.display()
+            );
+            if findings.0.iter().any(|finding| finding.found == text) {
+                continue;
+            }
+            let fix = "remove the older one; where that is a copy beside a package, `bulkhead install` takes it away";
+            findings.add("shim", State::Warn, text, fix);
+        }
     }
 }
 
@@ -308,6 +330,7 @@ fn shim(findings: &mut Findings) {
         return findings.add("shim", State::Fail, text, fix);
     };
     let shown = found.display().to_string();
+    two_shims(None, findings);
     if let Err(problem) = trusted(&found) {
         let fix = "make it and the folders above it root's alone to write: it runs as root";
         return findings.add("shim", State::Warn, problem, fix);

@@ -25,7 +25,7 @@ const POLICY_TEXT: &str = include_str!("config.toml");
 const NETWORK_TEXT: &str = include_str!("../../../../../docs/policies/network.toml");
 
 /// The PATH that systemd gives its services (systemd.exec(5)), and so containerd.
-const USUAL: [&str; 6] = [
+pub(super) const USUAL: [&str; 6] = [
     "/usr/local/sbin",
     "/usr/local/bin",
     "/usr/sbin",

@@ -36,7 +36,14 @@ pub(super) fn plan(
     release: Option<Release>,
     mut handlers: BTreeMap<String, String>,
 ) -> Result<(), Failure> {
-    let files = containerd::read(node.root, main);
+    let config = containerd::read(node.root, main);
+    if let Some(problem) = config.unread() {
+        plan.refusals.push(format!(
+            "{problem}: put what is in these into fewer files first"
+        ));
+        return Ok(());
+    }
+    let files = config.files;
     for file in &files {
         if let Err(problem) = &file.table {
             let text = format!("{}: {problem}: mend it first", file.path.display());

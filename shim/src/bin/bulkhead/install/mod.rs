@@ -167,8 +167,22 @@ fn fill(plan: &mut Plan, node: &Node<'_>, arguments: &Arguments) -> Result<(), F
             judge(runsc)?;
             plan.program(node, &place(content::RUNSC), runsc)?;
         }
-        plan.program(node, &place(SHIM), &shim)?;
-        plan.program(node, &place(content::TOOL), &own)?;
+        match shadowed(node, &arguments.prefix)? {
+            Some(other) => {
+                plan.notes.push(format!(
+                    "{} is there, and containerd finds it: no second one is put into {}, where it would hide what an upgrade of \
+                     the first one brings",
+                    other.display(),
+                    arguments.prefix.display()
+                ));
+                plan.no_longer(node, &place(SHIM))?;
+                plan.no_longer(node, &place(content::TOOL))?;
+            }
+            None => {
+                plan.program(node, &place(SHIM), &shim)?;
+                plan.program(node, &place(content::TOOL), &own)?;
+            }
+        }
     } else if arguments.runsc.is_some() {
         return Err("--runsc is one of the binaries, which --without leaves out".into());
     }
@@ -199,6 +213,27 @@ fn fill(plan: &mut Plan, node: &Node<'_>, arguments: &Arguments) -> Result<(), F
         plan.text(node, Path::new(CLASSES), content::CLASSES_TEXT)?;
     }
     Ok(())
+}
+
+/// A shim that containerd finds without an installation, as a package brings one. A copy in another folder of its PATH would be in front
+/// of it, or behind it.
+fn shadowed(node: &Node<'_>, prefix: &Path) -> Result<Option<PathBuf>, Failure> {
+    if !content::is_usual(prefix) {
+        return Ok(None);
+    }
+    // Links of the node make one folder of two (/bin and /usr/bin).
+    let mut ours = vec![node.root.at(&prefix.join(SHIM))?];
+    for path in node.record.files.keys() {
+        ours.push(node.root.at(path)?);
+    }
+    for folder in content::USUAL {
+        let path = Path::new(folder).join(SHIM);
+        let here = node.root.at(&path)?;
+        if here.is_file() && !ours.contains(&here) {
+            return Ok(Some(path));
+        }
+    }
+    Ok(None)
 }
 
 /// A runsc that could not hold the policy is not put on a node.
@@ -253,18 +288,18 @@ fn needs_root(root: &Root, dry_run: bool) -> Result<(), Failure> {
     Ok(())
 }
 
-/// One installation at a time. A node that was never installed to has nothing to lock yet.
+/// One installation at a time. It locks the root itself: the folder of the record is only made by the first installation, and two of
+/// those must not meet either.
 fn lock(root: &Root, dry_run: bool) -> Result<Option<Flock<fs::File>>, Failure> {
-    let path = root.at(Path::new(record::PATH))?;
-    let Some(folder) = path.parent().filter(|folder| !dry_run && folder.is_dir()) else {
+    if dry_run {
         return Ok(None);
-    };
-    let file = fs::File::open(folder)?;
-    match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+    }
+    let folder = fs::File::open(root.path())?;
+    match Flock::lock(folder, FlockArg::LockExclusiveNonblock) {
         Ok(lock) => Ok(Some(lock)),
         Err(_) => Err(format!(
             "another installation is at work: {} is locked",
-            folder.display()
+            root.path().display()
         )
         .into()),
     }

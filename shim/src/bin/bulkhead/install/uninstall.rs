@@ -24,6 +24,9 @@ pub(crate) struct Arguments {
     /// further container.
     #[arg(long)]
     force: bool,
+    /// Fail while sandboxes run also where nothing was installed: for a package, which takes its own programs away.
+    #[arg(long, conflicts_with = "force")]
+    unless_running: bool,
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
@@ -31,6 +34,10 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     needs_root(&root, arguments.dry_run)?;
     let _lock = lock(&root, arguments.dry_run)?;
     let mut record = Record::load(&root)?;
+    let sandboxes = running::sandboxes(&root)?;
+    if !sandboxes.is_empty() && arguments.unless_running {
+        return Err(still_run(&sandboxes).into());
+    }
     if record.is_empty() {
         say(format_args!(
             "nothing to do: {} is not there, so nothing was installed by `bulkhead install`",
@@ -38,7 +45,6 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
         ));
         return Ok(ExitCode::SUCCESS);
     }
-    let sandboxes = running::sandboxes(&root)?;
     if !sandboxes.is_empty() && !arguments.force && !arguments.dry_run {
         return Err(still_run(&sandboxes).into());
     }
