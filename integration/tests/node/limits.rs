@@ -1,0 +1,225 @@
+//! Limits of a pod's sandbox: the kernel's, and what systemd makes of them.
+
+use std::fs;
+use std::time::Duration;
+
+use integration::processes::eventually;
+
+use crate::{Case, MIB, Node, Slice, block_on, declared, said};
+
+pub(crate) const CASES: &[Case] = &[
+    (
+        "limits::those_of_the_slice_survive_systemd",
+        those_of_the_slice_survive_systemd,
+    ),
+    (
+        "limits::those_announced_survive_systemd",
+        those_announced_survive_systemd,
+    ),
+    (
+        "limits::changed_ones_survive_systemd",
+        changed_ones_survive_systemd,
+    ),
+    (
+        "limits::a_second_update_is_not_lost",
+        a_second_update_is_not_lost,
+    ),
+    (
+        "limits::a_container_brings_its_own_and_takes_them_along",
+        a_container_brings_its_own_and_takes_them_along,
+    ),
+    (
+        "limits::an_update_without_systemd_is_an_error",
+        an_update_without_systemd_is_an_error,
+    ),
+    ("limits::nothing_swaps", nothing_swaps),
+    (
+        "limits::programs_have_the_oom_score_of_their_pod",
+        programs_have_the_oom_score_of_their_pod,
+    ),
+    (
+        "limits::out_of_memory_is_oom_killed",
+        out_of_memory_is_oom_killed,
+    ),
+];
+
+fn those_of_the_slice_survive_systemd() {
+    block_on(async {
+        let slice = Slice {
+            memory: Some(300 * MIB),
+            cpu: Some(500_000),
+        };
+        let node = Node::pod(slice, None).await;
+        let expected = (300, "50000 100000".to_owned());
+        assert_eq!(node.limits(), expected);
+        node.look_again();
+        assert_eq!(node.limits(), expected);
+        said("systemctl daemon-reexec");
+        node.look_again();
+        assert_eq!(node.limits(), expected);
+        node.remove().await;
+    });
+}
+
+fn those_announced_survive_systemd() {
+    block_on(async {
+        let node = Node::pod(Slice::default(), Some(declared(700, 1500))).await;
+        let id = node.container("one", declared(300, 500)).await;
+        let expected = (700, "150000 100000".to_owned());
+        assert_eq!(node.limits(), expected);
+        node.look_again();
+        assert_eq!(node.limits(), expected);
+        node.works(&id).await;
+        node.remove().await;
+    });
+}
+
+fn changed_ones_survive_systemd() {
+    block_on(async {
+        let node = Node::pod(Slice::default(), None).await;
+        let id = node.container("one", declared(600, 1100)).await;
+        // Looser, then tighter.
+        for (mib, milli_cpus) in [(900, 1750), (700, 1300)] {
+            node.pod
+                .update(&id, declared(mib, milli_cpus))
+                .await
+                .expect("update");
+            let expected = (mib, format!("{} 100000", milli_cpus * 100));
+            assert_eq!(node.limits(), expected);
+            node.look_again();
+            assert_eq!(node.limits(), expected, "after systemd has looked");
+        }
+        node.works(&id).await;
+        node.remove().await;
+    });
+}
+
+fn a_second_update_is_not_lost() {
+    block_on(async {
+        let node = Node::pod(Slice::default(), None).await;
+        let id = node.container("one", declared(600, 1100)).await;
+        let wanted = declared(900, 1100);
+        node.pod.update(&id, wanted.clone()).await.expect("update");
+        // Somebody else changes it behind the shim's back.
+        said(&format!(
+            "systemctl set-property --runtime {} MemoryMax=550M",
+            node.scope()
+        ));
+        assert_eq!(node.limits().0, 550);
+        node.pod.update(&id, wanted).await.expect("update");
+        assert_eq!(node.limits().0, 900);
+        node.look_again();
+        assert_eq!(node.limits().0, 900);
+        node.remove().await;
+    });
+}
+
+fn a_container_brings_its_own_and_takes_them_along() {
+    block_on(async {
+        let node = Node::pod(Slice::default(), None).await;
+        assert_eq!(node.limits().0, 512, "the policy's default");
+        let one = node.container("one", declared(600, 400)).await;
+        let two = node.container("two", declared(300, 800)).await;
+        let both = (900, "120000 100000".to_owned());
+        assert_eq!(node.limits(), both);
+        node.look_again();
+        assert_eq!(node.limits(), both);
+        node.pod.remove_container(&two).await;
+        let limit = Duration::from_secs(10);
+        let left = (600, "100000 100000".to_owned());
+        eventually("its share goes", limit, || node.limits() == left).await;
+        node.look_again();
+        assert_eq!(node.limits(), left);
+        node.works(&one).await;
+        node.remove().await;
+    });
+}
+
+fn an_update_without_systemd_is_an_error() {
+    block_on(async {
+        let node = Node::pod(Slice::default(), None).await;
+        let id = node.container("one", declared(600, 1100)).await;
+        let before = node.limits();
+        fs::rename("/usr/bin/systemctl", "/usr/bin/systemctl-away").expect("move");
+        let answer = node.pod.update(&id, declared(900, 1100)).await;
+        let limits = node.limits();
+        fs::rename("/usr/bin/systemctl-away", "/usr/bin/systemctl").expect("move");
+        let error = answer.expect_err("refused");
+        assert!(error.message().contains("systemctl"), "{error}");
+        assert_eq!(limits, before);
+        // With it the same update is taken.
+        node.pod
+            .update(&id, declared(900, 1100))
+            .await
+            .expect("update");
+        node.look_again();
+        assert_eq!(node.limits().0, 900);
+        node.remove().await;
+    });
+}
+
+fn nothing_swaps() {
+    block_on(async {
+        let node = Node::pod(Slice::default(), None).await;
+        let id = node.container("one", declared(600, 1100)).await;
+        assert_eq!(node.read("memory.swap.max"), "0");
+        node.pod
+            .update(&id, declared(700, 1100))
+            .await
+            .expect("update");
+        node.look_again();
+        assert_eq!(node.read("memory.swap.max"), "0");
+        node.remove().await;
+    });
+}
+
+fn programs_have_the_oom_score_of_their_pod() {
+    block_on(async {
+        let node = Node::pod(Slice::default(), None).await;
+        let mut resources = declared(600, 1100);
+        // As the kubelet does for a Guaranteed pod.
+        resources.oom_score_adj = -997;
+        let id = node.container("one", resources).await;
+        node.works(&id).await;
+        let scores = || {
+            let pids = node.read("cgroup.procs");
+            let score = |pid: &str| fs::read_to_string(format!("/proc/{pid}/oom_score_adj")).ok();
+            let named = |pid: &str| {
+                let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+                String::from_utf8_lossy(&line).contains("gofer")
+            };
+            let pids = pids.lines().filter(|pid| !named(pid));
+            pids.filter_map(score).collect::<Vec<_>>()
+        };
+        eventually("all have it", Duration::from_secs(10), || {
+            let scores = scores();
+            scores.len() > 2 && scores.iter().all(|score| score.trim() == "-997")
+        })
+        .await;
+        node.remove().await;
+    });
+}
+
+fn out_of_memory_is_oom_killed() {
+    block_on(async {
+        let slice = Slice {
+            memory: Some(128 * MIB),
+            cpu: None,
+        };
+        let node = Node::pod(slice, None).await;
+        let script = "exec dd if=/dev/zero of=/dev/null bs=200M count=1";
+        let eater = node.pod.shell("eater", script);
+        let id = node.pod.launch(eater).await.expect("launch");
+        assert_eq!(node.pod.ended(&id).await.exit_code, 137);
+        let mut reason = String::new();
+        for _ in 0..100 {
+            reason = node.pod.status(&id).await.reason;
+            if reason == "OOMKilled" {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        assert_eq!(reason, "OOMKilled");
+        node.remove().await;
+    });
+}
