@@ -39,6 +39,7 @@ lint() {
   step "clippy" cargo clippy --workspace --all-targets --locked -- -D warnings
   step "documentation" env RUSTDOCFLAGS=-Dwarnings cargo doc --workspace --no-deps --locked
   step "the plan of CI and the record of what it leaves out" integration/testbed/evidence.py check
+  step "what is promised and the tests that hold it" integration/testbed/promises.py
   step "scripts (shellcheck)" shellcheck -x -P SCRIPTDIR .ci/run integration/*/*.sh runsc-config/*/*.sh shim/debian/*
   step "alert rules (promtool)" promtool check rules docs/prometheus/alerts.yml
   step "when they fire (promtool)" promtool test rules docs/prometheus/alerts_test.yml
