@@ -85,8 +85,35 @@ pub(crate) fn is_kubelets(path: &str) -> bool {
     path.split(['/', ':']).any(is)
 }
 
+/// Whether a cgroup is that of one of the kubelet's pods, which it makes for that pod alone: `podUID`, or `…-podUID.slice`
+/// (`pkg/kubelet/cm/pod_container_manager_linux.go`). A client of CRI may name any other, and put more into it.
+pub(crate) fn is_one_pods(path: &str) -> bool {
+    let last = path.rsplit('/').next().unwrap_or_default();
+    let name = last.trim_end_matches(".slice").rsplit('-').next();
+    is_kubelets(path) && name.is_some_and(|name| name.starts_with("pod"))
+}
+
 #[cfg(test)]
 mod tests {
+    #[test]
+    fn the_cgroup_of_one_pod_is_known_in_both_forms() {
+        let systemds = "/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod1_2.slice";
+        for path in ["/kubepods/besteffort/pod1", "/kubepods/pod1", systemds] {
+            assert!(is_one_pods(path), "{path}");
+        }
+        let of_many = [
+            "/system.slice",
+            "/kubepods.slice",
+            "/kubepods.slice/kubepods-burstable.slice",
+            "/kubepods/besteffort",
+            "/pods",
+            "/podman",
+        ];
+        for path in of_many {
+            assert!(!is_one_pods(path), "{path}");
+        }
+    }
+
     #[test]
     fn the_kubelets_cgroups_are_known_in_all_their_forms() {
         for path in [

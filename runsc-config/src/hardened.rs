@@ -219,6 +219,12 @@ impl HardenedSpec {
         cgroups::parent(self.cgroup()?)
     }
 
+    /// Whether the cgroup above the sandbox's is its pod's, and nobody else's.
+    #[must_use]
+    pub fn has_its_pods_cgroup_above(&self) -> bool {
+        self.cgroup_above().is_some_and(cgroups::is_one_pods)
+    }
+
     /// The spec, to read.
     #[must_use]
     pub fn as_map(&self) -> &Map<String, Value> {

@@ -55,11 +55,11 @@ pub(crate) fn check(cgroups: &Cgroups, limits: &SandboxLimits) -> Result<()> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Held {
     /// Bytes; the largest number for none.
-    memory: u64,
+    pub(crate) memory: u64,
     /// The largest quota for none.
-    cpu: CpuTime,
+    pub(crate) cpu: CpuTime,
     /// `cpu.shares` on v1, `cpu.weight` on v2.
-    weight: Option<u64>,
+    pub(crate) weight: Option<u64>,
 }
 
 impl Held {
@@ -80,7 +80,7 @@ impl Held {
         }
     }
 
-    fn wanted(cgroups: &Cgroups, limits: &SandboxLimits) -> Self {
+    pub(crate) fn wanted(cgroups: &Cgroups, limits: &SandboxLimits) -> Self {
         Self {
             // In whole pages, as the kernel counts.
             memory: limits.memory & !4095,
@@ -113,6 +113,14 @@ pub(crate) fn change(cgroups: &Cgroups, limits: &SandboxLimits) -> Result<Option
             Err(error)
         }
     }
+}
+
+/// Whether the kernel gives the sandbox as much as this, or more.
+pub(crate) fn gives(cgroups: &Cgroups, limits: &SandboxLimits) -> bool {
+    let (held, wanted) = (Held::now(cgroups), Held::wanted(cgroups, limits));
+    let share =
+        |one: CpuTime, other: CpuTime| u128::from(one.quota) * u128::from(other.period.max(1));
+    held.memory >= wanted.memory && share(held.cpu, wanted.cpu) >= share(wanted.cpu, held.cpu)
 }
 
 /// Puts back what an update has changed that did not come to its end.
@@ -164,17 +172,18 @@ fn set_memory(cgroups: &Cgroups, old: u64, new: u64) -> Result<()> {
             for index in order {
                 let file = files.get(index).copied().unwrap_or_default();
                 if index == 0 || has_swap_limit {
-                    write(cgroups, "memory", file, &new.to_string()).map_err(|e| refused(&e))?;
+                    write(cgroups, "memory", file, &text(new, "-1")).map_err(|e| refused(&e))?;
                 }
             }
             Ok(())
         }
         Mode::V2 => {
             // The kernel kills to reach a lower memory.max, but only reclaims to reach a lower memory.high.
-            let written = write(cgroups, "", "memory.high", &new.to_string());
+            let bytes = text(new, "max");
+            let written = write(cgroups, "", "memory.high", &bytes);
             let used = cgroups.number("", "memory.current").unwrap_or_default();
             let set = match written {
-                Ok(()) if used <= new => write(cgroups, "", "memory.max", &new.to_string()),
+                Ok(()) if used <= new => write(cgroups, "", "memory.max", &bytes),
                 Ok(()) => Err(io::ErrorKind::ResourceBusy.into()),
                 Err(error) => Err(error),
             };
@@ -199,17 +208,21 @@ fn set_cpu(cgroups: &Cgroups, old: &Held, new: &Held) -> Result<()> {
     if old.cpu == new.cpu {
         return Ok(());
     }
-    let (quota, period) = (new.cpu.quota.to_string(), new.cpu.period.to_string());
+    let none = match cgroups.mode {
+        Mode::V1 => "-1",
+        Mode::V2 => "max",
+    };
+    let (quota, period) = (text(new.cpu.quota, none), new.cpu.period.to_string());
     let written = match cgroups.mode {
         Mode::V1 => {
             // Each pair in between must fit under the cgroup above as well: no quota does while the period changes.
-            let none = if old.cpu.period == new.cpu.period {
+            let ready = if old.cpu.period == new.cpu.period {
                 Ok(())
             } else {
-                write(cgroups, "cpu", "cpu.cfs_quota_us", "-1")
+                write(cgroups, "cpu", "cpu.cfs_quota_us", none)
                     .and_then(|()| write(cgroups, "cpu", "cpu.cfs_period_us", &period))
             };
-            none.and_then(|()| write(cgroups, "cpu", "cpu.cfs_quota_us", &quota))
+            ready.and_then(|()| write(cgroups, "cpu", "cpu.cfs_quota_us", &quota))
         }
         Mode::V2 => write(cgroups, "", "cpu.max", &format!("{quota} {period}")),
     };
@@ -219,6 +232,15 @@ fn set_cpu(cgroups: &Cgroups, old: &Held, new: &Held) -> Result<()> {
 /// cgroup v2's weight for cgroup v1's shares: the linear map of 2..262144 to 1..10000 that runtimes share.
 pub(crate) fn weight(shares: u64) -> u64 {
     1 + (shares.clamp(2, 262_144) - 2) * 9_999 / 262_142
+}
+
+/// A limit as the kernel takes it; the largest number is none.
+fn text(number: u64, none: &str) -> String {
+    if number == u64::MAX {
+        none.to_owned()
+    } else {
+        number.to_string()
+    }
 }
 
 fn write(cgroups: &Cgroups, controller: &str, file: &str, value: &str) -> io::Result<()> {

@@ -25,16 +25,17 @@ const GRACE: Duration = Duration::from_millis(500);
 #[derive(Debug)]
 pub(crate) struct Kills {
     cgroups: Cgroups,
-    /// What the pod's own cgroup had counted before; on v2 it counts what is killed below it.
+    /// What the cgroup above had counted before, where that is the pod's own: on v2 it counts what is killed below it.
     before: Option<u64>,
     /// The largest number that was read.
     seen: AtomicU64,
 }
 
 impl Kills {
-    pub(crate) fn new(cgroups: &Cgroups, is_pod: bool) -> Self {
+    /// `is_above_its_own`: nobody else's processes are in the cgroup above.
+    pub(crate) fn new(cgroups: &Cgroups, is_above_its_own: bool) -> Self {
         let cgroups = cgroups.clone();
-        let before = above(&cgroups).filter(|_| is_pod);
+        let before = above(&cgroups).filter(|_| is_above_its_own);
         Self {
             cgroups,
             before,

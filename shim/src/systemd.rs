@@ -12,13 +12,14 @@ use runsc_config::{CpuTime, SandboxLimits};
 
 use crate::cgroup::{Cgroups, Mode};
 use crate::error::{Code, Error, Result};
-use crate::limits;
+use crate::limits::{self, Held};
 use crate::reaper::Reaper;
 use crate::runsc::command::{PATH, collect, finished, look_up};
 use crate::runsc::log::one_line;
 
 /// How long systemd may take; it answers in milliseconds, and not at all while it is being executed anew.
-const LIMIT: Duration = Duration::from_secs(10);
+pub(crate) const LIMIT: Duration = Duration::from_secs(10);
+pub(crate) const LIMIT_BACK: Duration = Duration::from_secs(2);
 /// How long a killed command may take to be reaped.
 const KILL_GRACE: Duration = Duration::from_secs(1);
 /// How much of its complaint is kept, in bytes.
@@ -39,7 +40,8 @@ impl Unit {
         Some(Self(name.to_owned()))
     }
 
-    /// Tells systemd the limits that its cgroup has been given, until the unit ends.
+    /// Tells systemd the limits that its cgroup has been given, until the unit ends. It has [`LIMIT`] for them, or [`LIMIT_BACK`] for
+    /// those that are put back after a failure: they arrive after what it may still have to read.
     ///
     /// # Errors
     /// `FailedPrecondition` with the words of `systemctl`, `DeadlineExceeded` when systemd does not answer. What has become of the
@@ -48,7 +50,8 @@ impl Unit {
         &self,
         reaper: &Reaper,
         cgroups: &Cgroups,
-        wanted: &SandboxLimits,
+        wanted: &Held,
+        limit: Duration,
     ) -> Result<()> {
         let program = look_up(Path::new("systemctl")).filter(|program| program.is_file());
         let program = program.ok_or_else(|| {
@@ -57,7 +60,7 @@ impl Unit {
         runsc_config::trusted(&program)
             .map_err(|problem| Error::precondition(format!("{}: {problem}", self.failed())))?;
         let properties = properties(wanted, limits::limits_swap(cgroups));
-        self.tell(reaper, program, &properties, LIMIT).await
+        self.tell(reaper, program, &properties, limit).await
     }
 
     fn failed(&self) -> String {
@@ -107,21 +110,41 @@ impl Unit {
     }
 }
 
+/// CPU time in whole hundredths of a CPU, as runsc rounds it for a unit's create (`runsc/cgroup/systemd.go`), and up: a quota that is
+/// asked for is given. What systemd keeps of a unit for its next look has no digits behind those (`src/core/cgroup.c`, where
+/// `CPUQuota=` is written), so that of 33.34 % a reload would make 33, and nothing of half a percent.
+pub(crate) fn in_hundredths(limits: &SandboxLimits) -> SandboxLimits {
+    let period = limits.cpu.period;
+    let quota = hundredths(limits.cpu).saturating_mul(period) / 100;
+    let cpu = CpuTime { quota, period };
+    SandboxLimits { cpu, ..*limits }
+}
+
+fn hundredths(cpu: CpuTime) -> u64 {
+    cpu.quota.saturating_mul(100).div_ceil(cpu.period.max(1))
+}
+
 /// systemd.resource-control(5).
-fn properties(limits: &SandboxLimits, has_swap_limit: bool) -> Vec<String> {
-    let CpuTime { quota, period } = limits.cpu;
-    // In hundredths of a percent of a CPU, up: a quota that is asked for is given.
-    let share = quota.saturating_mul(10_000).div_ceil(period.max(1));
+fn properties(limits: &Held, has_swap_limit: bool) -> Vec<String> {
+    let memory = match limits.memory {
+        u64::MAX => "infinity".to_owned(),
+        bytes => bytes.to_string(),
+    };
+    let share = match limits.cpu.quota {
+        // An empty one is none.
+        u64::MAX => String::new(),
+        _ => format!("{}%", hundredths(limits.cpu)),
+    };
     let mut all = vec![
-        format!("MemoryMax={}", limits.memory),
-        format!("CPUQuota={}.{:02}%", share / 100, share % 100),
-        format!("CPUQuotaPeriodSec={period}us"),
+        format!("MemoryMax={memory}"),
+        format!("CPUQuota={share}"),
+        format!("CPUQuotaPeriodSec={}us", limits.cpu.period),
     ];
     if has_swap_limit {
         all.push("MemorySwapMax=0".to_owned());
     }
-    if let Some(shares) = limits.shares {
-        all.push(format!("CPUWeight={}", limits::weight(shares)));
+    if let Some(weight) = limits.weight {
+        all.push(format!("CPUWeight={weight}"));
     }
     all
 }
@@ -132,13 +155,13 @@ mod tests {
     use crate::reaper::CHILDREN;
     use std::os::unix::fs::PermissionsExt as _;
 
-    const LIMITS: SandboxLimits = SandboxLimits {
+    const LIMITS: Held = Held {
         memory: 400 << 20,
         cpu: CpuTime {
-            quota: 33_333,
+            quota: 34_000,
             period: 100_000,
         },
-        shares: Some(1024),
+        weight: Some(39),
     };
 
     #[test]
@@ -146,22 +169,49 @@ mod tests {
         let told = properties(&LIMITS, true);
         let expected = [
             "MemoryMax=419430400",
-            "CPUQuota=33.34%",
+            "CPUQuota=34%",
             "CPUQuotaPeriodSec=100000us",
             "MemorySwapMax=0",
             "CPUWeight=39",
         ];
         assert_eq!(told, expected);
-        let few = SandboxLimits {
+        let none = Held {
+            memory: u64::MAX,
             cpu: CpuTime {
-                quota: 1_005_000,
-                period: 1_000_000,
+                quota: u64::MAX,
+                period: 100_000,
             },
-            shares: None,
-            ..LIMITS
+            weight: None,
         };
-        assert_eq!(properties(&few, false)[1], "CPUQuota=100.50%");
-        assert_eq!(properties(&few, false).len(), 3);
+        let expected = [
+            "MemoryMax=infinity",
+            "CPUQuota=",
+            "CPUQuotaPeriodSec=100000us",
+        ];
+        assert_eq!(properties(&none, false), expected);
+    }
+
+    #[test]
+    fn cpu_time_of_a_unit_has_whole_hundredths_and_is_no_less_than_was_asked() {
+        for (quota, period, given) in [
+            (33_333, 100_000, 34_000),
+            (34_000, 100_000, 34_000),
+            (112_500, 100_000, 113_000),
+            (5_000, 1_000_000, 10_000),
+            (1_005_000, 1_000_000, 1_010_000),
+            (1_000, 1_000, 1_000),
+        ] {
+            let cpu = CpuTime { quota, period };
+            let limits = SandboxLimits {
+                memory: 1 << 20,
+                cpu,
+                shares: None,
+            };
+            let once = in_hundredths(&limits);
+            assert_eq!((once.cpu.quota, once.cpu.period), (given, period));
+            assert_eq!(in_hundredths(&once), once);
+            assert_eq!(hundredths(once.cpu), hundredths(cpu));
+        }
     }
 
     /// What a `systemctl` gets and how it is answered, with the script in its place.
@@ -189,7 +239,7 @@ mod tests {
         let (told, got) = told("").await;
         told.expect("told");
         let line = "--no-ask-password --runtime set-property -- cri-containerd-a.scope MemoryMax=419430400 \
-                    CPUQuota=33.34% CPUQuotaPeriodSec=100000us CPUWeight=39\n";
+                    CPUQuota=34% CPUQuotaPeriodSec=100000us CPUWeight=39\n";
         let environment = got.strip_prefix(line).expect(&got);
         let own = ["PATH=", "PWD=", "_=", "SHLVL=", "OLDPWD="];
         assert!(

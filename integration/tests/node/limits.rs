@@ -29,8 +29,20 @@ pub(crate) const CASES: &[Case] = &[
         a_container_brings_its_own_and_takes_them_along,
     ),
     (
+        "limits::an_update_beyond_the_slice_keeps_the_slices",
+        an_update_beyond_the_slice_keeps_the_slices,
+    ),
+    (
         "limits::an_update_without_systemd_is_an_error",
         an_update_without_systemd_is_an_error,
+    ),
+    (
+        "limits::an_update_needs_no_bus_but_systemds_own",
+        an_update_needs_no_bus_but_systemds_own,
+    ),
+    (
+        "limits::what_is_in_use_is_no_reason_to_refuse_the_next",
+        what_is_in_use_is_no_reason_to_refuse_the_next,
     ),
     ("limits::nothing_swaps", nothing_swaps),
     (
@@ -78,13 +90,13 @@ fn changed_ones_survive_systemd() {
     block_on(async {
         let node = Node::pod(Slice::default(), None).await;
         let id = node.container("one", declared(600, 1100)).await;
-        // Looser, then tighter.
-        for (mib, milli_cpus) in [(900, 1750), (700, 1300)] {
+        // Looser, then tighter, and what systemd has no digits for.
+        for (mib, milli_cpus) in [(900, 1750), (700, 1300), (700, 1255), (700, 1003)] {
             node.pod
                 .update(&id, declared(mib, milli_cpus))
                 .await
                 .expect("update");
-            let expected = (mib, format!("{} 100000", milli_cpus * 100));
+            let expected = (mib, format!("{} 100000", milli_cpus.div_ceil(10) * 1000));
             assert_eq!(node.limits(), expected);
             node.look_again();
             assert_eq!(node.limits(), expected, "after systemd has looked");
@@ -154,6 +166,78 @@ fn an_update_without_systemd_is_an_error() {
             .expect("update");
         node.look_again();
         assert_eq!(node.limits().0, 900);
+        node.remove().await;
+    });
+}
+
+fn an_update_beyond_the_slice_keeps_the_slices() {
+    block_on(async {
+        let slice = Slice {
+            memory: Some(600 * MIB),
+            cpu: Some(1_000_000),
+        };
+        let node = Node::pod(slice, None).await;
+        let id = node.container("one", declared(300, 500)).await;
+        let expected = (600, "100000 100000".to_owned());
+        let answer = node.pod.update(&id, declared(900, 1500)).await;
+        assert_eq!(node.limits(), expected, "{answer:?}");
+        node.look_again();
+        assert_eq!(node.limits(), expected);
+        node.works(&id).await;
+        node.remove().await;
+    });
+}
+
+/// `systemctl` of root's speaks to systemd by a socket of its own.
+fn an_update_needs_no_bus_but_systemds_own() {
+    block_on(async {
+        let node = Node::pod(Slice::default(), None).await;
+        let id = node.container("one", declared(600, 1100)).await;
+        let before = node.limits();
+        said("systemctl stop dbus.socket dbus.service");
+        let with_its_own = node.pod.update(&id, declared(900, 1200)).await;
+        let limits = node.limits();
+        fs::rename("/run/systemd/private", "/run/systemd/private-away").expect("move");
+        let with_none = node.pod.update(&id, declared(700, 1300)).await;
+        let kept = node.limits();
+        fs::rename("/run/systemd/private-away", "/run/systemd/private").expect("move");
+        said("systemctl start dbus.socket dbus.service");
+        with_its_own.expect("update");
+        assert_ne!(limits, before);
+        assert_eq!(limits, (900, "120000 100000".to_owned()));
+        let error = with_none.expect_err("nobody is told");
+        assert!(error.message().contains("systemctl"), "{error}");
+        assert_eq!(kept, limits, "what does not hold is not done");
+        node.look_again();
+        assert_eq!(node.limits(), limits);
+        node.remove().await;
+    });
+}
+
+fn what_is_in_use_is_no_reason_to_refuse_the_next() {
+    block_on(async {
+        let node = Node::pod(Slice::default(), None).await;
+        let first = node.container("first", declared(900, 400)).await;
+        // It has read, and nobody takes what it writes.
+        let script =
+            "mkfifo /tmp/f; sleep 100000 <>/tmp/f & dd if=/dev/zero of=/tmp/f bs=600M count=1";
+        let mut user = node.pod.shell("user", script);
+        user.linux.as_mut().expect("linux").resources = Some(declared(64, 400));
+        node.pod.launch(user).await.expect("launch");
+        let used = || {
+            node.read("memory.current")
+                .parse::<u64>()
+                .unwrap_or_default()
+        };
+        let limit = Duration::from_secs(240);
+        eventually("more than the default is used", limit, || {
+            used() > 600 * MIB
+        })
+        .await;
+        node.pod.remove_container(&first).await;
+        let one = node.container("one", declared(64, 400)).await;
+        node.works(&one).await;
+        assert!(node.limits().0 * MIB >= used());
         node.remove().await;
     });
 }

@@ -2,13 +2,23 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use runsc_config::{Declared, Hardened, Report, SandboxLimits, Shared};
 use serde_json::Value;
 
 use crate::error::{Error, Result};
+use crate::limits::{self, Held};
 use crate::sandbox::Sandbox;
-use crate::{cgroup_limits, changes, limits};
+use crate::{cgroup_limits, changes, systemd};
+
+/// When the share of a container that has left is taken: at once, and where that cannot be, a little later and again.
+const SHRINK_PAUSES: [Duration; 4] = [
+    Duration::ZERO,
+    Duration::from_secs(5),
+    Duration::from_secs(30),
+    Duration::from_secs(120),
+];
 
 /// What is kept of each container, because the sandbox's share follows from it.
 #[derive(Debug)]
@@ -128,26 +138,37 @@ impl Sandbox {
         Ok(())
     }
 
-    /// Gives the sandbox what its containers declare together, after one has joined or left. Blocks like [`Sandbox::update`].
+    /// Gives the sandbox what its containers declare together, after one has joined or left. False where it keeps more than that. Blocks
+    /// like [`Sandbox::update`].
     ///
     /// # Errors
-    /// As [`Sandbox::update`].
-    pub(crate) fn settle(&self) -> Result<()> {
+    /// As [`Sandbox::update`], where it would have less.
+    pub(crate) fn settle(&self) -> Result<bool> {
         let _alone = self.updating.lock().unwrap_or_else(PoisonError::into_inner);
         if self.exit.get().is_some() || !self.is_pod {
-            return Ok(());
+            return Ok(true);
         }
         let sum = self.books().sum(None);
         let limits = self.limits_of_pod(sum);
-        if self.hold(&limits, false)? {
-            let (memory, cpu) = (limits.memory, limits.cpu);
-            tracing::info!(
-                "limits: the pod's sandbox has {memory} bytes and {} of {} us, by what its containers declare together",
-                cpu.quota,
-                cpu.period
-            );
+        match self.hold(&limits, false) {
+            Ok(is_changed) => {
+                if is_changed {
+                    let (memory, cpu) = (limits.memory, limits.cpu);
+                    tracing::info!(
+                        "limits: the pod's sandbox has {memory} bytes and {} of {} us, by what its containers declare together",
+                        cpu.quota,
+                        cpu.period
+                    );
+                }
+                Ok(true)
+            }
+            // What is used of the share of one that has left cannot be taken, and is no reason to refuse the next.
+            Err(error) if limits::gives(&self.cgroups, &limits) => {
+                tracing::info!(%error, "limits: the pod's sandbox keeps the larger ones that it has");
+                Ok(false)
+            }
+            Err(error) => Err(error),
         }
-        Ok(())
     }
 
     fn limits_of_pod(&self, sum: Declared) -> SandboxLimits {
@@ -158,19 +179,30 @@ impl Sandbox {
     /// Holds the sandbox to these limits: the kernel first, which knows whether they can be held, then systemd, which would undo it.
     /// The unit may have other values than the kernel, so an update tells it in any case. Returns whether the kernel had others.
     fn hold(&self, limits: &SandboxLimits, always: bool) -> Result<bool> {
+        let limits = &match self.unit {
+            Some(_) => systemd::in_hundredths(limits),
+            None => *limits,
+        };
         let before = limits::change(&self.cgroups, limits)?;
         let is_changed = before.is_some();
         let Some(unit) = self.unit.as_ref().filter(|_| always || is_changed) else {
             return Ok(is_changed);
         };
-        let told = unit.set(self.runsc.reaper(), &self.cgroups, limits);
-        tokio::runtime::Handle::current()
-            .block_on(told)
+        let (reaper, cgroups) = (self.runsc.reaper(), &self.cgroups);
+        let tell = |held: &Held, limit| {
+            tokio::runtime::Handle::current().block_on(unit.set(reaper, cgroups, held, limit))
+        };
+        tell(&Held::wanted(cgroups, limits), systemd::LIMIT)
             // systemd has written its own.
-            .and_then(|()| limits::check(&self.cgroups, limits))
+            .and_then(|()| limits::check(cgroups, limits))
             .inspect_err(|_| {
-                if let Some(before) = &before {
-                    limits::put_back(&self.cgroups, before);
+                let Some(before) = &before else {
+                    return;
+                };
+                limits::put_back(cgroups, before);
+                // It may have taken the new ones before it failed, and would write them at its next look.
+                if let Err(error) = tell(before, systemd::LIMIT_BACK) {
+                    tracing::warn!(%error, "systemd may have limits of an update that failed");
                 }
             })
             .map(|()| is_changed)
@@ -185,11 +217,22 @@ impl Sandbox {
             };
             books.shared.scratch = books.shared.scratch.saturating_sub(entry.scratch);
         }
-        let sandbox = Arc::clone(self);
-        // Nobody waits for it. What the others use of the share is theirs.
-        tokio::task::spawn_blocking(move || {
-            if let Err(error) = sandbox.settle() {
-                tracing::info!(%error, "the share of a container that has left stays with its pod");
+        let sandbox = Arc::downgrade(self);
+        // Nobody waits for it. What the others use of the share is theirs, for a while; systemd may be away for one.
+        tokio::spawn(async move {
+            for pause in SHRINK_PAUSES {
+                tokio::time::sleep(pause).await;
+                let Some(sandbox) = sandbox.upgrade() else {
+                    return;
+                };
+                let settled = tokio::task::spawn_blocking(move || sandbox.settle()).await;
+                match settled {
+                    Ok(Ok(false)) => {}
+                    Ok(Ok(true)) | Err(_) => return,
+                    Ok(Err(error)) => {
+                        tracing::info!(%error, "limits: not those of the containers that are left")
+                    }
+                }
             }
         });
     }

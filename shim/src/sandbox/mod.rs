@@ -233,7 +233,8 @@ impl Sandbox {
             .unwrap_or_default();
         let use_socket = plan.hardened.policy.runsc().control == Backend::Socket;
         let control = Control::new(Arc::clone(&runsc), socket, exit.clone(), use_socket);
-        let kills = Arc::new(Kills::new(&cgroups, plan.is_pod));
+        let is_above_its_own = plan.is_pod && plan.hardened.spec.has_its_pods_cgroup_above();
+        let kills = Arc::new(Kills::new(&cgroups, is_above_its_own));
         tokio::spawn(oom::watch(Arc::clone(&kills), exit.clone()));
         let hardened = plan.hardened;
         let entry = Entry {
