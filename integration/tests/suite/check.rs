@@ -582,29 +582,55 @@ fn daemon(folder: &Path, config: &Path) -> Child {
 
 async fn a_containerd_that_started_before_its_handlers_were_written_is_found(bed: &Bed) {
     let folder = bed.folder.join(bed.id("late"));
-    fs::create_dir(&folder).expect("make a folder");
+    fs::create_dir_all(folder.join("conf.d")).expect("make a folder");
     let config = folder.join("config.toml");
+    // The one that imports was there before its import; and so was the file that it imports now.
+    let (imports, imported) = (
+        folder.join("imports.toml"),
+        folder.join("conf.d/handler.toml"),
+    );
     let handler = "version = 3\n[plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.bulkhead]\n\
                    runtime_type = \"io.containerd.bulkhead.v1\"\npod_annotations = [\"dev.bulkhead.*\"]\n";
+    fs::write(&imports, "version = 3\n").expect("write");
+    fs::write(&imported, handler).expect("write");
+    // A file without any handler of Bulkhead's is nothing to speak of.
+    let other = folder.join("other.toml");
     let mut daemons = vec![
         daemon(&folder, &config),
+        daemon(&folder, &imports),
+        daemon(&folder, &other),
         // It reads another file.
         daemon(&folder, Path::new("/nonexistent.toml")),
     ];
     tokio::time::sleep(Duration::from_millis(2500)).await;
     fs::write(&config, handler).expect("write");
+    let import = "version = 3\nimports = [\"conf.d/*.toml\"]\n";
+    fs::write(&imports, import).expect("write");
+    fs::write(&other, "version = 3\n").expect("write");
     tokio::time::sleep(Duration::from_millis(1500)).await;
-    daemons.push(daemon(&folder, &config));
-    let path = config.display().to_string();
-    let mut found = faults(&["--containerd-config", &path]);
-    found.retain(|fault| fault[2].contains("was written after"));
-    let early = daemons[0].id();
+    daemons.extend([daemon(&folder, &config), daemon(&folder, &imports)]);
+    let [of_config, of_imports, of_other] = [&config, &imports, &other].map(|config| {
+        let path = config.display().to_string();
+        let mut found = faults(&["--containerd-config", &path]);
+        found.retain(|fault| fault[2].contains("was written after"));
+        found
+    });
+    let early = [daemons[0].id(), daemons[1].id()];
     for mut daemon in daemons {
         daemon.kill().expect("kill");
         daemon.wait().expect("wait");
     }
-    assert_eq!(found.len(), 1, "{found:?}");
-    assert_found(&found, "containerd", "warn", &format!("(pid {early})"));
+    for (found, file, early) in [
+        (&of_config, &config, early[0]),
+        (&of_imports, &imports, early[1]),
+    ] {
+        assert_eq!(found.len(), 1, "{found:?}");
+        assert_found(found, "containerd", "warn", &format!("(pid {early})"));
+        let named = file.display().to_string();
+        assert!(found[0][2].starts_with(&named), "{found:?}");
+        assert!(found[0][3].contains("restart containerd"), "{found:?}");
+    }
+    assert!(of_other.is_empty(), "{of_other:?}");
 }
 
 async fn two_shims_of_which_one_is_never_run_are_found(bed: &Bed) {

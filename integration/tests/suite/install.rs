@@ -4,11 +4,14 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
+use std::time::Duration;
 
 use integration::bed::{Bed, PATH_FOLDER, tool};
 use integration::cases;
+use integration::processes::eventually;
 use integration::runtime::Needs;
 use nix::fcntl::{Flock, FlockArg};
 use nix::mount::{MsFlags, mount, umount};
@@ -25,7 +28,10 @@ cases! {
         an_old_runsc_is_refused,
         a_package_is_not_hidden_by_a_copy,
         two_first_installations_do_not_meet,
+        no_other_user_can_hold_an_installation_back,
         a_package_is_not_removed_while_sandboxes_run,
+        a_package_is_not_removed_while_a_sandbox_has_lost_its_shim,
+        a_package_takes_the_place_of_copies,
         root_needs_no_capability_of_its_own,
     ],
 }
@@ -475,7 +481,10 @@ async fn a_package_is_not_hidden_by_a_copy(bed: &Bed) {
 async fn two_first_installations_do_not_meet(bed: &Bed) {
     let node = Node::new(bed);
     node.write("etc/containerd/config.toml", "version = 3\n");
-    let other = fs::File::open(&node.root).expect("open");
+    node.write("var/lib/bulkhead/lock", "");
+    let place = node.root.join("var/lib/bulkhead/lock");
+    fs::set_permissions(&place, fs::Permissions::from_mode(0o600)).expect("chmod");
+    let other = fs::File::open(&place).expect("open");
     let lock = Flock::lock(other, FlockArg::LockExclusiveNonblock);
     let lock = lock.map_err(|(_, error)| error).expect("a lock");
     let before = node.tree();
@@ -487,8 +496,40 @@ async fn two_first_installations_do_not_meet(bed: &Bed) {
         );
     }
     assert_eq!(node.tree(), before);
+    // One that was killed leaves the file, and it holds nobody back.
     drop(lock);
     node.ok(&["install"]);
+    assert!(!place.exists());
+}
+
+/// What anybody can open, anybody can lock.
+async fn no_other_user_can_hold_an_installation_back(bed: &Bed) {
+    let node = Node::new(bed);
+    node.write("etc/containerd/config.toml", "version = 3\n");
+    let before = node.tree();
+    for args in [
+        &["install"][..],
+        &["install", "--without", "policy"],
+        &["uninstall"],
+        &["uninstall", "--unless-running"],
+    ] {
+        let tree = node.tree();
+        let open_to_all =
+            |(path, (mode, _)): (&PathBuf, &(u32, _))| (mode & 0o004 != 0).then(|| path.clone());
+        let mut paths: Vec<_> = tree.iter().filter_map(open_to_all).collect();
+        paths.push(node.root.clone());
+        let locks: Vec<_> = paths
+            .iter()
+            .map(|path| {
+                let file = fs::File::open(path).expect("open");
+                let lock = Flock::lock(file, FlockArg::LockSharedNonblock);
+                lock.map_err(|(_, error)| error).expect("a lock")
+            })
+            .collect();
+        node.ok(args);
+        drop(locks);
+    }
+    assert_eq!(node.tree(), before);
 }
 
 async fn a_package_is_not_removed_while_sandboxes_run(bed: &Bed) {
@@ -501,6 +542,117 @@ async fn a_package_is_not_removed_while_sandboxes_run(bed: &Bed) {
     assert_eq!(node.tree(), before);
     // Without it there is nothing that would be taken away.
     assert!(node.ok(&["uninstall"]).starts_with("nothing to do"));
+    fs::remove_dir_all(node.root.join("run")).expect("remove");
+    // Where the policy of a handler of the node's own puts it.
+    node.write(
+        "etc/containerd/config.toml",
+        "version = 3\n[plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.builds]\n\
+         runtime_type = 'io.containerd.bulkhead.v1'\noptions = { ConfigPath = '/etc/bulkhead/builds.toml' }\n",
+    );
+    node.write("etc/bulkhead/builds.toml", "runsc.root = '/run/builds'\n");
+    node.write("run/builds/0123456789abcdef/bulkhead.json", "{}");
+    let complaint = complained(&node.run(&["uninstall", "--unless-running"]));
+    assert!(
+        complaint.contains("/run/builds/0123456789abcdef"),
+        "{complaint}"
+    );
+    fs::remove_dir_all(node.root.join("run")).expect("remove");
+    node.ok(&["uninstall", "--unless-running"]);
+    // A shim that runs, wherever its sandbox is.
+    node.write("usr/bin/containerd-shim-bulkhead-v1", "");
+    let program = node.root.join("usr/bin/containerd-shim-bulkhead-v1");
+    fs::copy("/usr/bin/sleep", &program).expect("copy");
+    let mut shim = Command::new(&program).arg("1000").spawn().expect("run");
+    let complaint = complained(&node.run(&["uninstall", "--unless-running"]));
+    let expected = format!("1 sandbox runs (of the shim with pid {})", shim.id());
+    shim.kill().expect("kill");
+    shim.wait().expect("wait");
+    assert!(complaint.contains(&expected), "{complaint}");
+    node.ok(&["uninstall", "--unless-running"]);
+}
+
+/// The shim was killed while containerd was away: its `delete` needs the program still.
+async fn a_package_is_not_removed_while_a_sandbox_has_lost_its_shim(bed: &Bed) {
+    let node = Node::new(bed);
+    // Not where any policy of now would put it.
+    let folder = "run/earlier/0123456789abcdef";
+    let sentry = format!("exec -a sentry sh -c 'read line' --root=/{folder}");
+    let mut sentry = Command::new("bash")
+        .args(["-c", &sentry])
+        .stdin(Stdio::piped())
+        .spawn()
+        .expect("run");
+    let line = format!("/proc/{}/cmdline", sentry.id());
+    eventually("it runs", Duration::from_secs(10), || {
+        fs::read(&line).is_ok_and(|line| line.starts_with(b"sentry"))
+    })
+    .await;
+    let record = format!("{{\"sandbox_pid\": {}}}", sentry.id());
+    node.write(&format!("{folder}/bulkhead.json"), &record);
+    let here = node.root.join(folder);
+    fs::set_permissions(&here, fs::Permissions::from_mode(0o700)).expect("chmod");
+    drop(UnixListener::bind(here.join("metrics.sock")).expect("bind"));
+    let refused = node.run(&["uninstall", "--unless-running"]);
+    sentry.kill().expect("kill");
+    sentry.wait().expect("wait");
+    let complaint = complained(&refused);
+    assert!(complaint.contains(&format!("/{folder}")), "{complaint}");
+    node.ok(&["uninstall", "--unless-running"]);
+}
+
+/// The package's script, with the package's tool, after an installation from a release's folder.
+async fn a_package_takes_the_place_of_copies(bed: &Bed) {
+    let node = Node::new(bed);
+    node.write("etc/containerd/config.toml", "version = 3\n");
+    node.ok(&["install"]);
+    fs::create_dir_all(node.root.join("usr/bin")).expect("make a folder");
+    let names = ["bulkhead", "containerd-shim-bulkhead-v1"];
+    for name in names {
+        let program = tool(name).expect("found before");
+        fs::copy(program, node.root.join("usr/bin").join(name)).expect("copy");
+    }
+    let copies = names.map(|name| node.root.join("usr/local/bin").join(name));
+    let configure = |version: &[&str]| {
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shim/debian/postinst");
+        let output = Command::new("/bin/sh")
+            .arg(script)
+            .arg("configure")
+            .args(version)
+            .env("DPKG_ROOT", &node.root)
+            .output();
+        let output = output.expect("run the script");
+        assert!(output.status.success(), "{output:?}");
+        text(&[output.stdout, output.stderr].concat())
+    };
+    // containerd calls the copy for what it was started by, by its whole path.
+    let record = "run/bulkhead/0123456789abcdef/bulkhead.json";
+    node.write(record, "{}");
+    let said = configure(&[]);
+    assert!(said.contains("1 sandbox runs"), "{said}");
+    assert!(!copies[0].exists() && copies[1].exists(), "{said}");
+    fs::remove_file(node.root.join(record)).expect("remove");
+    let said = configure(&["0.0.0"]);
+    assert!(!copies[1].exists(), "{said}");
+    assert!(!said.contains("in place of"), "{said}");
+    assert!(
+        !node
+            .read("var/lib/bulkhead/installed.json")
+            .contains("/usr/local/bin/")
+    );
+    // One on no record is somebody's, with an installation and without.
+    fs::create_dir_all(node.root.join("usr/local/bin")).expect("make a folder");
+    for installed in [true, false] {
+        node.write("usr/local/bin/bulkhead", "somebody's");
+        if !installed {
+            node.ok(&["uninstall"]);
+        }
+        let said = configure(&["0.0.0"]);
+        assert!(
+            said.contains("/usr/local/bin/bulkhead is run in place of /usr/bin/bulkhead"),
+            "{said}"
+        );
+        assert_eq!(node.read("usr/local/bin/bulkhead"), "somebody's");
+    }
 }
 
 async fn an_old_runsc_is_refused(bed: &Bed) {

@@ -10,6 +10,7 @@ mod cgroup;
 mod cgroup_limits;
 mod check;
 mod containerd;
+mod daemon;
 #[path = "../../dial.rs"]
 #[allow(dead_code, reason = "the shim uses the rest")]
 mod dial;
@@ -23,6 +24,7 @@ mod metrics;
 #[allow(dead_code, reason = "the shim uses the rest")]
 mod mountinfo;
 mod pattern;
+mod processes;
 mod text;
 #[path = "../../trail.rs"]
 #[allow(dead_code, reason = "the shim uses the rest")]

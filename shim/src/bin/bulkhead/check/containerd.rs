@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use runsc_config::Policy;
@@ -13,11 +13,9 @@ use crate::containerd::{
     self, CRI_1, CRI_2, CRI_3, Config, ConfigFile, Handler, Merged, PATTERN, RUNTIME, covers,
     version,
 };
+use crate::daemon::{self, Daemon};
 use crate::files;
 use crate::install::{Root, SHIM};
-
-/// What containerd reads unless it is told otherwise.
-const DEFAULT: &str = "/etc/containerd/config.toml";
 
 /// Handlers that run Bulkhead, in containerd's configuration and what that imports. Returns the names of all handlers.
 pub(super) fn check(
@@ -262,14 +260,15 @@ fn mixed(files: &[ConfigFile], findings: &mut Findings) {
 
 /// What a containerd that runs would find, which is not always what this shell finds.
 pub(super) fn running(runsc: &Path, config: &Path, read: &Config, findings: &mut Findings) {
-    for Daemon { pid, path, reads } in daemons() {
-        super::two_shims(Some(&path), findings);
+    for daemon in daemon::all() {
+        let Daemon { pid, path, .. } = &daemon;
+        super::two_shims(Some(path), findings);
         // Another one's configuration is not known.
-        if reads.as_deref().unwrap_or(Path::new(DEFAULT)) == config {
-            started_before(pid, &read.files, findings);
+        if daemon.config() == config {
+            started_before(*pid, read, findings);
         }
         for program in [Path::new(SHIM), runsc] {
-            if look_up(program, Some(&path)).is_some() {
+            if look_up(program, Some(path)).is_some() {
                 continue;
             }
             let text = format!(
@@ -286,32 +285,45 @@ pub(super) fn running(runsc: &Path, config: &Path, read: &Config, findings: &mut
     }
 }
 
-/// Handlers that were written after a containerd had read its configuration.
-fn started_before(pid: u32, files: &[ConfigFile], findings: &mut Findings) {
+/// A configuration that was changed after a containerd had read it. Every file of it counts: one that has no handler may import the
+/// file that has them, or replace what that says.
+fn started_before(pid: u32, read: &Config, findings: &mut Findings) {
     let Some(age) = age(pid) else { return };
-    for file in files {
-        let is_ours = |table: &toml::Table| {
-            let handlers = containerd::handlers(table);
-            handlers.iter().any(Handler::is_bulkhead)
-        };
-        if !file.table.as_ref().is_ok_and(is_ours) {
-            continue;
-        }
-        // When it was put there: a package's file keeps the time of its making.
-        let changed = fs::metadata(&file.path).map(|metadata| {
-            let since = u64::try_from(metadata.ctime()).unwrap_or_default();
-            SystemTime::UNIX_EPOCH + Duration::from_secs(since)
-        });
-        let changed = changed.ok().and_then(|changed| changed.elapsed().ok());
-        if changed.is_some_and(|changed| changed + Duration::from_secs(1) < age) {
-            let text = format!(
-                "{} was written after the containerd that runs (pid {pid}) had started, so that it knows no handler of it",
-                file.path.display()
-            );
-            let fix = "systemctl restart containerd: containers survive it";
-            findings.add("containerd", State::Warn, text, fix);
-        }
+    if !Merged::of(read)
+        .handlers()
+        .any(|handler| handler.is_bulkhead())
+    {
+        return;
     }
+    let later = |file: &&ConfigFile| {
+        changed(&file.path).is_some_and(|changed| changed + Duration::from_secs(1) < age)
+    };
+    let later: Vec<_> = read
+        .files
+        .iter()
+        .filter(later)
+        .map(|file| file.path.display().to_string())
+        .collect();
+    if later.is_empty() {
+        return;
+    }
+    let text = format!(
+        "{} was written after the containerd that runs (pid {pid}) had started, so that it does not know the handlers as they are now",
+        later.join(", ")
+    );
+    let fix = "systemctl restart containerd: containers survive it";
+    findings.add("containerd", State::Warn, text, fix);
+}
+
+/// How long ago a file was put there: a package's keeps the time of its making. A link that leads to another file since counts as well.
+fn changed(path: &Path) -> Option<Duration> {
+    let since = |metadata: fs::Metadata| {
+        let since = u64::try_from(metadata.ctime()).unwrap_or_default();
+        SystemTime::UNIX_EPOCH + Duration::from_secs(since)
+    };
+    let both = [fs::metadata(path), fs::symlink_metadata(path)];
+    let latest = both.into_iter().flatten().map(since).max()?;
+    latest.elapsed().ok()
 }
 
 /// How long ago a process was started (proc_pid_stat(5)).
@@ -332,77 +344,6 @@ fn age(pid: u32) -> Option<Duration> {
     Duration::try_from_secs_f64(uptime)
         .ok()?
         .checked_sub(started)
-}
-
-/// A containerd that runs.
-struct Daemon {
-    pid: u32,
-    path: String,
-    /// The configuration that its command line names.
-    reads: Option<PathBuf>,
-}
-
-/// What `--config FILE`, `--config=FILE` or `-c FILE` says.
-fn config_of(command_line: &[u8]) -> Option<PathBuf> {
-    let text = String::from_utf8_lossy(command_line);
-    let mut words = text.split('\0');
-    while let Some(word) = words.next() {
-        match word.trim_start_matches('-').split_once('=') {
-            _ if !word.starts_with('-') => {}
-            Some(("config" | "c", file)) => return Some(file.into()),
-            Some(_) => {}
-            None if matches!(word, "--config" | "-config" | "-c" | "--c") => {
-                return words.next().map(Into::into);
-            }
-            None => {}
-        }
-    }
-    None
-}
-
-/// Every containerd that runs, with its PATH; none that this user may not look at. Anybody may call a process so, and one in another
-/// container finds other files by its PATH: only root's of this node count.
-fn daemons() -> Vec<Daemon> {
-    let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
-    let mut found = Vec::new();
-    for process in processes {
-        let Some(pid) = process
-            .file_name()
-            .to_str()
-            .and_then(|name| name.parse().ok())
-        else {
-            continue;
-        };
-        let name = fs::read(process.path().join("comm")).unwrap_or_default();
-        let environment = fs::read(process.path().join("environ")).unwrap_or_default();
-        let is_one = name.trim_ascii() == b"containerd" && is_roots_here(&process.path());
-        if is_one && !environment.is_empty() {
-            let variables = environment.split(|byte| *byte == 0);
-            let path = variables
-                .filter_map(|one| one.strip_prefix(b"PATH="))
-                .next();
-            let path = String::from_utf8_lossy(path.unwrap_or_default()).into_owned();
-            let words = fs::read(process.path().join("cmdline")).unwrap_or_default();
-            let reads = config_of(&words);
-            found.push(Daemon { pid, path, reads });
-        }
-    }
-    found
-}
-
-/// Whether a process, by its folder in /proc, is root's in all ways and sees the files and processes that this one does.
-fn is_roots_here(process: &Path) -> bool {
-    let status = fs::read_to_string(process.join("status")).unwrap_or_default();
-    // Not the folder's owner: that is root for all that no debugger may look at.
-    let mut lines = status.lines();
-    let users = lines.find_map(|line| line.strip_prefix("Uid:"));
-    let is_roots = users.is_some_and(|users| users.split_whitespace().all(|user| user == "0"));
-    let is_here = |namespace: &&str| {
-        let of = |process: &Path| fs::read_link(process.join("ns").join(namespace)).ok();
-        let own = of(Path::new("/proc/self"));
-        own.is_some() && own == of(process)
-    };
-    is_roots && ["mnt", "pid"].iter().all(is_here)
 }
 
 /// RuntimeClasses that name a handler which containerd does not have.
@@ -444,19 +385,6 @@ fn named(text: &str) -> Vec<&str> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_containerd_reads_what_its_command_line_says() {
-        let reads = |line: &str| config_of(line.replace(' ', "\0").as_bytes());
-        assert_eq!(reads("/usr/bin/containerd"), None);
-        for line in [
-            "containerd -c /x",
-            "containerd --config /x",
-            "containerd -l debug --config=/x",
-        ] {
-            assert_eq!(reads(line).as_deref(), Some(Path::new("/x")), "{line}");
-        }
-    }
 
     #[test]
     fn handlers_of_classes_are_read_from_what_people_write_and_kubectl_prints() {

@@ -3,8 +3,10 @@
 
 mod apply;
 mod content;
+mod copies;
 mod edit;
 mod handlers;
+mod lock;
 mod plan;
 mod record;
 mod root;
@@ -12,7 +14,6 @@ pub(crate) mod running;
 pub(crate) mod uninstall;
 mod write;
 
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -20,7 +21,7 @@ use runsc_config::{Policy, RunscFlags};
 
 pub(crate) use content::{CLASSES, SHIM};
 use handlers::Release;
-use nix::fcntl::{Flock, FlockArg};
+use lock::Lock;
 use plan::{Node, Plan};
 use record::Record;
 pub(crate) use root::Root;
@@ -30,13 +31,16 @@ use crate::ask::ask_named;
 use crate::explain::features;
 use crate::text::{complain, say};
 
+/// Where the programs go by default.
+const PREFIX: &str = "/usr/local/bin";
+
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
     /// Print every action and every difference, and change nothing.
     #[arg(long)]
     dry_run: bool,
     /// The folder of the programs, on the node.
-    #[arg(long, default_value = "/usr/local/bin")]
+    #[arg(long, default_value = PREFIX)]
     prefix: PathBuf,
     /// Install runsc too: this file.
     #[arg(long, value_name = "FILE")]
@@ -80,14 +84,24 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     absolute("--containerd-config", &arguments.containerd_config)?;
     let root = Root::new(&arguments.root)?;
     needs_root(&root, arguments.dry_run)?;
-    let _lock = lock(&root, arguments.dry_run)?;
+    let lock = if arguments.dry_run {
+        None
+    } else {
+        Some(Lock::take(&root)?)
+    };
     let mut record = Record::load(&root)?;
+    let made = lock.as_ref().map(Lock::made).into_iter().flatten();
+    let made: Vec<_> = made.map(Path::to_owned).collect();
+    record.folders.extend(made.iter().cloned());
     let node = Node {
         root: &root,
         record: &record,
         replace: arguments.replace,
     };
     let mut plan = Plan::default();
+    // The lock has them already; a dry run shows that they would be made.
+    plan.actions
+        .extend(made.into_iter().map(plan::Action::Folder));
     let folder = Path::new(record::PATH).parent().unwrap_or(Path::new("/"));
     plan.folder(&node, folder)?;
     fill(&mut plan, &node, arguments)?;
@@ -167,7 +181,11 @@ fn fill(plan: &mut Plan, node: &Node<'_>, arguments: &Arguments) -> Result<(), F
             judge(runsc)?;
             plan.program(node, &place(content::RUNSC), runsc)?;
         }
-        match shadowed(node, &arguments.prefix)? {
+        let other = match content::is_usual(&arguments.prefix) {
+            true => copies::shadowed(node, &arguments.prefix)?,
+            false => None,
+        };
+        match other {
             Some(other) => {
                 plan.notes.push(format!(
                     "{} is there, and containerd finds it: no second one is put into {}, where it would hide what an upgrade of \
@@ -175,8 +193,7 @@ fn fill(plan: &mut Plan, node: &Node<'_>, arguments: &Arguments) -> Result<(), F
                     other.display(),
                     arguments.prefix.display()
                 ));
-                plan.no_longer(node, &place(SHIM))?;
-                plan.no_longer(node, &place(content::TOOL))?;
+                copies::make_way(plan, node, &other, &arguments.containerd_config)?;
             }
             None => {
                 plan.program(node, &place(SHIM), &shim)?;
@@ -185,6 +202,9 @@ fn fill(plan: &mut Plan, node: &Node<'_>, arguments: &Arguments) -> Result<(), F
         }
     } else if arguments.runsc.is_some() {
         return Err("--runsc is one of the binaries, which --without leaves out".into());
+    } else if let Some(other) = copies::shadowed(node, Path::new(PREFIX))? {
+        // As a package calls it, whose programs an earlier installation from elsewhere would hide.
+        copies::make_way(plan, node, &other, &arguments.containerd_config)?;
     }
     // containerd is told of a folder that it would not look into.
     let is_told = !content::is_usual(&arguments.prefix);
@@ -213,27 +233,6 @@ fn fill(plan: &mut Plan, node: &Node<'_>, arguments: &Arguments) -> Result<(), F
         plan.text(node, Path::new(CLASSES), content::CLASSES_TEXT)?;
     }
     Ok(())
-}
-
-/// A shim that containerd finds without an installation, as a package brings one. A copy in another folder of its PATH would be in front
-/// of it, or behind it.
-fn shadowed(node: &Node<'_>, prefix: &Path) -> Result<Option<PathBuf>, Failure> {
-    if !content::is_usual(prefix) {
-        return Ok(None);
-    }
-    // Links of the node make one folder of two (/bin and /usr/bin).
-    let mut ours = vec![node.root.at(&prefix.join(SHIM))?];
-    for path in node.record.files.keys() {
-        ours.push(node.root.at(path)?);
-    }
-    for folder in content::USUAL {
-        let path = Path::new(folder).join(SHIM);
-        let here = node.root.at(&path)?;
-        if here.is_file() && !ours.contains(&here) {
-            return Ok(Some(path));
-        }
-    }
-    Ok(None)
 }
 
 /// A runsc that could not hold the policy is not put on a node.
@@ -286,23 +285,6 @@ fn needs_root(root: &Root, dry_run: bool) -> Result<(), Failure> {
         return Err("only root can change a node: run it by sudo, or look with --dry-run".into());
     }
     Ok(())
-}
-
-/// One installation at a time. It locks the root itself: the folder of the record is only made by the first installation, and two of
-/// those must not meet either.
-fn lock(root: &Root, dry_run: bool) -> Result<Option<Flock<fs::File>>, Failure> {
-    if dry_run {
-        return Ok(None);
-    }
-    let folder = fs::File::open(root.path())?;
-    match Flock::lock(folder, FlockArg::LockExclusiveNonblock) {
-        Ok(lock) => Ok(Some(lock)),
-        Err(_) => Err(format!(
-            "another installation is at work: {} is locked",
-            root.path().display()
-        )
-        .into()),
-    }
 }
 
 fn refuse(refusals: &[String]) {

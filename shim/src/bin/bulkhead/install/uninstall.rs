@@ -4,10 +4,12 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use super::lock::Lock;
 use super::plan::{Action, Node, Plan};
 use super::record::{self, Edit, Record, sum_of};
 use super::root::Root;
-use super::{apply, edit, lock, needs_root, running};
+use super::running::{self, Running};
+use super::{apply, edit, needs_root};
 use crate::Failure;
 use crate::containerd::{CRI_2, CRI_3};
 use crate::text::say;
@@ -32,9 +34,19 @@ pub(crate) struct Arguments {
 pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     let root = Root::new(&arguments.root)?;
     needs_root(&root, arguments.dry_run)?;
-    let _lock = lock(&root, arguments.dry_run)?;
+    let mut lock = if arguments.dry_run {
+        None
+    } else {
+        Some(Lock::take(&root)?)
+    };
     let mut record = Record::load(&root)?;
-    let sandboxes = running::sandboxes(&root)?;
+    let is_refused =
+        arguments.unless_running || !(arguments.force || arguments.dry_run || record.is_empty());
+    let sandboxes = if is_refused {
+        running::settled(&root)?
+    } else {
+        running::sandboxes(&root)?
+    };
     if !sandboxes.is_empty() && arguments.unless_running {
         return Err(still_run(&sandboxes).into());
     }
@@ -78,7 +90,18 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     apply::run(plan, &root, &mut record)?;
     let path = root.at(Path::new(record::PATH))?;
     fs::remove_file(&path).map_err(|e| format!("remove {}: {e}", path.display()))?;
+    if let Some(lock) = &mut lock {
+        let mut others = Vec::new();
+        for action in folders.actions {
+            match &action {
+                Action::RemoveFolder(path) if lock.takes_away(&root, path)? => {}
+                _ => others.push(action),
+            }
+        }
+        folders.actions = others;
+    }
     apply::run(folders, &root, &mut record)?;
+    drop(lock);
     say("uninstalled");
     if touches_containerd {
         say(
@@ -88,12 +111,8 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn still_run(sandboxes: &[PathBuf]) -> String {
-    let first: Vec<_> = sandboxes
-        .iter()
-        .take(3)
-        .map(|one| one.display().to_string())
-        .collect();
+fn still_run(sandboxes: &[Running]) -> String {
+    let first: Vec<_> = sandboxes.iter().take(3).map(Running::to_string).collect();
     format!(
         "nothing was changed: {} ({}{}): end what runs first, or give --force, whose price --help names",
         running::count(sandboxes),
