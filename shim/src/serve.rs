@@ -70,7 +70,11 @@ pub(crate) fn run(flags: &Flags) -> Result<()> {
             "no action given and stdin is no socket ({e}): this binary is run by containerd"
         ))
     })?;
-    let bundle = std::env::current_dir().map_err(|e| Error::io("find the bundle", &e))?;
+    // One that was taken away since `start` is nobody's any more, and neither is the socket.
+    let bundle = std::env::current_dir().map_err(|e| {
+        let _ = std::fs::remove_file(&flags.socket);
+        Error::io("find the bundle", &e)
+    })?;
     logging::init(flags.debug, &bundle, &flags.id);
     let score = oom_score::protect();
     let runtime = tokio::runtime::Builder::new_current_thread()

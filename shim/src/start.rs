@@ -9,7 +9,7 @@ use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
 use std::os::unix::net::UnixListener;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use containerd_shim::{Flags, StartOpts};
@@ -57,13 +57,18 @@ pub(crate) fn run(flags: &Flags) -> Result<()> {
         let _lock = lock(folder, LOCK_LIMIT)?;
         if !dial::is_alive(&path) {
             let listener = bind(&path)?;
-            let pid = spawn_server(&params, &sandbox, &path, listener).inspect_err(|_| {
+            let started = spawn_server(&params, &sandbox, &path, listener);
+            // A containerd that was killed and is back may have taken the bundle away meanwhile: nobody would end this shim.
+            let announced = started.and_then(|mut server| {
+                announce(&bundle, server.id(), &address).inspect_err(|_| {
+                    let _ = server.kill().and_then(|()| server.wait());
+                })
+            });
+            announced.inspect_err(|_| {
                 let _ = std::fs::remove_file(&path);
             })?;
-            write(&bundle, "shim.pid", &pid.to_string())?;
         }
     }
-    // containerd 1.x finds the shim again by this file after a restart.
     write(&bundle, "address", &address)?;
     let mut stdout = io::stdout().lock();
     stdout
@@ -136,7 +141,7 @@ fn spawn_server(
     sandbox: &str,
     socket: &Path,
     listener: UnixListener,
-) -> Result<u32> {
+) -> Result<Child> {
     let program =
         std::env::current_exe().map_err(|e| Error::io("find the shim's own binary", &e))?;
     let mut command = Command::new(program);
@@ -168,8 +173,13 @@ fn spawn_server(
         .stderr(Stdio::null());
     command
         .spawn()
-        .map(|child| child.id())
         .map_err(|e| Error::io("start the serving shim", &e))
+}
+
+/// containerd 1.x finds the shim again by the address after a restart.
+fn announce(bundle: &Path, pid: u32, address: &str) -> Result<()> {
+    write(bundle, "shim.pid", &pid.to_string())?;
+    write(bundle, "address", address)
 }
 
 fn write(bundle: &Path, name: &str, content: &str) -> Result<()> {
