@@ -276,8 +276,21 @@ mod tests {
                 Err(error) if error.kind() == io::ErrorKind::ExecutableFileBusy => {
                     thread::sleep(Duration::from_millis(5));
                 }
-                child => return child.expect("run"),
+                child => {
+                    let child = child.expect("run");
+                    wait_for_command_line(child.id());
+                    return child;
+                }
             }
+        }
+    }
+
+    /// The kernel writes it at the end of an execve, and until then it is empty, or this process's own.
+    fn wait_for_command_line(pid: u32) {
+        let line = |pid| fs::read(format!("/proc/{pid}/cmdline")).expect("read");
+        let own = line(std::process::id());
+        while [&own[..], b""].contains(&&line(pid)[..]) {
+            thread::sleep(Duration::from_millis(2));
         }
     }
 
