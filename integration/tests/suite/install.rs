@@ -563,6 +563,12 @@ async fn a_package_is_not_removed_while_sandboxes_run(bed: &Bed) {
     let program = node.root.join("usr/bin/containerd-shim-bulkhead-v1");
     fs::copy("/usr/bin/sleep", &program).expect("copy");
     let mut shim = Command::new(&program).arg("1000").spawn().expect("run");
+    let line = format!("/proc/{}/cmdline", shim.id());
+    let name = program.as_os_str().as_encoded_bytes();
+    eventually("it runs", Duration::from_secs(10), || {
+        fs::read(&line).is_ok_and(|line| line.starts_with(name))
+    })
+    .await;
     let complaint = complained(&node.run(&["uninstall", "--unless-running"]));
     let expected = format!("1 sandbox runs (of the shim with pid {})", shim.id());
     shim.kill().expect("kill");
