@@ -55,7 +55,9 @@ pub(crate) fn run(flags: &Flags) -> Result<()> {
     {
         // Two starts for one pod must not both find the socket dead and replace each other's.
         let _lock = lock(folder, LOCK_LIMIT)?;
-        if !dial::is_alive(&path) {
+        if dial::is_alive(&path) {
+            write(&bundle, "address", &address)?;
+        } else {
             let listener = bind(&path)?;
             let started = spawn_server(&params, &sandbox, &path, listener);
             // A containerd that was killed and is back may have taken the bundle away meanwhile: nobody would end this shim.
@@ -69,7 +71,6 @@ pub(crate) fn run(flags: &Flags) -> Result<()> {
             })?;
         }
     }
-    write(&bundle, "address", &address)?;
     let mut stdout = io::stdout().lock();
     stdout
         .write_all(params.answer(&address).as_bytes())
