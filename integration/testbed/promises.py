@@ -8,10 +8,12 @@ promises.py tests   prints the full name of every test
 import glob
 import os
 import re
-import subprocess
 import sys
 
-REPOSITORY = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+# A row names the commit of a checkout without changes, and compiled modules would be one.
+sys.dont_write_bytecode = True
+from evidence import REPOSITORY, read, said  # noqa: E402
+
 SPECIFICATION = "docs/SPECIFICATION.md"
 PROMISES = "| number | promise | value | held by |"
 MEASURED = "| number | figure | value | measured by |"
@@ -21,11 +23,6 @@ PAPERS = [SPECIFICATION, INDEX, "docs/decisions.md", "docs/glossary.md", "docs/s
 # Where unit tests are, and how the names of their crate begin. The first folder that a file lies in counts.
 CRATES = [("shim/src/bin/bulkhead", "bulkhead"), ("shim/src", "shim"), ("runsc-config/src", "runsc_config"),
           ("runsc-config/tests", ""), ("integration/src", "integration")]
-
-
-def read(name):
-    with open(os.path.join(REPOSITORY, name)) as file:
-        return file.read()
 
 
 def files(pattern):
@@ -138,15 +135,6 @@ def of_papers(faults):
         name = os.path.basename(path)
         if path != INDEX and f"({name})" not in index:
             faults.append(f"{INDEX}: {name} is missing")
-
-
-def said(*command):
-    """What a command prints, empty if it cannot."""
-    try:
-        done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
-    except OSError:
-        return ""
-    return done.stdout.strip() if done.returncode == 0 else ""
 
 
 def main():

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use containerd_client::tonic::{Code, Status};
 use integration::bed::{Bed, IMAGE};
-use integration::container::{Builder, overlay};
+use integration::container::{Builder, Container, overlay};
 use integration::patience::patience;
 use integration::policy::NodePolicy;
 use integration::processes::{self, Role};
@@ -188,14 +188,20 @@ async fn what_an_image_has_at_a_binds_place_is_not_opened(bed: &Bed) {
     }
 }
 
-async fn what_comes_to_a_binds_place_before_the_start_is_not_opened(bed: &Bed) {
-    let _policy = NodePolicy::set(TESTS_OWN);
-    let pod = sandbox(bed).await;
+/// A container of a pod that has been made, and the place of its bind on the host.
+async fn with_a_place<'a>(bed: &'a Bed, pod: &Container<'_>) -> (Container<'a>, PathBuf) {
     let source = Folder::new(bed, "source").with("file", "bound");
-    let (one, _) = layered(bed, member(bed, &pod, "true"));
+    let (one, _) = layered(bed, member(bed, pod, "true"));
     let one = bound(one, &source.path("file"), "/etc/place");
     let one = one.create().await.expect("create");
     let place = bed.bundle(&one.id).join("rootfs/etc/place");
+    (one, place)
+}
+
+async fn what_comes_to_a_binds_place_before_the_start_is_not_opened(bed: &Bed) {
+    let _policy = NodePolicy::set(TESTS_OWN);
+    let pod = sandbox(bed).await;
+    let (one, place) = with_a_place(bed, &pod).await;
     nix::unistd::mkfifo(&place, Mode::S_IRWXU).expect("make a FIFO");
     let since = Instant::now();
     assert_refused(one.start().await, since, ["/etc/place", "a FIFO"]);
@@ -207,11 +213,7 @@ async fn what_comes_to_a_binds_place_before_the_start_is_not_opened(bed: &Bed) {
 async fn what_a_failed_start_leaves_is_ended_with_it(bed: &Bed) {
     let _policy = NodePolicy::set(&format!("{TESTS_OWN}runsc.start_timeout = 2"));
     let pod = sandbox(bed).await;
-    let source = Folder::new(bed, "source").with("file", "bound");
-    let (one, _) = layered(bed, member(bed, &pod, "true"));
-    let one = bound(one, &source.path("file"), "/etc/place");
-    let one = one.create().await.expect("create");
-    let place = bed.bundle(&one.id).join("rootfs/etc/place");
+    let (one, place) = with_a_place(bed, &pod).await;
     {
         let script = format!("mkfifo {}", place.display());
         let _wrapper = Wrapper::at(bed, "start", &script);

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use integration::bed::Bed;
 use integration::container::Container;
+use integration::exec::ExecBuilder;
 use integration::fifo::Streams;
 use integration::harness::join_all;
 use integration::patience::patience;
@@ -280,14 +281,14 @@ async fn execs_that_nobody_reads_do_not_hold_back_delete(bed: &Bed) {
     assert!(took < patience(Duration::from_secs(3)), "{took:?}");
 }
 
+/// An exec that says what it is told.
+fn cat<'c, 'a>(container: &'c Container<'a>) -> ExecBuilder<'c, 'a> {
+    container.exec("cat", &["cat"]).stdin()
+}
+
 async fn close_io_before_the_start_is_remembered(bed: &Bed) {
     let container = bed.container(&["sleep", "1000"]).run().await.expect("run");
-    let exec = container
-        .exec("cat", &["cat"])
-        .stdin()
-        .add()
-        .await
-        .expect("add");
+    let exec = cat(&container).add().await.expect("add");
     // A client whose input is empty: it has come and gone.
     drop(
         File::options()
@@ -305,12 +306,7 @@ async fn close_io_before_the_start_is_remembered(bed: &Bed) {
 
 async fn input_comes_before_the_start_and_ends_by_close_io(bed: &Bed) {
     let container = bed.container(&["sleep", "1000"]).run().await.expect("run");
-    let exec = container
-        .exec("cat", &["cat"])
-        .stdin()
-        .add()
-        .await
-        .expect("add");
+    let exec = cat(&container).add().await.expect("add");
     let written = exec.streams.write([b"words".to_vec()]);
     tokio::time::sleep(Duration::from_millis(100)).await;
     exec.close_stdin().await.expect("CloseIO");
@@ -322,12 +318,7 @@ async fn input_comes_before_the_start_and_ends_by_close_io(bed: &Bed) {
 
 async fn the_input_of_an_exec_ends_with_its_client(bed: &Bed) {
     let container = bed.container(&["sleep", "1000"]).run().await.expect("run");
-    let exec = container
-        .exec("cat", &["cat"])
-        .stdin()
-        .run()
-        .await
-        .expect("run");
+    let exec = cat(&container).run().await.expect("run");
     exec.streams
         .write([b"words".to_vec()])
         .await
