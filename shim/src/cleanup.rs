@@ -13,11 +13,11 @@ use std::time::Duration;
 use tokio::time::{Instant, timeout_at};
 
 use crate::cgroup::Cgroups;
-use crate::held::{self, Held};
+use crate::held::Held;
 use crate::layout::Bundle;
 use crate::runsc::command::Runsc;
 use crate::runsc::state_file::StateFile;
-use crate::{aside, mount};
+use crate::{aside, mount, procfs};
 
 /// How long `runsc delete` may take before its work is done by hand.
 const DELETE_LIMIT: Duration = Duration::from_secs(10);
@@ -180,7 +180,7 @@ async fn kill_found(find: impl Fn() -> Vec<Held> + Send + Sync + 'static) {
 fn processes_with_root(root: &Path) -> Vec<Held> {
     let mut argument = b"--root=".to_vec();
     argument.extend_from_slice(root.as_os_str().as_bytes());
-    let names_root = |pid: i32| held::arguments(pid).contains(&argument);
+    let names_root = |pid: i32| procfs::arguments(pid).contains(&argument);
     let Ok(entries) = fs::read_dir("/proc") else {
         return Vec::new();
     };

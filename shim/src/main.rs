@@ -41,6 +41,7 @@ mod places;
 mod pod;
 mod poll;
 mod process;
+mod procfs;
 mod reaper;
 mod runsc;
 mod sandbox;

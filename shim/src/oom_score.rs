@@ -9,7 +9,7 @@ use nix::fcntl::OFlag;
 use nix::sys::stat::Mode;
 
 use crate::cgroup::Cgroups;
-use crate::held::fields_after_name;
+use crate::procfs::fields_after_name;
 
 /// Just above the score at which the kernel never kills.
 const WANTED: i32 = -999;

@@ -18,7 +18,7 @@ use nix::unistd::Pid;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
-use crate::{held, oom_score};
+use crate::{oom_score, procfs};
 
 /// How many exits of not yet claimed children are remembered.
 ///
@@ -126,7 +126,7 @@ fn is_ending(pid: i32) -> bool {
     let (Ok(stat), Ok(status)) = (read("stat"), read("status")) else {
         return true;
     };
-    let mut fields = held::fields_after_name(&stat);
+    let mut fields = procfs::fields_after_name(&stat);
     let is_dead = matches!(fields.next(), Some("Z" | "X"));
     let flags: u32 = fields
         .nth(5)

@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 
 use crate::ask::{Ask, ask, look_up};
 use crate::install::{Root, running};
+use crate::metrics::RECORD;
 use crate::text::{self, say, shorten};
 use crate::{Failure, files, host};
 
@@ -123,7 +124,7 @@ struct Record {
 
 /// The bundle of a container in one sandbox: the sandbox's own, or of one that joined it, which is beside that.
 fn bundle_in(sandbox: &Path, id: &str, namespace: Option<&str>) -> Option<PathBuf> {
-    let text = files::read(&sandbox.join("bulkhead.json")).ok()?;
+    let text = files::read(&sandbox.join(RECORD)).ok()?;
     let record: Record = serde_json::from_slice(&text).ok()?;
     if namespace.is_some_and(|wanted| wanted != record.namespace) {
         return None;

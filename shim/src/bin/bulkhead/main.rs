@@ -25,6 +25,9 @@ mod metrics;
 mod mountinfo;
 mod pattern;
 mod processes;
+#[path = "../../procfs.rs"]
+#[allow(dead_code, reason = "the shim uses the rest")]
+mod procfs;
 mod text;
 #[path = "../../trail.rs"]
 #[allow(dead_code, reason = "the shim uses the rest")]

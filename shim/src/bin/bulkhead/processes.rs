@@ -5,6 +5,8 @@ use std::fs;
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::path::{Path, PathBuf};
 
+use crate::procfs;
+
 /// What the kernel adds to the name of a program whose file was replaced or removed.
 const DELETED: &[u8] = b" (deleted)";
 
@@ -43,9 +45,7 @@ impl Process {
 
     /// Its command line, word by word.
     pub(crate) fn words(self) -> Vec<Vec<u8>> {
-        let line = self.read("cmdline");
-        let line = line.strip_suffix(&[0]).unwrap_or(&line);
-        line.split(|byte| *byte == 0).map(<[u8]>::to_vec).collect()
+        i32::try_from(self.pid).map_or_else(|_| Vec::new(), procfs::arguments)
     }
 
     /// A variable of its environment; none as well where this user may not look at that.
@@ -83,9 +83,29 @@ impl Process {
     }
 }
 
+/// Starts a program, which a test has just written. Returns once the process is that.
+#[cfg(test)]
+pub(crate) fn started(command: &mut std::process::Command) -> std::process::Child {
+    use std::io::ErrorKind;
+    let pause = || std::thread::sleep(std::time::Duration::from_millis(2));
+    // It cannot be run while another thread's child, which is not yet what it runs, has it open.
+    let child = loop {
+        match command.spawn() {
+            Err(error) if error.kind() == ErrorKind::ExecutableFileBusy => pause(),
+            child => break child.expect("run"),
+        }
+    };
+    let process = Process { pid: child.id() };
+    let name = command.get_program().as_encoded_bytes();
+    // For an instant it still shows what its parent is.
+    while process.words().first().is_none_or(|word| word != name) {
+        pause();
+    }
+    child
+}
+
 #[cfg(test)]
 mod tests {
-    use std::io;
     use std::process::Command;
 
     use super::*;
@@ -98,13 +118,7 @@ mod tests {
         let mut command = Command::new(&program);
         command.arg("100").env_clear();
         command.env("PATHS", "/no").env("PATH", "/one");
-        // It cannot be run while another thread's child, which is not yet what it runs, has it open.
-        let mut child = loop {
-            match command.spawn() {
-                Err(error) if error.kind() == io::ErrorKind::ExecutableFileBusy => {}
-                child => break child.expect("run"),
-            }
-        };
+        let mut child = started(&mut command);
         let process = Process { pid: child.id() };
         let seen = (
             all().any(|one| one == process),

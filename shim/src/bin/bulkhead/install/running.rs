@@ -18,13 +18,10 @@ use super::content::{NETWORK, POLICY, SHIM};
 use super::record::Record;
 use super::root::Root;
 use crate::containerd::{self, Handler, Merged};
+use crate::metrics::{RECORD, SOCKET};
 use crate::processes::{self, Process};
 use crate::{Failure, daemon, dial, files};
 
-/// What a shim has written down of a sandbox, in its folder.
-const RECORD: &str = "bulkhead.json";
-/// The shim's socket there.
-const SOCKET: &str = "metrics.sock";
 /// How runsc is told the folder.
 const ROOT: &[u8] = b"--root=";
 /// How long a shim without a sandbox may take to end; it waits for 4 s whether it gets another one.
@@ -115,8 +112,9 @@ pub(super) fn sandboxes(root: &Root) -> Result<Vec<Running>, Failure> {
     }
     let mut shims = Vec::new();
     for process in processes::all() {
-        folders.extend(folder_of(root, process));
-        if is_shim(root, process) {
+        let words = process.words();
+        folders.extend(folder_of(root, &words));
+        if is_shim(root, process, &words) {
             shims.push(process.pid);
         }
     }
@@ -158,8 +156,7 @@ pub(super) fn count(sandboxes: &[Running]) -> String {
 
 /// Whether a process is a shim of this root: root's, so that nobody else keeps a package on the node, and of these processes, not of a
 /// node in a container.
-fn is_shim(root: &Root, process: Process) -> bool {
-    let words = process.words();
+fn is_shim(root: &Root, process: Process, words: &[Vec<u8>]) -> bool {
     let word = words.first().map(|word| Path::new(OsStr::from_bytes(word)));
     let program = process.program();
     let of_shim = |path: &Path| {
@@ -170,9 +167,8 @@ fn is_shim(root: &Root, process: Process) -> bool {
     program.as_deref().or(word).is_some_and(is_one) && process.is_roots() && process.shares("pid")
 }
 
-/// The folder that a process of a sandbox names as runsc's root. Anybody can name one: only root's alone counts.
-fn folder_of(root: &Root, process: Process) -> Option<PathBuf> {
-    let words = process.words();
+/// The folder that the command line of a sandbox's process names as runsc's root. Anybody can name one: only root's alone counts.
+fn folder_of(root: &Root, words: &[Vec<u8>]) -> Option<PathBuf> {
     let folder = words.iter().find_map(|word| word.strip_prefix(ROOT))?;
     let folder = Path::new(OsStr::from_bytes(folder));
     let here = root.at(folder).ok().filter(|_| folder.is_absolute())?;
@@ -230,7 +226,6 @@ fn is_listened_to(folder: &Path) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::io;
     use std::os::unix::fs::PermissionsExt as _;
     use std::os::unix::net::UnixListener;
     use std::os::unix::process::CommandExt as _;
@@ -266,32 +261,8 @@ mod tests {
     fn process(program: &Path, argument: &str) -> Child {
         fs::copy("/bin/sh", program).expect("copy");
         let mut command = Command::new(program);
-        run(command.args(["-c", "read line", argument]))
-    }
-
-    /// What was just written cannot be run while another thread's child, which is not yet what it runs, has it open.
-    fn run(command: &mut Command) -> Child {
-        loop {
-            match command.stdin(Stdio::piped()).spawn() {
-                Err(error) if error.kind() == io::ErrorKind::ExecutableFileBusy => {
-                    thread::sleep(Duration::from_millis(5));
-                }
-                child => {
-                    let child = child.expect("run");
-                    wait_for_command_line(child.id());
-                    return child;
-                }
-            }
-        }
-    }
-
-    /// The kernel writes it at the end of an execve, and until then it is empty, or this process's own.
-    fn wait_for_command_line(pid: u32) {
-        let line = |pid| fs::read(format!("/proc/{pid}/cmdline")).expect("read");
-        let own = line(std::process::id());
-        while [&own[..], b""].contains(&&line(pid)[..]) {
-            thread::sleep(Duration::from_millis(2));
-        }
+        command.args(["-c", "read line", argument]);
+        processes::started(command.stdin(Stdio::piped()))
     }
 
     fn end(mut child: Child) {
@@ -399,7 +370,7 @@ mod tests {
         }
         let mut nobodys = Command::new(&place);
         nobodys.args(["-c", "read line"]).uid(65534).gid(65534);
-        let nobodys = run(&mut nobodys);
+        let nobodys = processes::started(nobodys.stdin(Stdio::piped()));
         let seen = found();
         end(nobodys);
         assert!(seen.is_empty(), "{seen:?}");
