@@ -156,3 +156,41 @@ fn open_folder(folder: &OwnedFd, name: &Path) -> io::Result<OwnedFd> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     Ok(openat(folder, name, flags, Mode::empty())?)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+    use std::os::unix::fs::symlink;
+
+    #[test]
+    fn the_way_to_a_place_stays_what_it_was() {
+        let base = tempfile::tempdir().expect("tempdir");
+        let made = |name: &str| {
+            let path = base.path().join(name);
+            fs::create_dir_all(&path).expect("mkdir");
+            path
+        };
+        let (root, folder, outside) = (made("root"), made("folder"), made("outside"));
+        fs::write(made("root/s").join("theirs"), "theirs").expect("write");
+        fs::write(outside.join("place"), "outside").expect("write");
+        let places = [(Path::new("s/place"), false), (Path::new("new/way"), true)];
+        let shielded = shield(&root, &folder, &places).expect("an overlay");
+        // Somebody who has the folder in a bind, before anybody has looked at what was laid over it.
+        fs::rename(root.join("s"), root.join("old")).expect("rename");
+        for name in ["s", "new"] {
+            symlink(&outside, root.join(name)).expect("link");
+        }
+        let way = openat2(&shielded.tree, "s", LOOK, Mode::empty(), INSIDE).expect("a folder");
+        let kind = |fd: &OwnedFd| FileType::from_raw_mode(fstat(fd).expect("stat").st_mode);
+        assert_eq!(kind(&way), FileType::Directory);
+        for (place, is_folder) in places {
+            let found = openat2(&shielded.tree, place, LOOK, Mode::empty(), INSIDE);
+            let found = found.expect("the place");
+            assert_eq!(kind(&found) == FileType::Directory, is_folder);
+            assert_eq!(fstat(&found).expect("stat").st_size == 0, !is_folder);
+        }
+        let names = fs::read_dir(root.join("old")).expect("list").count();
+        assert_eq!(names, 1, "it is the client's folder");
+    }
+}
