@@ -366,7 +366,8 @@ fn a_sub_path_of_a_filesystem_that_hides_its_root_is_the_pods_while_nothing_else
     let by_host = |_: &str| of_the_pod(&["/mnt/nfs"]);
     let of_another =
         |_: &str| of_the_pod(&["/var/lib/kubelet/pods/other/volumes/kubernetes.io~nfs/different"]);
-    let by_name = |_: &str| of_the_pod(&["/mnt/volume-subpaths/x"]);
+    // Both names of a pod's, outside of the pods' folder.
+    let by_name = |_: &str| of_the_pod(&["/mnt/volumes/nfs/x", "/mnt/volume-subpaths/x"]);
     // Parts of hostPaths, which stay where what they were parts of has been unmounted.
     let part_of_host = |_: &str| {
         vec![
