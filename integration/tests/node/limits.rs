@@ -4,6 +4,7 @@ use std::fs;
 use std::time::Duration;
 
 use integration::processes::eventually;
+use k8s_cri::v1::ContainerState;
 
 use crate::{Case, MIB, Node, Slice, block_on, declared, said};
 
@@ -31,6 +32,10 @@ pub(crate) const CASES: &[Case] = &[
     (
         "limits::an_update_beyond_the_slice_keeps_the_slices",
         an_update_beyond_the_slice_keeps_the_slices,
+    ),
+    (
+        "limits::an_update_of_a_scope_that_is_being_stopped_claims_nothing",
+        an_update_of_a_scope_that_is_being_stopped_claims_nothing,
     ),
     (
         "limits::an_update_without_systemd_is_an_error",
@@ -184,6 +189,38 @@ fn an_update_beyond_the_slice_keeps_the_slices() {
         node.look_again();
         assert_eq!(node.limits(), expected);
         node.works(&id).await;
+        node.remove().await;
+    });
+}
+
+/// Once containerd knows of the exit it answers itself, and nothing is left that a limit could hold.
+fn an_update_of_a_scope_that_is_being_stopped_claims_nothing() {
+    block_on(async {
+        let node = Node::pod(Slice::default(), None).await;
+        let id = node.container("one", declared(600, 1100)).await;
+        let runs = async || node.pod.status(&id).await.state() == ContainerState::ContainerRunning;
+        said(&format!("systemctl stop --no-block {}", node.scope()));
+        let limit = Duration::from_secs(20);
+        for mib in 700..760 {
+            let update = node.pod.update(&id, declared(mib, 1100));
+            let answer = tokio::time::timeout(limit, update).await;
+            let answer = answer.expect("an answer in time");
+            let held = fs::read_to_string(node.cgroup().join("memory.max"));
+            if !runs().await {
+                break;
+            }
+            if let (Ok(()), Ok(held)) = (answer, held) {
+                assert_eq!(held.trim(), (mib * MIB).to_string());
+            }
+        }
+        for _ in 0..300 {
+            if !runs().await {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        assert!(!runs().await, "it was stopped");
+        assert!(!node.cgroup().exists(), "no update makes it anew");
         node.remove().await;
     });
 }
