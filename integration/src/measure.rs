@@ -69,6 +69,16 @@ pub fn median(mut times: Vec<Duration>) -> f64 {
     middle.map_or(0.0, |time| time.as_secs_f64() * 1000.0)
 }
 
+/// The time that so many percent do not exceed, in milliseconds; 0 of none.
+#[must_use]
+pub fn percentile(times: &[Duration], percent: usize) -> f64 {
+    let mut times = times.to_vec();
+    times.sort_unstable();
+    let last = times.len().saturating_sub(1);
+    let found = times.get(last * percent / 100);
+    found.map_or(0.0, |time| time.as_secs_f64() * 1000.0)
+}
+
 /// How long something takes, and what comes of it.
 pub fn timed<T>(work: impl FnOnce() -> T) -> (Duration, T) {
     let began = Instant::now();

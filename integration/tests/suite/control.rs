@@ -7,13 +7,14 @@ use std::time::Duration;
 use containerd_client::tonic::Code;
 use integration::bed::Bed;
 use integration::container::Container;
-use integration::processes::{Role, of};
+use integration::processes::{Role, eventually, of};
 use integration::runtime::Needs;
 use integration::wrapper::Wrapper;
 
 use integration::cases;
 
-use crate::relay::Relay;
+use crate::delete::root_of;
+use crate::relay::{Relay, Reply};
 use crate::{peers, pod};
 
 cases! {
@@ -24,6 +25,10 @@ cases! {
         a_container_that_is_killed_while_it_starts_leaves_the_others_unharmed,
         a_container_that_cannot_be_killed_yet_leaves_the_others_unharmed,
         a_signal_to_an_exec_that_is_just_being_started_spares_init,
+        a_start_by_the_socket_is_one_to_every_command_of_runsc,
+        a_start_that_needs_the_command_is_done_by_it,
+        a_sentry_that_knows_no_start_is_started_by_the_command,
+        a_start_that_fails_by_the_socket_ends_its_sandbox,
     ],
 }
 
@@ -31,6 +36,12 @@ const WAIT: &str = "containerManager.WaitPID";
 const SIGNAL: &str = "containerManager.Signal";
 const EXECUTE: &str = "containerManager.ExecuteAsync";
 const PROCESSES: &str = "containerManager.Processes";
+const NETWORK: &str = "containerManager.SetNetworkArgs";
+const START: &str = "containerManager.StartRoot";
+const UNKNOWN: &str = "{\"success\":false,\"err\":\"unknown method\"}\n";
+
+/// How a start ends that comes to the command.
+const BROKEN: &str = "log 'the command is broken'; exit 1";
 
 /// An exec whose wait is answered with an error, as when its status went to somebody else. Returns how often the sentry was
 /// asked what runs.
@@ -162,4 +173,115 @@ async fn a_container_that_cannot_be_killed_yet_leaves_the_others_unharmed(bed: &
         assert_eq!(error.code(), Code::FailedPrecondition, "{error}");
     })
     .await;
+}
+
+/// Runs runsc itself on a container.
+fn runsc(bed: &Bed, id: &str, args: &[&str]) -> String {
+    let root = root_of(&bed.bundle(id));
+    let mut command = std::process::Command::new(bed.runsc.as_ref().expect("runsc"));
+    command.arg("--root").arg(root).args(args);
+    let output = command.output().expect("run runsc");
+    assert!(output.status.success(), "{args:?}: {output:?}");
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// What runsc's own commands do to a container that was started so.
+async fn commanded(bed: &Bed, policy: &str) -> (String, u32) {
+    let script = "trap 'echo heard' USR1; trap 'echo ended; exit 3' TERM; echo ready; while :; do sleep 0.1; done";
+    let container = bed.container(&["sh", "-c", script]).policy("", policy);
+    let container = container.run().await.expect("run");
+    let id = container.id.clone();
+    let state = runsc(bed, &id, &["state", &id]);
+    assert!(state.contains("\"status\": \"running\""), "{state}");
+    // The program has set its traps once it has a child.
+    let listed = || runsc(bed, &id, &["ps", "--format", "json", &id]);
+    let is_ready = || listed().split(',').count() > 1;
+    eventually("it runs", Duration::from_secs(10), is_ready).await;
+    runsc(bed, &id, &["pause", &id]);
+    let state = runsc(bed, &id, &["state", &id]);
+    assert!(state.contains("\"status\": \"paused\""), "{state}");
+    runsc(bed, &id, &["resume", &id]);
+    assert_eq!(runsc(bed, &id, &["exec", &id, "echo", "alive"]), "alive\n");
+    runsc(bed, &id, &["events", "--stats", &id]);
+    runsc(bed, &id, &["kill", "--pid", "1", &id, "USR1"]);
+    runsc(bed, &id, &["kill", &id, "USR1"]);
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    runsc(bed, &id, &["kill", &id, "TERM"]);
+    let done = container.finish().await;
+    (done.stdout, done.status)
+}
+
+async fn a_start_by_the_socket_is_one_to_every_command_of_runsc(bed: &Bed) {
+    let by_socket = {
+        let _wrapper = Wrapper::at(bed, "start", BROKEN);
+        commanded(bed, "").await
+    };
+    assert!(by_socket.0.starts_with("ready\nheard\n"), "{by_socket:?}");
+    assert!(by_socket.0.ends_with("ended\n"), "{by_socket:?}");
+    assert_eq!(by_socket.1, 3);
+    let by_command = commanded(bed, "runsc.control = \"command\"").await;
+    assert!(by_command.0.starts_with("ready\nheard\n"), "{by_command:?}");
+    assert_eq!(by_command.1, 3);
+}
+
+async fn a_start_that_needs_the_command_is_done_by_it(bed: &Bed) {
+    let hook = serde_json::json!([{ "path": "/bin/true", "args": ["true"] }]);
+    let plain = || bed.container(&["sleep", "1000"]);
+    let cases = [
+        plain().with(|spec| spec["hooks"]["poststart"] = hook),
+        plain().policy("", "network = \"sandbox\""),
+        plain().policy("", "runsc.control = \"command\""),
+    ];
+    for case in cases {
+        let container = case.create().await.expect("create");
+        let _wrapper = Wrapper::at(bed, "start", BROKEN);
+        let error = container.start().await.expect_err("by the command");
+        assert!(error.message().contains("the command is broken"), "{error}");
+        container.remove().await;
+    }
+}
+
+async fn a_sentry_that_knows_no_start_is_started_by_the_command(bed: &Bed) {
+    for method in [NETWORK, START] {
+        let container = bed.container(&["sleep", "1000"]);
+        let container = container.create().await.expect("create");
+        let asked = move |request: &str| request.contains(method).then_some(UNKNOWN);
+        // Of the command's own questions only the first is not answered.
+        let once = AtomicBool::new(true);
+        Relay::start(&peers::control_socket(&container.id), move |request| {
+            asked(request).filter(|_| once.swap(false, Ordering::Relaxed))
+        });
+        container.start().await.expect(method);
+        let done = container.exec("e", &["echo", "alive"]).finish().await;
+        assert_eq!(done.stdout, "alive\n");
+        container.remove().await;
+    }
+}
+
+async fn a_start_that_fails_by_the_socket_ends_its_sandbox(bed: &Bed) {
+    let refused = "{\"success\":false,\"err\":\"starting sandbox: the moon has set\"}\n";
+    for (answer, told) in [
+        (
+            Some(refused),
+            "starting root container: starting sandbox: the moon has set",
+        ),
+        (Some("{\"success\":tr"), "it may have been done"),
+        (None, "no reply within"),
+    ] {
+        let container = bed.container(&["sleep", "1000"]);
+        let container = container.policy("", "runsc.start_timeout = 2");
+        let container = container.create().await.expect("create");
+        Relay::start(&peers::control_socket(&container.id), move |request| {
+            if !request.contains(START) {
+                return Reply::HandOn;
+            }
+            answer.map_or(Reply::Never, |text| Reply::Say(text.to_owned()))
+        });
+        let error = container.start().await.expect_err(told);
+        assert!(error.message().contains(told), "{error}");
+        assert!(!error.message().contains('\n'), "one line: {error}");
+        let gone = || of(Role::Sandbox, &container.id).is_empty();
+        eventually("its sandbox ends", Duration::from_secs(10), gone).await;
+        container.remove().await;
+    }
 }

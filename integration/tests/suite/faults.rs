@@ -126,10 +126,13 @@ async fn connected(bed: &Bed, id: &str) {
 /// deleted.
 async fn fault(bed: &Bed, step: Step, victim: Victim) {
     let mut row = Row::new(step, victim);
-    // Over the control socket these two need no command.
+    // Over the control socket these need no command.
     let by_command = matches!(
         (step, victim),
-        (Step::Exec | Step::Wait, Victim::Process(Role::Command))
+        (
+            Step::Start | Step::Exec | Step::Wait,
+            Victim::Process(Role::Command)
+        )
     );
     for delay in DELAYS {
         let id = bed.id("fault");
@@ -432,7 +435,8 @@ async fn runsc_that_fails_at_create_tells_its_own_message(bed: &Bed) {
 
 async fn runsc_that_fails_at_start_tells_its_own_message(bed: &Bed) {
     let _wrapper = Wrapper::at(bed, "start", "log 'the moon has set'; exit 1");
-    let container = bed.container(&["true"]).create().await.expect("create");
+    let container = bed.container(&["true"]).policy("", BY_COMMAND);
+    let container = container.create().await.expect("create");
     let error = container.start().await.expect_err("start must fail");
     assert!(error.message().contains("the moon has set"), "{error:?}");
     assert!(!error.message().contains('\n'), "one line: {error:?}");
@@ -449,7 +453,8 @@ async fn runsc_that_writes_no_pid_file_is_an_error(bed: &Bed) {
 async fn runsc_that_prints_100_mb_is_an_error_and_no_memory(bed: &Bed) {
     // Beside a shim that lives on, so that its memory can be seen.
     let fault = "head -c 100000000 /dev/zero; head -c 100000000 /dev/zero >&2; head -c 100000000 /dev/zero >>\"$log\"; exit 1";
-    let container = bed.container(&["true"]).create().await.expect("create");
+    let container = bed.container(&["true"]).policy("", BY_COMMAND);
+    let container = container.create().await.expect("create");
     {
         let _wrapper = Wrapper::at(bed, "start", fault);
         container.start().await.expect_err("start must fail");
@@ -474,10 +479,9 @@ async fn runsc_that_hangs_at_create_is_ended_at_the_deadline(bed: &Bed) {
 
 async fn runsc_that_hangs_at_start_is_ended_at_the_deadline(bed: &Bed) {
     let _wrapper = Wrapper::at(bed, "start", "exec sleep 1000");
-    let container = hurried(bed.container(&["true"]))
-        .create()
-        .await
-        .expect("create");
+    let policy = format!("{BY_COMMAND}\nrunsc.start_timeout = 2");
+    let container = bed.container(&["true"]).policy("", &policy);
+    let container = container.create().await.expect("create");
     let began = Instant::now();
     let error = container.start().await.expect_err("start must fail");
     assert_ended_at_its_deadline(&error);

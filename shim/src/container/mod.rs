@@ -191,6 +191,13 @@ impl Container {
         let runsc = &self.sandbox.runsc;
         let limit = self.sandbox.start_limit();
         if self.is_root() {
+            let is_pod = self.sandbox.is_pod;
+            let control = &self.sandbox.control;
+            if self.sandbox.features.is_current()
+                && control.start_root(&self.id, is_pod, limit).await?
+            {
+                return Ok(());
+            }
             return runsc.act("start", &[], &self.id, limit).await;
         }
         let given = self.take_given();

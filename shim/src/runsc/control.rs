@@ -54,6 +54,8 @@ pub(super) enum Method {
     Processes,
     Event,
     Execute,
+    Network,
+    Start,
     Collect,
     Export,
 }
@@ -68,6 +70,8 @@ impl Method {
             Self::Processes => "containerManager.Processes",
             Self::Event => "containerManager.Event",
             Self::Execute => "containerManager.ExecuteAsync",
+            Self::Network => "containerManager.SetNetworkArgs",
+            Self::Start => "containerManager.StartRoot",
             Self::Collect => "Usage.Collect",
             Self::Export => "Metrics.Export",
         }
@@ -75,7 +79,7 @@ impl Method {
 
     /// Whether a call that is made twice may act twice.
     fn acts(self) -> bool {
-        matches!(self, Self::Execute | Self::Signal)
+        matches!(self, Self::Execute | Self::Signal | Self::Start)
     }
 
     fn bit(self) -> u32 {
@@ -447,7 +451,7 @@ impl Control {
         });
     }
 
-    fn has_fallen_back(&self, method: Method) -> bool {
+    pub(super) fn has_fallen_back(&self, method: Method) -> bool {
         self.fallen_back.load(Ordering::Relaxed) & method.bit() != 0
     }
 }

@@ -7,6 +7,7 @@ pub(crate) mod exec;
 pub(crate) mod features;
 pub(crate) mod log;
 pub(crate) mod socket;
+mod start;
 pub(crate) mod state_file;
 pub(crate) mod told;
 pub(crate) mod usage;

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 
 /// A state file holds the whole spec; more than this is not one that runsc wrote.
-const SIZE_MAX: u64 = 16 * 1024 * 1024;
+pub(super) const SIZE_MAX: u64 = 16 * 1024 * 1024;
 
 #[derive(Debug, Default, Deserialize)]
 struct SandboxState {

@@ -103,7 +103,7 @@ pub(crate) struct Sandbox {
     /// The policy it was made under. It keeps it: half a pod under one policy and half under another would have neither.
     pub(crate) policy: Policy,
     pub(crate) features: Features,
-    is_pod: bool,
+    pub(crate) is_pod: bool,
     /// The cgroup that the sandbox's own lies in.
     pod_cgroup: Option<String>,
     filestores: Vec<PathBuf>,
