@@ -26,5 +26,6 @@ pub mod processes;
 pub mod runtime;
 pub mod session;
 pub mod shim;
+pub mod sidecars;
 pub mod spec;
 pub mod wrapper;

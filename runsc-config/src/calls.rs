@@ -6,11 +6,11 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
-use std::path::{Path, PathBuf};
 
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 
 use crate::features::{Features, FeaturesError};
+use crate::sidecars::Sidecars;
 
 /// How Go names the architecture.
 const ARCHITECTURE: &str = if cfg!(target_arch = "aarch64") {
@@ -25,7 +25,7 @@ const NUMBER_MAX: u32 = 1023;
 /// The longest text that is read, in bytes; the table of 2026-09 has 55 KB.
 const TEXT_MAX: usize = 256 * 1024;
 /// The flag by which runsc makes a sentry of another release panic (`runsc/gvisorbinaries`).
-const RELEASE_FLAG: &str = "sidecar-release-enforcement-policy";
+pub(crate) const RELEASE_FLAG: &str = "sidecar-release-enforcement-policy";
 
 /// Calls that every table has, with their numbers on this machine. Most are calls that no sandbox may make.
 const KNOWN: [(&str, libc::c_long); 40] = [
@@ -88,13 +88,13 @@ impl Calls {
         "json",
     ];
 
-    /// The table in the answer to [`Self::QUESTION`] of the runsc at `runsc`; `None` if it did not exit with 0. `version` is
-    /// what it calls itself.
+    /// The table in the answer to [`Self::QUESTION`]; `None` if runsc did not exit with 0. `version` is what it calls itself,
+    /// `sidecars` what is beside it.
     ///
     /// # Errors
     /// When the answer cannot be the whole table of the sentry that will run.
     pub fn of(
-        runsc: &Path,
+        sidecars: Option<&Sidecars>,
         version: &str,
         features: &Features,
         answer: Option<&str>,
@@ -105,7 +105,7 @@ impl Calls {
         let table = Self::read(text)?;
         Self::new(&table)?;
         // A sentry of its own has a table of its own, and no command to tell it by.
-        match Self::sentry_of(runsc) {
+        match sidecars.and_then(Sidecars::sentry) {
             Some(sentry) if !(is_release(version) && features.has_flag(RELEASE_FLAG)) => {
                 Err(FeaturesError::new(format!(
                     "its table of system calls may not be that of {}: runsc holds the two to one release only if it is a release",
@@ -114,14 +114,6 @@ impl Calls {
             }
             _ => Ok(table),
         }
-    }
-
-    /// The sentry that this runsc starts in its own place: `gvisor-bin/gvisor_sentry` beside its file, since 2026-07.
-    #[must_use]
-    pub fn sentry_of(runsc: &Path) -> Option<PathBuf> {
-        let real = runsc.canonicalize().ok()?;
-        let sentry = real.with_file_name("gvisor-bin").join("gvisor_sentry");
-        sentry.is_file().then_some(sentry)
     }
 
     /// Reads numbers with names, in the order of the text.
@@ -363,13 +355,17 @@ mod tests {
             features(""),
         );
         let judge = |version: &str, features: &Features| {
-            Calls::of(&runsc, version, features, Some(TABLE)).is_ok()
+            let sidecars = Sidecars::of(&runsc).expect("readable");
+            Calls::of(sidecars.as_ref(), version, features, Some(TABLE)).is_ok()
         };
         assert!(judge("VERSION_MISSING", &new) && judge("release-20260905.0", &old));
-        std::fs::write(folder.join("gvisor-bin/gvisor_sentry"), "").expect("a file");
+        let sentry = folder.join("gvisor-bin/gvisor_sentry");
+        std::fs::write(&sentry, "").expect("a file");
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+        std::fs::set_permissions(sentry, mode).expect("chmod");
         assert!(judge("release-20260905.0", &new));
         assert!(!judge("VERSION_MISSING", &new) && !judge("release-20260905.0", &old));
-        Calls::of(&runsc, "release-20260905.0", &new, None).expect_err("no answer");
+        Calls::of(None, "release-20260905.0", &new, None).expect_err("no answer");
         std::fs::remove_dir_all(folder).expect("remove the folder");
     }
 }

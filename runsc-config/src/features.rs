@@ -4,7 +4,11 @@ use std::collections::BTreeSet;
 
 use serde_json::Value;
 
-use crate::calls::Calls;
+use crate::calls::{Calls, RELEASE_FLAG};
+use crate::sidecars::Sidecars;
+
+/// The flag that tells runsc whether it may do without the programs beside it.
+pub(crate) const USAGE_FLAG: &str = "sidecar-usage-policy";
 
 /// A binary whose answers make no sense.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -27,6 +31,8 @@ pub struct Features {
     calls: Option<Calls>,
     /// What it calls itself; empty if it was not asked.
     version: String,
+    /// Whether all programs are beside it that it starts a sandbox by.
+    is_accompanied: bool,
 }
 
 impl Features {
@@ -51,6 +57,7 @@ impl Features {
             actions,
             calls: None,
             version: String::new(),
+            is_accompanied: false,
         })
     }
 
@@ -58,6 +65,27 @@ impl Features {
     #[must_use]
     pub fn with_calls(self, calls: Option<Calls>) -> Self {
         Self { calls, ..self }
+    }
+
+    /// With what is beside it. A runsc that knows nothing of that has nothing of it.
+    #[must_use]
+    pub fn with_sidecars(self, sidecars: Option<&Sidecars>) -> Self {
+        let is_whole = sidecars.is_some_and(|found| found.missing().is_empty());
+        Self {
+            is_accompanied: is_whole && self.knows_sidecars(),
+            ..self
+        }
+    }
+
+    /// Whether it starts sandboxes by what is beside it.
+    #[must_use]
+    pub fn knows_sidecars(&self) -> bool {
+        self.has_flag(USAGE_FLAG) || self.has_flag(RELEASE_FLAG)
+    }
+
+    /// Whether all programs are beside it that it starts a sandbox by.
+    pub(crate) fn is_accompanied(&self) -> bool {
+        self.is_accompanied
     }
 
     /// With what it calls itself.

@@ -3,7 +3,8 @@
 //! Flags that stay at runsc's default are pinned too where a rule depends on them: a default may change. Names and
 //! meanings: `runsc/config/flags.go`.
 
-use crate::features::Features;
+use crate::calls::RELEASE_FLAG;
+use crate::features::{Features, USAGE_FLAG};
 use crate::policy::{Network, Platform, Policy};
 use crate::report::{Refusal, Report};
 
@@ -18,7 +19,7 @@ enum Missing {
 
 struct Flag {
     name: &'static str,
-    value: fn(&Policy) -> String,
+    value: fn(&Policy, &Features) -> String,
     missing: Missing,
     /// Why this value.
     #[cfg_attr(
@@ -30,7 +31,7 @@ struct Flag {
 
 fn fixed(
     flag: &'static str,
-    value: fn(&Policy) -> String,
+    value: fn(&Policy, &Features) -> String,
     missing: Missing,
     reason: &'static str,
 ) -> Flag {
@@ -45,10 +46,10 @@ fn fixed(
 /// Every flag Bulkhead sets, but for `--root`, `--log` and `--log-format`, which name files of the shim, and
 /// `--systemd-cgroup`, which follows the form of the request's cgroup path. Deprecated flags are left alone: runsc writes a warning
 /// of each one that it is given to the stderr of the container.
-fn table() -> [Flag; 24] {
+fn table() -> [Flag; 26] {
     use Missing::{LeaveOut, Refuse};
-    let off = |_: &Policy| "false".to_owned();
-    let none = |_: &Policy| "none".to_owned();
+    let off = |_: &Policy, _: &Features| "false".to_owned();
+    let none = |_: &Policy, _: &Features| "none".to_owned();
     [
         fixed(
             "network",
@@ -58,13 +59,13 @@ fn table() -> [Flag; 24] {
         ),
         fixed(
             "oci-seccomp",
-            |_| "true".into(),
+            |_, _| "true".into(),
             Refuse,
             "without it the profile is silently ignored",
         ),
         fixed(
             "directfs",
-            |p| p.runsc().directfs.to_string(),
+            |p, _| p.runsc().directfs.to_string(),
             Refuse,
             "the sentry runs as nobody, files by the gofer",
         ),
@@ -89,7 +90,7 @@ fn table() -> [Flag; 24] {
         fixed("net-raw", off, Refuse, "raw and packet sockets stay off"),
         fixed(
             "allow-suid",
-            |p| p.allow_set_uid.to_string(),
+            |p, _| p.allow_set_uid.to_string(),
             LeaveOut,
             "set-uid files are ignored, unless the policy lets them work",
         ),
@@ -107,7 +108,7 @@ fn table() -> [Flag; 24] {
         ),
         fixed(
             "character-device-policy",
-            |_| "emulated-only".into(),
+            |_, _| "emulated-only".into(),
             LeaveOut,
             "no device of the host by a bind",
         ),
@@ -154,20 +155,42 @@ fn table() -> [Flag; 24] {
         fixed("log-packets", off, LeaveOut, "its log has what guests send"),
         fixed(
             "gofer-network-namespace",
-            |_| "new".into(),
+            |_, _| "new".into(),
             LeaveOut,
             "each gofer alone, and nothing mounted for it",
         ),
         fixed(
             "control-rpc-stop-timeout",
-            |_| "200ms".into(),
+            |_, _| "200ms".into(),
             LeaveOut,
             "an idle caller cannot hold up the exit",
+        ),
+        fixed(
+            USAGE_FLAG,
+            sidecars,
+            LeaveOut,
+            "a sandbox starts by what was judged, not by a copy within runsc",
+        ),
+        fixed(
+            RELEASE_FLAG,
+            |_, _| "ALWAYS".into(),
+            LeaveOut,
+            "a sentry of another release than runsc's does not run",
         ),
     ]
 }
 
-fn network(policy: &Policy) -> String {
+/// Where nothing is beside it, runsc's own default decides whether it does without.
+fn sidecars(_: &Policy, features: &Features) -> String {
+    if features.is_accompanied() {
+        "STRICT"
+    } else {
+        "DEFAULT"
+    }
+    .to_owned()
+}
+
+fn network(policy: &Policy, _: &Features) -> String {
     match policy.network {
         Network::None => "none",
         Network::Sandbox => "sandbox",
@@ -175,7 +198,7 @@ fn network(policy: &Policy) -> String {
     .to_owned()
 }
 
-fn platform(policy: &Policy) -> String {
+fn platform(policy: &Policy, _: &Features) -> String {
     match policy.runsc().platform {
         Platform::Systrap => "systrap",
         Platform::Kvm => "kvm",
@@ -184,7 +207,7 @@ fn platform(policy: &Policy) -> String {
     .to_owned()
 }
 
-fn overlay(policy: &Policy) -> String {
+fn overlay(policy: &Policy, _: &Features) -> String {
     if policy.rootfs.writable {
         format!("root:self,size={}m", policy.rootfs.size_mib)
     } else {
@@ -251,7 +274,7 @@ impl RunscFlags {
         }
         let given = table.iter().filter(|flag| features.has_flag(flag.name));
         let mut flags: Vec<String> = given
-            .map(|flag| format!("--{}={}", flag.name, (flag.value)(policy)))
+            .map(|flag| format!("--{}={}", flag.name, (flag.value)(policy, features)))
             .collect();
         if systemd_cgroup {
             // The cgroup is systemd's to make: one made behind its back loses its controllers at the next reload.
@@ -270,6 +293,7 @@ impl RunscFlags {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sidecars::Sidecars;
 
     fn features(without: &[&str]) -> Features {
         let help: String = table()
@@ -305,6 +329,44 @@ mod tests {
             );
         }
         assert!(table().iter().all(|flag| !flag.reason.is_empty()));
+    }
+
+    /// STRICT without the programs would fail every start, and a runsc that lacks a flag fails for one that it is given.
+    #[test]
+    fn sidecars_are_asked_for_where_all_of_them_are_there_and_runsc_knows_them() {
+        let folder = std::env::temp_dir().join(format!("bulkhead-flags-{}", std::process::id()));
+        let runsc = folder.join("runsc");
+        std::fs::create_dir_all(&folder).expect("a folder");
+        std::fs::write(&runsc, "").expect("a file");
+        let given = |without: &[&str]| {
+            let sidecars = Sidecars::of(&runsc).expect("readable");
+            let features = features(without).with_sidecars(sidecars.as_ref());
+            let flags =
+                RunscFlags::new(&Policy::strict(), &features, false, &mut Report::default());
+            let mut flags = flags.expect("flags").args();
+            flags.retain(|flag| flag.contains("sidecar"));
+            flags
+        };
+        let release = "--sidecar-release-enforcement-policy=ALWAYS";
+        let default = ["--sidecar-usage-policy=DEFAULT", release];
+        assert_eq!(given(&[]), default, "no folder");
+        std::fs::create_dir(folder.join(Sidecars::FOLDER)).expect("a folder");
+        assert_eq!(given(&[]), default, "an empty one");
+        let mut seen = Vec::new();
+        for name in ["gvisor_sentry", "gvisor-sentry-prewarmer"] {
+            let file = folder.join(Sidecars::FOLDER).join(name);
+            std::fs::write(&file, "").expect("a file");
+            let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+            std::fs::set_permissions(file, mode).expect("chmod");
+            seen.push(given(&[]));
+        }
+        let old = given(&[USAGE_FLAG, RELEASE_FLAG]);
+        let early = given(&[USAGE_FLAG]);
+        std::fs::remove_dir_all(folder).expect("remove the folder");
+        assert_eq!(seen[0], default, "one alone");
+        assert_eq!(seen[1], ["--sidecar-usage-policy=STRICT", release]);
+        assert_eq!(old, [""; 0]);
+        assert_eq!(early, [release]);
     }
 
     #[test]

@@ -31,6 +31,7 @@ mod report;
 mod requests;
 mod rlimits;
 mod seccomp;
+mod sidecars;
 mod spec;
 mod text;
 mod types;
@@ -52,6 +53,7 @@ pub use policy::{
     trusted_folder, trusted_runsc,
 };
 pub use report::{Change, REFUSING, Refusal, RefusalKind, Report};
+pub use sidecars::Sidecars;
 pub use spec::{
     Caller, ContainerKind, Context, Explanation, Hardened, HostFacts, harden, validate,
 };

@@ -13,6 +13,7 @@ use integration::cases;
 use integration::policy::NodePolicy;
 use integration::processes::eventually;
 use integration::runtime::Needs;
+use integration::sidecars::{PREWARMER, SENTRY, Sidecars};
 use integration::wrapper::Wrapper;
 use serde_json::Value;
 
@@ -21,6 +22,8 @@ cases! {
         this_node_is_found_fit,
         a_policy_that_does_not_parse_is_found,
         a_runsc_that_is_missing_or_anybodys_is_found,
+        what_is_beside_runsc_is_found_with_its_faults,
+        a_runsc_that_uses_no_sidecars_is_not_judged_by_them,
         a_folder_of_the_policy_that_others_may_write_is_found,
         handlers_of_containerd_are_found_with_their_faults,
         handlers_that_no_pod_would_reach_are_found,
@@ -97,6 +100,63 @@ async fn a_policy_that_does_not_parse_is_found(_: &Bed) {
     let faults = faults(&[]);
     assert_found(&faults, "policy", "fail", "pidz");
     assert_found(&faults, "policy", "fail", "line 2");
+}
+
+async fn what_is_beside_runsc_is_found_with_its_faults(bed: &Bed) {
+    let is_faulty = |fault: &[String; 4]| matches!(&*fault[0], "runsc" | "sidecars");
+    let fit = |text: &str| {
+        let (_, findings) = check(&[], PATH_FOLDER);
+        assert!(!faults(&[]).iter().any(is_faulty), "{findings:?}");
+        assert_found(&findings, "sidecars", "ok", text);
+    };
+    fit("no gvisor-bin beside");
+    let sidecars = Sidecars::beside_runsc(bed);
+    let folder = sidecars.folder.display().to_string();
+    fit(&format!("{folder}, of runsc's release"));
+    let moved = sidecars.at(".moved");
+    for name in [SENTRY, PREWARMER] {
+        fs::rename(sidecars.at(name), &moved).expect("move");
+        let text = format!("{folder} lacks {name}");
+        assert_found(&faults(&[]), "sidecars", "warn", &text);
+        fs::rename(&moved, sidecars.at(name)).expect("move back");
+    }
+    let chmod = |path: &Path, mode| {
+        fs::set_permissions(path, fs::Permissions::from_mode(mode)).expect("chmod");
+    };
+    for path in [&sidecars.folder, &sidecars.at(PREWARMER)] {
+        chmod(path, 0o777);
+        let text = format!("{} has mode 0777", path.display());
+        assert_found(&faults(&[]), "runsc", "fail", &text);
+        chmod(path, 0o755);
+    }
+    sidecars.script(
+        SENTRY,
+        "#!/bin/sh\necho 'runsc version release-20250101.0'\n",
+    );
+    assert_found(&faults(&[]), "runsc", "fail", "release-20250101.0");
+}
+
+async fn a_runsc_that_uses_no_sidecars_is_not_judged_by_them(bed: &Bed) {
+    let old = bed.folder.join(bed.id("old"));
+    fs::create_dir(&old).expect("make a folder");
+    fs::copy(
+        tool("old-runsc").expect("old-runsc: make tools"),
+        old.join("runsc"),
+    )
+    .expect("copy");
+    let sidecars = Sidecars::beside(&old.join("runsc"));
+    let _policy = NodePolicy::set(&format!(
+        "allow_old_runsc = true\nrunsc.path = {:?}",
+        old.join("runsc")
+    ));
+    sidecars.script(
+        SENTRY,
+        "#!/bin/sh\necho 'runsc version release-20250101.0'\n",
+    );
+    let (_, findings) = check(&[], PATH_FOLDER);
+    assert_found(&findings, "sidecars", "ok", "does not use it");
+    let container = bed.container(&["true"]).run().await.expect("run");
+    assert_eq!(container.finish().await.status, 0);
 }
 
 async fn a_runsc_that_is_missing_or_anybodys_is_found(bed: &Bed) {

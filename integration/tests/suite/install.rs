@@ -13,6 +13,7 @@ use integration::bed::{Bed, PATH_FOLDER, tool};
 use integration::cases;
 use integration::processes::eventually;
 use integration::runtime::Needs;
+use integration::sidecars::{PREWARMER, SENTRY, Sidecars};
 use nix::fcntl::{Flock, FlockArg};
 use nix::mount::{MsFlags, mount, umount};
 
@@ -26,6 +27,7 @@ cases! {
         uninstall_leaves_what_was_there_before,
         a_node_that_cannot_be_installed_to_is_refused_and_left,
         an_old_runsc_is_refused,
+        what_is_beside_runsc_comes_and_goes_with_it,
         a_package_is_not_hidden_by_a_copy,
         two_first_installations_do_not_meet,
         no_other_user_can_hold_an_installation_back,
@@ -683,6 +685,86 @@ async fn an_old_runsc_is_refused(bed: &Bed) {
     node.ok(&[&install[..], &[&real]].concat());
     let installed = fs::metadata(node.root.join("usr/local/bin/runsc")).expect("runsc");
     assert_eq!(installed.permissions().mode() & 0o7777, 0o755);
+}
+
+async fn what_is_beside_runsc_comes_and_goes_with_it(bed: &Bed) {
+    let node = Node::with_default_of(bed, &tool("containerd").expect("containerd"));
+    let before = node.tree();
+    let real = bed.runsc.as_ref().expect("runsc").display().to_string();
+    let install = ["install", "--runsc", &real];
+    let sidecars = Sidecars::beside_runsc(bed);
+    let place = |name: &str| node.root.join("usr/local/bin/gvisor-bin").join(name);
+    let shown = node.ok(&[&install[..], &["--dry-run"]].concat());
+    assert_eq!(node.tree(), before);
+    let put = |shown: &str| {
+        let lines = shown.lines().filter(|line| line.contains("gvisor-bin"));
+        lines.map(str::to_owned).collect::<Vec<_>>()
+    };
+    assert_eq!(put(&shown).len(), 3, "a folder and two files: {shown}");
+    assert_eq!(put(&node.ok(&install)), put(&shown));
+    for name in [SENTRY, PREWARMER] {
+        let read = |path: &Path| fs::read(path).expect("read");
+        assert!(read(&place(name)) == read(&sidecars.at(name)), "{name}");
+        let mode = fs::metadata(place(name))
+            .expect("stat")
+            .permissions()
+            .mode();
+        assert_eq!(mode & 0o7777, 0o755, "{name}");
+    }
+    assert_eq!(node.ok(&install), "nothing to do\n");
+    // Without --runsc both stay.
+    assert_eq!(node.ok(&["install"]), "nothing to do\n");
+    // What cannot be believed is not put on a node.
+    let installed = node.tree();
+    let refused = |words: &[&str]| {
+        let complaint = complained(&node.run(&install));
+        for word in words {
+            assert!(complaint.contains(word), "{word}: {complaint}");
+        }
+        assert_eq!(node.tree(), installed);
+    };
+    for path in [&sidecars.folder, &sidecars.at(SENTRY)] {
+        let mode = |mode| fs::set_permissions(path, fs::Permissions::from_mode(mode));
+        mode(0o777).expect("chmod");
+        refused(&[&path.display().to_string(), "has mode 0777", "chmod"]);
+        mode(0o755).expect("chmod");
+    }
+    let kept = sidecars.at(".kept");
+    fs::rename(sidecars.at(SENTRY), &kept).expect("move");
+    sidecars.script(
+        SENTRY,
+        "#!/bin/sh\necho 'runsc version release-20250101.0'\n",
+    );
+    refused(&["gvisor_sentry is of \"release-20250101.0\""]);
+    fs::rename(&kept, sidecars.at(SENTRY)).expect("move back");
+    // A file of the release is mended, one is somebody's, and a release that has no folder takes it away.
+    sidecars.script(PREWARMER, "#!/bin/sh\nexit 1\n");
+    let mended = node.ok(&install);
+    assert_eq!(put(&mended).len(), 1, "{mended}");
+    fs::write(place(SENTRY), "somebody's").expect("write");
+    drop(sidecars);
+    let complaint = complained(&node.run(&install));
+    assert!(
+        complaint.contains("gvisor-bin/gvisor_sentry is there"),
+        "{complaint}"
+    );
+    node.ok(&[&install[..], &["--replace"]].concat());
+    assert!(!place(SENTRY).exists() && !place(PREWARMER).exists());
+    let old = place("gvisor_sentry.bulkhead-old");
+    assert_eq!(fs::read_to_string(&old).expect("kept"), "somebody's");
+    fs::remove_file(old).expect("remove");
+    let sidecars = Sidecars::beside_runsc(bed);
+    node.ok(&install);
+    assert!(place(SENTRY).is_file());
+    drop(sidecars);
+    let back = node.ok(&install);
+    assert!(back.contains("of the runsc before"), "{back}");
+    assert!(!place("").exists(), "{back}");
+    let sidecars = Sidecars::beside_runsc(bed);
+    node.ok(&install);
+    drop(sidecars);
+    node.ok(&["uninstall"]);
+    assert_eq!(node.tree(), before);
 }
 
 /// As the init container of `docs/kubernetes/daemonset.yaml` has it.

@@ -45,6 +45,7 @@ mod series;
 mod serve;
 mod service;
 mod session;
+mod sidecars;
 mod start;
 mod stats;
 mod streams;
@@ -60,6 +61,7 @@ use integration::harness::{self, Work};
 fn main() -> ExitCode {
     let cases = [
         start::cases(),
+        sidecars::cases(),
         control::cases(),
         create::cases(),
         delete::cases(),

@@ -6,7 +6,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
 use super::{Policy, PolicyError};
-use crate::calls::Calls;
+use crate::sidecars::Sidecars;
 
 /// Where the policy is looked for when the handler names none.
 const DEFAULT_PATH: &str = "/etc/bulkhead/config.toml";
@@ -93,13 +93,13 @@ pub fn trusted_folder(path: &Path) -> Result<(), String> {
     }
 }
 
-/// The same of runsc, and of the sentry that it starts in its own place.
+/// The same of runsc, and of the programs beside it that it starts sandboxes by.
 ///
 /// # Errors
-/// As [`trusted`].
+/// As [`trusted`] and [`Sidecars::of`].
 pub fn trusted_runsc(path: &Path) -> Result<(), String> {
     trusted(path)?;
-    Calls::sentry_of(path).map_or(Ok(()), |sentry| trusted(&sentry))
+    Sidecars::of(path)?.map_or(Ok(()), |sidecars| sidecars.trusted())
 }
 
 /// What makes a file or folder somebody's beside root. In a sticky folder above it nobody can replace what is root's; one that is

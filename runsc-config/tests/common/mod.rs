@@ -39,7 +39,7 @@ const WITH_CAPABILITY: [(&str, &[&str]); 2] = [
 ];
 
 /// Flags that have one value under every policy.
-const FIXED_FLAGS: [(&str, &str); 19] = [
+const FIXED_FLAGS: [(&str, &str); 21] = [
     ("oci-seccomp", "true"),
     ("host-uds", "none"),
     ("host-fifo", "none"),
@@ -59,6 +59,8 @@ const FIXED_FLAGS: [(&str, &str); 19] = [
     ("log-packets", "false"),
     ("gofer-network-namespace", "new"),
     ("control-rpc-stop-timeout", "200ms"),
+    ("sidecar-usage-policy", "DEFAULT"),
+    ("sidecar-release-enforcement-policy", "ALWAYS"),
 ];
 
 /// A runsc that has everything.

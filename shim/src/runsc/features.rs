@@ -2,7 +2,7 @@
 //!
 //! A version says little (`--version` may print VERSION_MISSING), so flags and features are read from `runsc flags` and
 //! `runsc features`, and its system calls from `runsc help syscalls`. Asking costs 40 ms, so the answers are kept in the base
-//! folder under what identifies the file and the sentry beside it.
+//! folder under what identifies the file and the programs beside it.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
-use runsc_config::{Calls, Features};
+use runsc_config::{Calls, Features, Sidecars};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
@@ -32,29 +32,38 @@ const ANSWER_MAX: usize = 1024 * 1024;
 /// The cache has a file for each path of a binary: two handlers may name two.
 const CACHE: &str = "runsc-features";
 
+/// One file, as it stands.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct Identity {
+struct Stamp {
+    path: PathBuf,
     device: u64,
     inode: u64,
     size: u64,
     changed: (i64, i64),
-    /// Of the sentry that it starts in its own place, if it has one.
-    sentry: Option<Box<Self>>,
+}
+
+/// runsc, and all that is beside it.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Identity {
+    files: Vec<Stamp>,
 }
 
 impl Identity {
-    fn of(binary: &Path) -> io::Result<Self> {
-        let sentry = Calls::sentry_of(binary).map(std::fs::metadata);
-        let sentry = sentry.transpose()?;
-        let of = |file: &std::fs::Metadata, sentry| Self {
-            device: file.dev(),
-            inode: file.ino(),
-            size: file.size(),
-            changed: (file.ctime(), file.ctime_nsec()),
-            sentry,
+    fn of(binary: &Path, sidecars: Option<&Sidecars>) -> io::Result<Self> {
+        let beside = sidecars.map(Sidecars::files).unwrap_or_default();
+        let all = std::iter::once(binary).chain(beside.iter().map(PathBuf::as_path));
+        let stamp = |path: &Path| {
+            let file = std::fs::metadata(path)?;
+            Ok(Stamp {
+                path: path.to_owned(),
+                device: file.dev(),
+                inode: file.ino(),
+                size: file.size(),
+                changed: (file.ctime(), file.ctime_nsec()),
+            })
         };
-        let sentry = sentry.map(|sentry| Box::new(of(&sentry, None)));
-        Ok(of(&std::fs::metadata(binary)?, sentry))
+        let files = all.map(stamp).collect::<io::Result<_>>()?;
+        Ok(Self { files })
     }
 }
 
@@ -65,6 +74,8 @@ struct Answers {
     features: Option<String>,
     /// The first line of `runsc --version`.
     version: String,
+    /// The release of the sentry beside it; none if there is no sentry, or it tells none.
+    sentry: Option<String>,
     /// Its system calls; empty if its table is not believed.
     calls: Vec<(u32, String)>,
 }
@@ -72,9 +83,12 @@ struct Answers {
 /// The features of the binary at `binary`, from the cache in `base` where it still holds.
 ///
 /// # Errors
-/// `FailedPrecondition` when the binary is missing or cannot be run.
+/// `FailedPrecondition` when the binary is missing or cannot be run, or the sentry beside it is of another release.
 pub(crate) async fn of(binary: &Path, base: &Path, reaper: &Arc<Reaper>) -> Result<Features> {
-    let identity = Identity::of(binary).map_err(|e| unusable(binary, "cannot use", &e))?;
+    let refused = |problem: String| Error::precondition(format!("runsc: {problem}"));
+    let sidecars = Sidecars::of(binary).map_err(refused)?;
+    let identity = Identity::of(binary, sidecars.as_ref());
+    let identity = identity.map_err(|e| unusable(binary, "cannot use", &e))?;
     let cache = cache(base, binary);
     let cached = std::fs::read(&cache)
         .ok()
@@ -82,7 +96,7 @@ pub(crate) async fn of(binary: &Path, base: &Path, reaper: &Arc<Reaper>) -> Resu
     let answers = match cached.filter(|answers| answers.identity == identity) {
         Some(answers) => answers,
         None => {
-            let answers = ask(binary, identity, reaper).await?;
+            let answers = ask(binary, sidecars.as_ref(), identity, reaper).await?;
             let kept = serde_json::to_vec(&answers)
                 .map_err(std::io::Error::from)
                 .and_then(|text| layout::write_private(&cache, &text));
@@ -93,6 +107,11 @@ pub(crate) async fn of(binary: &Path, base: &Path, reaper: &Arc<Reaper>) -> Resu
         }
     };
     let features = parse(binary, &answers.flags, answers.features.as_deref())?;
+    if let Some(sidecars) = &sidecars {
+        let fits = sidecars.fits(&answers.version, answers.sentry.as_deref());
+        fits.map_err(refused)?;
+    }
+    let features = features.with_sidecars(sidecars.as_ref());
     // Judged each time: the profile stands on it.
     let features = features.with_calls(Calls::new(&answers.calls).ok());
     Ok(features.with_version(answers.version))
@@ -110,7 +129,12 @@ fn parse(binary: &Path, flags: &str, features: Option<&str>) -> Result<Features>
         .map_err(|e| Error::precondition(format!("runsc: {} is not usable: {e}", binary.display())))
 }
 
-async fn ask(binary: &Path, identity: Identity, reaper: &Arc<Reaper>) -> Result<Answers> {
+async fn ask(
+    binary: &Path,
+    sidecars: Option<&Sidecars>,
+    identity: Identity,
+    reaper: &Arc<Reaper>,
+) -> Result<Answers> {
     let (code, flags) = answer(binary, &["flags"], true, reaper).await?;
     if code != 0 {
         let first = flags
@@ -132,19 +156,46 @@ async fn ask(binary: &Path, identity: Identity, reaper: &Arc<Reaper>) -> Result<
     let (code, table) = answer(binary, &Calls::QUESTION, false, reaper).await?;
     let table = (code == 0).then_some(table.as_str());
     let parsed = parse(binary, &flags, features.as_deref())?;
-    let calls = Calls::of(binary, version, &parsed, table).unwrap_or_else(|error| {
+    let sentry = sidecars.and_then(Sidecars::sentry);
+    let sentry = match sentry.filter(|_| parsed.knows_sidecars()) {
+        Some(sentry) => release_of(sentry, reaper).await.map_err(|e| {
+            let what_to_do = Sidecars::FIX;
+            Error::new(e.code(), format!("{e}; {what_to_do}"))
+        })?,
+        None => None,
+    };
+    let calls = Calls::of(sidecars, version, &parsed, table).unwrap_or_else(|error| {
         let binary = binary.display();
         tracing::warn!("runsc: {binary}: {error}; seccomp profiles are allow lists, which slows starts and execs");
         Vec::new()
     });
-    let version = version.chars().take(64).collect();
+    let version = short(version.trim());
     Ok(Answers {
         identity,
         flags,
         features,
         version,
+        sentry,
         calls,
     })
+}
+
+/// The release of a sentry, if it tells one.
+async fn release_of(sentry: &Path, reaper: &Arc<Reaper>) -> Result<Option<String>> {
+    let (code, printed) = answer(sentry, &["--version"], false, reaper).await?;
+    let told = Sidecars::release_in(&printed).filter(|_| code == 0);
+    if told.is_none() {
+        let sentry = sentry.display();
+        tracing::warn!(
+            "runsc: {sentry} does not tell its release: runsc compares it with its own at each start"
+        );
+    }
+    Ok(told.map(short))
+}
+
+/// As much of a version as is kept.
+fn short(version: &str) -> String {
+    version.chars().take(64).collect()
 }
 
 fn unusable(binary: &Path, what: &str, error: &io::Error) -> Error {
@@ -188,7 +239,11 @@ async fn answer(
         let limit = LIMIT.as_secs();
         return Err(Error::new(
             Code::DeadlineExceeded,
-            format!("runsc {}: no answer within {limit} s", question.join(" ")),
+            format!(
+                "{} {}: no answer within {limit} s",
+                binary.display(),
+                question.join(" ")
+            ),
         ));
     };
     let text = String::from_utf8_lossy(&finished(read).await).into_owned();

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use runsc_config::{
-    Calls, ContainerKind, Context, Explanation, Features, Hardened, Policy, Role, harden,
+    Calls, ContainerKind, Context, Explanation, Features, Hardened, Policy, Role, Sidecars, harden,
 };
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -224,23 +224,35 @@ fn parent(file: &Path) -> PathBuf {
         .to_owned()
 }
 
-/// What a runsc can do, by its own word.
+/// What a runsc can do, by its own word, with what is beside it.
+///
+/// # Errors
+/// When it does not answer as runsc does, or the sentry beside it is of another release.
 pub(crate) fn features(runsc: &Path, ask: Ask) -> Result<Features, Failure> {
     let (flags, features) = (ask(runsc, &["flags"])?, ask(runsc, &["features"])?);
     let (version, table) = (ask(runsc, &["--version"])?, ask(runsc, &Calls::QUESTION)?);
     let help = [flags.output, flags.errors].concat();
     let json = features.is_success.then_some(features.output);
     let features = Features::parse(&help, json.as_deref())?;
+    let sidecars = Sidecars::of(runsc)?;
+    let sidecars = sidecars.as_ref();
+    let used = sidecars.filter(|_| features.knows_sidecars());
+    if let Some((sidecars, sentry)) = used.and_then(|found| Some((found, found.sentry()?))) {
+        let said = ask(sentry, &["--version"])?;
+        let release = Sidecars::release_in(&said.output).filter(|_| said.is_success);
+        sidecars.fits(version_of(&version.output), release)?;
+    }
     let answer = table.is_success.then_some(table.output.as_str());
-    let table = Calls::of(runsc, version_of(&version.output), &features, answer);
+    let table = Calls::of(sidecars, version_of(&version.output), &features, answer);
     let calls = table.and_then(|table| Calls::new(&table));
+    let features = features.with_sidecars(sidecars);
     Ok(features.with_calls(calls.ok()))
 }
 
 /// The version in what `runsc --version` prints.
 pub(crate) fn version_of(printed: &str) -> &str {
     let first = printed.lines().next().unwrap_or_default();
-    first.trim_start_matches("runsc version ")
+    first.trim_start_matches("runsc version ").trim()
 }
 
 fn print(explanation: &Explanation) {

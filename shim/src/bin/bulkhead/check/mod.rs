@@ -6,7 +6,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use runsc_config::{Platform, Policy, RunscFlags, trusted, trusted_folder, trusted_runsc};
+use runsc_config::{
+    Features, Platform, Policy, RunscFlags, Sidecars, trusted, trusted_folder, trusted_runsc,
+};
 use serde::Serialize;
 
 use crate::Failure;
@@ -162,7 +164,7 @@ fn runsc(policy: &Policy, findings: &mut Findings) {
     let features = match features(&found, ask) {
         Ok(features) => features,
         Err(error) => {
-            let fix = "install a runsc that runs on this machine";
+            let fix = "install a runsc that runs on this machine, with the gvisor-bin of its release or with none";
             return findings.add("runsc", State::Fail, error.to_string(), fix);
         }
     };
@@ -194,6 +196,39 @@ fn runsc(policy: &Policy, findings: &mut Findings) {
                 fix,
             );
         }
+    }
+    sidecars(&found, &features, findings);
+}
+
+/// What is beside a runsc whose own word was right. A node without it is as good as before there was any.
+fn sidecars(runsc: &Path, features: &Features, findings: &mut Findings) {
+    let fix = "copy the gvisor-bin of runsc's release whole, or take the folder away";
+    let shown = runsc.display();
+    let found = match Sidecars::of(runsc) {
+        Ok(Some(found)) => found,
+        Ok(None) if features.knows_sidecars() => {
+            let text = format!(
+                "no {} beside {shown}: it starts sandboxes by itself",
+                Sidecars::FOLDER
+            );
+            return findings.ok("sidecars", text);
+        }
+        Ok(None) => return,
+        Err(problem) => return findings.add("sidecars", State::Fail, problem, fix),
+    };
+    let folder = found.folder().display();
+    let missing = found.missing();
+    if !features.knows_sidecars() {
+        let text = format!("{folder}: {shown} is of a release that does not use it");
+        findings.ok("sidecars", text);
+    } else if missing.is_empty() {
+        findings.ok("sidecars", format!("{folder}, of runsc's release"));
+    } else {
+        let text = format!(
+            "{folder} lacks {}: starts are slower, or fail if runsc cannot do without",
+            missing.join(", ")
+        );
+        findings.add("sidecars", State::Warn, text, fix);
     }
 }
 

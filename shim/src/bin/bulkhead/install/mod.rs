@@ -11,13 +11,14 @@ mod plan;
 mod record;
 mod root;
 pub(crate) mod running;
+mod sidecars;
 pub(crate) mod uninstall;
 mod write;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use runsc_config::{Policy, RunscFlags};
+use runsc_config::{Policy, RunscFlags, Sidecars};
 
 pub(crate) use content::{CLASSES, SHIM};
 use handlers::Release;
@@ -42,7 +43,7 @@ pub(crate) struct Arguments {
     /// The folder of the programs, on the node.
     #[arg(long, default_value = PREFIX)]
     prefix: PathBuf,
-    /// Install runsc too: this file.
+    /// Install runsc too: this file, and the folder gvisor-bin if it is beside it.
     #[arg(long, value_name = "FILE")]
     runsc: Option<PathBuf>,
     /// Where the node's file system is: for images, and for a container that has it mounted.
@@ -132,6 +133,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
         .any(|action| concerns(action, Path::new(CLASSES)));
     record.version = env!("CARGO_PKG_VERSION").to_owned();
     apply::run(plan, &root, &mut record)?;
+    record.save(&root)?;
     say(format_args!(
         "installed; what `bulkhead uninstall` takes away is in {}",
         record::PATH
@@ -178,8 +180,8 @@ fn fill(plan: &mut Plan, node: &Node<'_>, arguments: &Arguments) -> Result<(), F
             .into());
         }
         if let Some(runsc) = &arguments.runsc {
-            judge(runsc)?;
-            plan.program(node, &place(content::RUNSC), runsc)?;
+            let beside = judge(runsc)?;
+            sidecars::plan(plan, node, &arguments.prefix, runsc, beside.as_ref())?;
         }
         let other = match content::is_usual(&arguments.prefix) {
             true => copies::shadowed(node, &arguments.prefix)?,
@@ -235,17 +237,23 @@ fn fill(plan: &mut Plan, node: &Node<'_>, arguments: &Arguments) -> Result<(), F
     Ok(())
 }
 
-/// A runsc that could not hold the policy is not put on a node.
-fn judge(runsc: &Path) -> Result<(), Failure> {
+/// A runsc that could not hold the policy is not put on a node, nor one with programs of another release. What is beside it.
+fn judge(runsc: &Path) -> Result<Option<Sidecars>, Failure> {
+    let failed =
+        |problem: &dyn std::fmt::Display| format!("--runsc {}: {problem}", runsc.display());
     let path = std::path::absolute(runsc)?;
     if !path.is_file() {
-        return Err(format!("--runsc {}: there is no such file", runsc.display()).into());
+        return Err(failed(&"there is no such file").into());
     }
-    let features =
-        features(&path, ask_named).map_err(|e| format!("--runsc {}: {e}", runsc.display()))?;
+    let beside = Sidecars::of(&path).map_err(|e| failed(&e))?;
+    // Before the sentry is asked for its release.
+    if let Some(beside) = &beside {
+        sidecars::judge(beside).map_err(|e| failed(&e))?;
+    }
+    let features = features(&path, ask_named).map_err(|e| failed(&e))?;
     match RunscFlags::check(&Policy::strict(), &features) {
-        Ok(_) => Ok(()),
-        Err(refusal) => Err(format!("--runsc {}: {refusal}", runsc.display()).into()),
+        Ok(_) => Ok(beside),
+        Err(refusal) => Err(failed(&refusal).into()),
     }
 }
 

@@ -70,6 +70,13 @@ fn beside(path: &Path, suffix: &str) -> PathBuf {
     path.with_file_name(name)
 }
 
+fn theirs(path: &Path) -> String {
+    format!(
+        "{} is there, and not as `bulkhead install` put it: move it away, or give --replace",
+        path.display()
+    )
+}
+
 impl Plan {
     /// A folder, with those above it.
     pub(super) fn folder(&mut self, node: &Node<'_>, path: &Path) -> Result<(), Failure> {
@@ -105,10 +112,7 @@ impl Plan {
             Some(old) if old == new => return Ok(()),
             Some(old) if !node.record.is_ours(path, &old) => {
                 if !node.replace {
-                    self.refusals.push(format!(
-                        "{} is there, and not as `bulkhead install` put it: move it away, or give --replace",
-                        path.display()
-                    ));
+                    self.refusals.push(theirs(path));
                     return Ok(());
                 }
                 self.aside(node, path)?;
@@ -119,6 +123,20 @@ impl Plan {
             path: path.to_owned(),
             from: from.to_owned(),
             sum: new,
+        });
+        Ok(())
+    }
+
+    /// A program of somebody else's that must not be there, and that nothing is put in the place of.
+    pub(super) fn out_of_the_way(&mut self, node: &Node<'_>, path: &Path) -> Result<(), Failure> {
+        if !node.replace {
+            self.refusals.push(theirs(path));
+            return Ok(());
+        }
+        self.aside(node, path)?;
+        self.actions.push(Action::Remove {
+            path: path.to_owned(),
+            why: "kept beside",
         });
         Ok(())
     }
