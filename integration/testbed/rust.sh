@@ -53,8 +53,8 @@ lint() {
 
 bench() {
   # In the profile of the tests, whose build it shares: what it measures are other programs.
-  step "building the benches" cargo test --locked -p integration --bench figures --bench methods --bench pods --bench metrics --no-run
-  cargo test --locked -p integration --bench figures --bench methods --bench pods --bench metrics
+  step "building the benches" cargo test --locked -p integration --bench figures --bench files --bench methods --bench pods --bench metrics --no-run
+  cargo test --locked -p integration --bench figures --bench files --bench methods --bench pods --bench metrics
 }
 
 case ${1:-} in

@@ -5,6 +5,7 @@
 
 use crate::calls::RELEASE_FLAG;
 use crate::features::{Features, USAGE_FLAG};
+use crate::files::Files;
 use crate::policy::{Network, Platform, Policy};
 use crate::report::{Refusal, Report};
 
@@ -17,9 +18,16 @@ enum Missing {
     LeaveOut,
 }
 
+/// What decides the values.
+struct Settled<'a> {
+    policy: &'a Policy,
+    features: &'a Features,
+    files: Files,
+}
+
 struct Flag {
     name: &'static str,
-    value: fn(&Policy, &Features) -> String,
+    value: fn(&Settled<'_>) -> String,
     missing: Missing,
     /// Why this value.
     #[cfg_attr(
@@ -31,7 +39,7 @@ struct Flag {
 
 fn fixed(
     flag: &'static str,
-    value: fn(&Policy, &Features) -> String,
+    value: fn(&Settled<'_>) -> String,
     missing: Missing,
     reason: &'static str,
 ) -> Flag {
@@ -46,10 +54,10 @@ fn fixed(
 /// Every flag Bulkhead sets, but for `--root`, `--log` and `--log-format`, which name files of the shim, and
 /// `--systemd-cgroup`, which follows the form of the request's cgroup path. Deprecated flags are left alone: runsc writes a warning
 /// of each one that it is given to the stderr of the container.
-fn table() -> [Flag; 26] {
+fn table() -> [Flag; 30] {
     use Missing::{LeaveOut, Refuse};
-    let off = |_: &Policy, _: &Features| "false".to_owned();
-    let none = |_: &Policy, _: &Features| "none".to_owned();
+    let off = |_: &Settled<'_>| "false".to_owned();
+    let none = |_: &Settled<'_>| "none".to_owned();
     [
         fixed(
             "network",
@@ -59,13 +67,13 @@ fn table() -> [Flag; 26] {
         ),
         fixed(
             "oci-seccomp",
-            |_, _| "true".into(),
+            |_| "true".into(),
             Refuse,
             "without it the profile is silently ignored",
         ),
         fixed(
             "directfs",
-            |p, _| p.runsc().directfs.to_string(),
+            |p| p.policy.runsc().directfs.to_string(),
             Refuse,
             "the sentry runs as nobody, files by the gofer",
         ),
@@ -90,7 +98,7 @@ fn table() -> [Flag; 26] {
         fixed("net-raw", off, Refuse, "raw and packet sockets stay off"),
         fixed(
             "allow-suid",
-            |p, _| p.allow_set_uid.to_string(),
+            |p| p.policy.allow_set_uid.to_string(),
             LeaveOut,
             "set-uid files are ignored, unless the policy lets them work",
         ),
@@ -108,7 +116,7 @@ fn table() -> [Flag; 26] {
         ),
         fixed(
             "character-device-policy",
-            |_, _| "emulated-only".into(),
+            |_| "emulated-only".into(),
             LeaveOut,
             "no device of the host by a bind",
         ),
@@ -155,13 +163,13 @@ fn table() -> [Flag; 26] {
         fixed("log-packets", off, LeaveOut, "its log has what guests send"),
         fixed(
             "gofer-network-namespace",
-            |_, _| "new".into(),
+            |_| "new".into(),
             LeaveOut,
             "each gofer alone, and nothing mounted for it",
         ),
         fixed(
             "control-rpc-stop-timeout",
-            |_, _| "200ms".into(),
+            |_| "200ms".into(),
             LeaveOut,
             "an idle caller cannot hold up the exit",
         ),
@@ -173,16 +181,40 @@ fn table() -> [Flag; 26] {
         ),
         fixed(
             RELEASE_FLAG,
-            |_, _| "ALWAYS".into(),
+            |_| "ALWAYS".into(),
             LeaveOut,
             "a sentry of another release than runsc's does not run",
+        ),
+        fixed(
+            "file-access",
+            |_| "exclusive".into(),
+            LeaveOut,
+            "nobody writes an image while a container reads it",
+        ),
+        fixed(
+            "file-access-mounts",
+            |given| access(given.files.exclusive_binds).to_owned(),
+            LeaveOut,
+            "a bind shows what the host writes to it, unless its client says that nobody does",
+        ),
+        fixed(
+            DENTRIES,
+            |given| given.files.dentries.to_string(),
+            LeaveOut,
+            "names that the sentry remembers, over all mounts of the sandbox",
+        ),
+        fixed(
+            DESCRIPTORS,
+            |given| given.files.descriptors.to_string(),
+            LeaveOut,
+            "files that a sentry and a gofer hold open on the host, each: the names that are remembered are among them",
         ),
     ]
 }
 
 /// Where nothing is beside it, runsc's own default decides whether it does without.
-fn sidecars(_: &Policy, features: &Features) -> String {
-    if features.is_accompanied() {
+fn sidecars(given: &Settled<'_>) -> String {
+    if given.features.is_accompanied() {
         "STRICT"
     } else {
         "DEFAULT"
@@ -190,16 +222,24 @@ fn sidecars(_: &Policy, features: &Features) -> String {
     .to_owned()
 }
 
-fn network(policy: &Policy, _: &Features) -> String {
-    match policy.network {
+/// Each name that is remembered is a file that a gofer holds open, so the first is not given without the second.
+const DENTRIES: &str = "dcache";
+const DESCRIPTORS: &str = "fdlimit";
+
+fn access(is_exclusive: bool) -> &'static str {
+    if is_exclusive { "exclusive" } else { "shared" }
+}
+
+fn network(given: &Settled<'_>) -> String {
+    match given.policy.network {
         Network::None => "none",
         Network::Sandbox => "sandbox",
     }
     .to_owned()
 }
 
-fn platform(policy: &Policy, _: &Features) -> String {
-    match policy.runsc().platform {
+fn platform(given: &Settled<'_>) -> String {
+    match given.policy.runsc().platform {
         Platform::Systrap => "systrap",
         Platform::Kvm => "kvm",
         Platform::Ptrace => "ptrace",
@@ -207,9 +247,10 @@ fn platform(policy: &Policy, _: &Features) -> String {
     .to_owned()
 }
 
-fn overlay(policy: &Policy, _: &Features) -> String {
-    if policy.rootfs.writable {
-        format!("root:self,size={}m", policy.rootfs.size_mib)
+fn overlay(given: &Settled<'_>) -> String {
+    let rootfs = &given.policy.rootfs;
+    if rootfs.writable {
+        format!("root:self,size={}m", rootfs.size_mib)
     } else {
         "none".to_owned()
     }
@@ -217,7 +258,10 @@ fn overlay(policy: &Policy, _: &Features) -> String {
 
 /// The global flags every command of one sandbox runs with.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct RunscFlags(Vec<String>);
+pub struct RunscFlags {
+    all: Vec<String>,
+    of_start: Vec<String>,
+}
 
 impl RunscFlags {
     /// The controls that a runsc lacks, where the policy accepts that.
@@ -251,6 +295,7 @@ impl RunscFlags {
     pub(crate) fn new(
         policy: &Policy,
         features: &Features,
+        files: Files,
         systemd_cgroup: bool,
         report: &mut Report,
     ) -> Result<Self, Refusal> {
@@ -272,21 +317,44 @@ impl RunscFlags {
                 "",
             );
         }
-        let given = table.iter().filter(|flag| features.has_flag(flag.name));
+        let settled = Settled {
+            policy,
+            features,
+            files,
+        };
+        let given = table.iter().filter(|flag| {
+            let is_bounded = flag.name != DENTRIES || features.has_flag(DESCRIPTORS);
+            features.has_flag(flag.name) && is_bounded
+        });
         let mut flags: Vec<String> = given
-            .map(|flag| format!("--{}={}", flag.name, (flag.value)(policy, features)))
+            .map(|flag| format!("--{}={}", flag.name, (flag.value)(&settled)))
             .collect();
         if systemd_cgroup {
             // The cgroup is systemd's to make: one made behind its back loses its controllers at the next reload.
             flags.push("--systemd-cgroup=true".to_owned());
         }
-        Ok(Self(flags))
+        // The gofer of a container that joins a pod is started by `start`, long after the sentry.
+        let limit = format!("--{DESCRIPTORS}=");
+        let of_start = flags.iter().map(|flag| match flag.starts_with(&limit) {
+            true => format!("{limit}{}", files.gofer_descriptors),
+            false => flag.clone(),
+        });
+        Ok(Self {
+            of_start: of_start.collect(),
+            all: flags,
+        })
     }
 
     /// As arguments, to go before the subcommand.
     #[must_use]
     pub fn args(&self) -> Vec<String> {
-        self.0.clone()
+        self.all.clone()
+    }
+
+    /// The same for `start`, whose gofer may have fewer files open than the sentry.
+    #[must_use]
+    pub fn of_start(&self) -> Vec<String> {
+        self.of_start.clone()
     }
 }
 
@@ -294,6 +362,13 @@ impl RunscFlags {
 mod tests {
     use super::*;
     use crate::sidecars::Sidecars;
+
+    const FILES: Files = Files {
+        dentries: 5000,
+        descriptors: 20_000,
+        gofer_descriptors: 15_000,
+        exclusive_binds: false,
+    };
 
     fn features(without: &[&str]) -> Features {
         let help: String = table()
@@ -311,6 +386,7 @@ mod tests {
         let flags = RunscFlags::new(
             &Policy::strict(),
             &features(&[]),
+            FILES,
             false,
             &mut Report::default(),
         )
@@ -322,6 +398,10 @@ mod tests {
             "--directfs=false",
             "--host-uds=none",
             "--overlay2=none",
+            "--file-access=exclusive",
+            "--file-access-mounts=shared",
+            "--dcache=5000",
+            "--fdlimit=20000",
         ] {
             assert!(
                 flags.iter().any(|given| given == flag),
@@ -341,8 +421,13 @@ mod tests {
         let given = |without: &[&str]| {
             let sidecars = Sidecars::of(&runsc).expect("readable");
             let features = features(without).with_sidecars(sidecars.as_ref());
-            let flags =
-                RunscFlags::new(&Policy::strict(), &features, false, &mut Report::default());
+            let flags = RunscFlags::new(
+                &Policy::strict(),
+                &features,
+                FILES,
+                false,
+                &mut Report::default(),
+            );
             let mut flags = flags.expect("flags").args();
             flags.retain(|flag| flag.contains("sidecar"));
             flags
@@ -372,8 +457,14 @@ mod tests {
     #[test]
     fn a_runsc_that_lacks_a_control_is_refused_by_name() {
         let old = features(&["oci-seccomp"]);
-        let refusal = RunscFlags::new(&Policy::strict(), &old, false, &mut Report::default())
-            .expect_err("refused");
+        let refusal = RunscFlags::new(
+            &Policy::strict(),
+            &old,
+            FILES,
+            false,
+            &mut Report::default(),
+        )
+        .expect_err("refused");
         assert!(refusal.to_string().contains("oci-seccomp"), "{refusal}");
         let help = "  -root value\n  -network value\n";
         let silent = Features::parse(help, None).expect("features");
@@ -384,8 +475,38 @@ mod tests {
         );
         let accepting = Policy::parse("allow_old_runsc = true", "x").expect("policy");
         let mut report = Report::default();
-        let flags = RunscFlags::new(&accepting, &old, true, &mut report).expect("accepted");
+        let flags = RunscFlags::new(&accepting, &old, FILES, true, &mut report).expect("accepted");
         assert_eq!(report.changes.len(), 1, "what is lost is reported");
         assert!(flags.args().contains(&"--systemd-cgroup=true".to_owned()));
+    }
+
+    #[test]
+    fn a_gofer_that_is_started_later_has_its_own_limit() {
+        let (policy, mut report) = (Policy::strict(), Report::default());
+        let flags = RunscFlags::new(&policy, &features(&[]), FILES, false, &mut report);
+        let flags = flags.expect("flags");
+        let (all, of_start) = (flags.args(), flags.of_start());
+        assert!(of_start.contains(&"--fdlimit=15000".to_owned()));
+        let differ = all
+            .iter()
+            .zip(&of_start)
+            .filter(|(one, other)| one != other);
+        assert_eq!((all.len(), differ.count()), (of_start.len(), 1));
+    }
+
+    /// A cache without a bound of its descriptors could take all that a gofer has.
+    #[test]
+    fn names_are_remembered_where_their_files_are_bounded() {
+        let flags = |without: &[&str]| {
+            let features = features(without);
+            let mut report = Report::default();
+            RunscFlags::new(&Policy::strict(), &features, FILES, false, &mut report)
+                .expect("flags")
+                .args()
+        };
+        let has = |flags: &[String], name: &str| flags.iter().any(|flag| flag.starts_with(name));
+        assert!(!has(&flags(&[DESCRIPTORS]), "--dcache"));
+        let bounded = flags(&[DENTRIES]);
+        assert!(has(&bounded, "--fdlimit") && !has(&bounded, "--dcache"));
     }
 }

@@ -14,6 +14,7 @@ mod calls;
 mod cgroups;
 mod exec;
 mod features;
+mod files;
 mod flags;
 mod hardened;
 mod image;

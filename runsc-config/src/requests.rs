@@ -25,9 +25,12 @@ struct Control {
     set: fn(&mut Policy, bool),
     /// Whether it is among what a namespace was granted.
     granted: fn(&Granted) -> bool,
+    /// Whether it is a promise about the client's own files: a client of containerd's socket asks for it without any grant, and a
+    /// pod has it never.
+    is_promise: bool,
 }
 
-const CONTROLS: [Control; 3] = [
+const CONTROLS: [Control; 4] = [
     Control {
         name: "network",
         values: ["none", "sandbox"],
@@ -41,6 +44,7 @@ const CONTROLS: [Control; 3] = [
             };
         },
         granted: |granted| granted.network == Network::Sandbox,
+        is_promise: false,
     },
     Control {
         name: "rootfs",
@@ -49,6 +53,7 @@ const CONTROLS: [Control; 3] = [
         is_loose: |policy| policy.rootfs.writable,
         set: |policy, loose| policy.rootfs.writable = loose,
         granted: |granted| granted.rootfs_writable,
+        is_promise: false,
     },
     Control {
         name: "scratch",
@@ -57,6 +62,16 @@ const CONTROLS: [Control; 3] = [
         is_loose: |policy| policy.scratch.exec,
         set: |policy, loose| policy.scratch.exec = loose,
         granted: |granted| granted.scratch_exec,
+        is_promise: false,
+    },
+    Control {
+        name: "binds",
+        values: ["shared", "exclusive"],
+        key: "binds.exclusive",
+        is_loose: |policy| policy.binds.exclusive,
+        set: |policy, loose| policy.binds.exclusive = loose,
+        granted: |_| false,
+        is_promise: true,
     },
 ];
 
@@ -72,6 +87,13 @@ pub(crate) fn apply(
     report: &mut Report,
 ) -> Result<Policy, Refusal> {
     let mut effective = policy.clone();
+    let may_promise = caller.is_trusted() && kind == ContainerKind::Plain;
+    if !may_promise {
+        // Others write a pod's volumes: its other containers, other pods, the kubelet.
+        for control in CONTROLS.iter().filter(|control| control.is_promise) {
+            (control.set)(&mut effective, false);
+        }
+    }
     let annotations = spec.get("annotations").and_then(Value::as_object);
     let namespace = annotations
         .and_then(|annotations| annotations.get(NAMESPACE)?.as_str())
@@ -93,7 +115,7 @@ pub(crate) fn apply(
             let problem = format!("{value:?}: {}", known(control.values));
             return Err(Refusal::invalid(field, problem));
         };
-        let (loose, is_loose) = (loose == 1, (control.is_loose)(policy));
+        let (loose, is_loose) = (loose == 1, (control.is_loose)(&effective));
         if loose == is_loose {
             continue;
         }
@@ -102,7 +124,12 @@ pub(crate) fn apply(
             let rule = "a sandbox has one value for all containers of its pod, and was made with the other";
             return Err(Refusal::denied(control.name, asked, rule, None));
         }
-        if loose && !granted.is_some_and(control.granted) {
+        if loose && control.is_promise && !may_promise {
+            let rule =
+                "others write the volumes of a pod, so only a container of its own may have it";
+            return Err(Refusal::denied(control.name, asked, rule, None));
+        }
+        if loose && !control.is_promise && !granted.is_some_and(control.granted) {
             let rule = match namespace {
                 Some(namespace) => {
                     format!("the policy does not grant it to namespace {namespace:?}")
@@ -116,7 +143,9 @@ pub(crate) fn apply(
             return Err(Refusal::denied(control.name, asked, rule, Some(&key)));
         }
         (control.set)(&mut effective, loose);
-        let key = if loose {
+        let key = if loose && control.is_promise {
+            ""
+        } else if loose {
             "kubernetes.namespaces"
         } else {
             control.key
@@ -224,6 +253,40 @@ mod tests {
             let kind = ContainerKind::PodContainer(&shared);
             let given = apply(&spec, &with_network, Caller::Kubernetes, kind, &mut report);
             assert_eq!(given.is_ok(), fits, "{given:?}");
+        }
+    }
+
+    #[test]
+    fn exclusive_binds_are_a_clients_promise_and_never_a_pods() {
+        let request = |value: &str| {
+            let annotations = json!({ NAMESPACE: "agents", "dev.bulkhead.binds": value });
+            Map::from_iter([("annotations".to_owned(), annotations)])
+        };
+        let shared = Shared::default();
+        for (text, default) in [("", false), ("binds.exclusive = true", true)] {
+            let text = format!("{text}\n{GRANTING}");
+            let policy = Policy::parse(&text, "x").expect("a policy");
+            let given = |spec: &Map<String, Value>, caller, kind| {
+                let given = apply(spec, &policy, caller, kind, &mut Report::default());
+                given.map(|policy| policy.binds.exclusive)
+            };
+            let plain = ContainerKind::Plain;
+            assert_eq!(given(&Map::new(), Caller::Node, plain), Ok(default));
+            for (value, is_exclusive) in [("exclusive", true), ("shared", false)] {
+                let given = given(&request(value), Caller::Node, plain);
+                assert_eq!(given, Ok(is_exclusive));
+            }
+            for (caller, kind) in [
+                (Caller::Kubernetes, ContainerKind::PodSandbox),
+                (Caller::Kubernetes, ContainerKind::PodContainer(&shared)),
+                (Caller::Foreign, plain),
+                (Caller::Node, ContainerKind::PodSandbox),
+            ] {
+                assert_eq!(given(&Map::new(), caller, kind), Ok(false), "{caller:?}");
+                assert_eq!(given(&request("shared"), caller, kind), Ok(false));
+                let refusal = given(&request("exclusive"), caller, kind).expect_err("refused");
+                assert_eq!(refusal.kind, RefusalKind::PermissionDenied, "{refusal}");
+            }
         }
     }
 }

@@ -7,6 +7,7 @@ use serde_json::{Map, Value};
 
 use crate::exec::ExecCeiling;
 use crate::features::Features;
+use crate::files::Files;
 use crate::flags::RunscFlags;
 use crate::hardened::HardenedSpec;
 use crate::json::{is_empty, object, retain, text_of};
@@ -115,6 +116,8 @@ pub struct HostFacts {
     pub mount_points: fn(&str) -> Vec<PathBuf>,
     /// Whether two paths, named without links, are one file or folder.
     pub is_same: fn(&Path, &Path) -> bool,
+    /// How many files a process of this host may have open, as runsc inherits it.
+    pub open_files: u64,
 }
 
 impl Default for HostFacts {
@@ -132,6 +135,7 @@ impl Default for HostFacts {
             mounted_below: |_| Vec::new(),
             mount_points: |_| Vec::new(),
             is_same: |_, _| false,
+            open_files: 1_048_576,
         }
     }
 }
@@ -288,7 +292,7 @@ pub fn harden(asked: Value, policy: &Policy, context: &Context<'_>) -> Result<Ha
     let effective = requests::apply(&spec, policy, caller, context.kind, &mut report)?;
     let policy = &effective;
     let cgroup = cgroup(object(&mut spec, "linux")?, context)?;
-    let flags = RunscFlags::new(policy, context.features, cgroup.by_systemd, &mut report)?;
+    RunscFlags::check(policy, context.features)?;
     let identity = pod::Identity::of(&spec, caller);
     if let ContainerKind::PodContainer(shared) = context.kind {
         shared.pod.expect(&identity)?;
@@ -335,6 +339,15 @@ pub fn harden(asked: Value, policy: &Policy, context: &Context<'_>) -> Result<Ha
     };
     let given = mounts::harden(&mut spec, &mut shared, policy, caller, context, &mut report)?;
     shared.scratch = given.scratch;
+    let mut files = Files::new(policy, limits.memory, context.host.open_files, context.kind);
+    files.doubt(&spec, &context.host, &mut report);
+    let flags = RunscFlags::new(
+        policy,
+        context.features,
+        files,
+        cgroup.by_systemd,
+        &mut report,
+    )?;
     let masked = paths::hold(&mut spec, &mut report)?;
     match context.kind {
         ContainerKind::Plain => pod::annotate_nothing(&mut spec),

@@ -103,6 +103,7 @@ async fn remove(flags: &Flags, bundle: &Bundle) -> Result<Option<i32>> {
             record.runsc.clone(),
             root.clone(),
             record.flags.clone(),
+            record.flags.clone(),
             Arc::clone(&reaper),
         );
         cleanup::remove_container(&runsc, &flags.id, sandbox, bundle).await;

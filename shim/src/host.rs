@@ -3,6 +3,7 @@
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
+use nix::sys::resource::{Resource, getrlimit};
 use nix::sys::statfs::{TMPFS_MAGIC, statfs};
 use runsc_config::{HostFacts, Volume};
 
@@ -35,7 +36,14 @@ pub(crate) fn facts(containerd: &str) -> HostFacts {
         mounted_below: mountinfo::below,
         mount_points: mountinfo::points,
         is_same,
+        open_files: open_files(),
     }
+}
+
+/// How many files runsc may have open: its runtime raises the limit as far as this. Where the kernel does not say, few.
+fn open_files() -> u64 {
+    const USUAL: u64 = 1024;
+    getrlimit(Resource::RLIMIT_NOFILE).map_or(USUAL, |(_, most)| most)
 }
 
 /// Whether two paths are one file or folder, whatever their filesystem tells of them. Links are not followed.

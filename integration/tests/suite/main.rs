@@ -20,6 +20,7 @@ mod events;
 mod exec;
 mod explain;
 mod faults;
+mod files;
 mod images;
 mod install;
 mod io;
@@ -74,6 +75,7 @@ fn main() -> ExitCode {
         session::cases(),
         events::cases(),
         faults::cases(),
+        files::cases(),
         neighbours::cases(),
         peers::cases(),
         lies::cases(),

@@ -92,6 +92,9 @@ pub struct RunscPolicy {
     /// Sentry opens files itself instead of asking the gofer: faster, and the sentry then runs as root with
     /// capabilities. Default false.
     pub directfs: bool,
+    /// Names of files that a sandbox remembers, over all its mounts, as far as its memory and the descriptors of the host's processes
+    /// reach. Default 16384.
+    pub dentry_cache: u64,
     /// Seconds `runsc create` may take. Default 60.
     pub create_timeout: u64,
     /// Seconds `runsc start`, `pause` and `resume` may take. Default 30.
@@ -106,6 +109,7 @@ impl Default for RunscPolicy {
             platform: Platform::default(),
             control: Backend::default(),
             directfs: false,
+            dentry_cache: 16_384,
             create_timeout: 60,
             start_timeout: 30,
         }
@@ -255,6 +259,9 @@ pub struct Binds {
     pub writable: Vec<PathBuf>,
     /// What the host mounts later below a bind appears in it where the request asks for that. Default false.
     pub propagation: bool,
+    /// What a client of containerd's socket binds is taken to be written by nobody else while the container runs, unless the request
+    /// says otherwise. Never a pod's binds. Default false.
+    pub exclusive: bool,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
@@ -395,6 +402,7 @@ impl Policy {
             ("scratch.tmp_mib", self.scratch.tmp_mib, 1, 16 * 1024 * 1024),
             ("scratch.run_mib", self.scratch.run_mib, 1, 16 * 1024 * 1024),
             ("scratch.shm_mib", self.scratch.shm_mib, 1, 16 * 1024 * 1024),
+            ("runsc.dentry_cache", self.runsc.dentry_cache, 64, 1_048_576),
             ("runsc.create_timeout", self.runsc.create_timeout, 1, 600),
             ("runsc.start_timeout", self.runsc.start_timeout, 1, 600),
         ];

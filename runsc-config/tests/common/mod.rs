@@ -39,7 +39,7 @@ const WITH_CAPABILITY: [(&str, &[&str]); 2] = [
 ];
 
 /// Flags that have one value under every policy.
-const FIXED_FLAGS: [(&str, &str); 21] = [
+const FIXED_FLAGS: [(&str, &str); 22] = [
     ("oci-seccomp", "true"),
     ("host-uds", "none"),
     ("host-fifo", "none"),
@@ -61,6 +61,7 @@ const FIXED_FLAGS: [(&str, &str); 21] = [
     ("control-rpc-stop-timeout", "200ms"),
     ("sidecar-usage-policy", "DEFAULT"),
     ("sidecar-release-enforcement-policy", "ALWAYS"),
+    ("file-access", "exclusive"),
 ];
 
 /// A runsc that has everything.
@@ -86,11 +87,15 @@ pub struct Allowed {
     /// Without `directfs` alone.
     pub unconfined: bool,
     pub propagation: bool,
+    /// Of a client's binds alone.
+    pub exclusive: bool,
     pub directfs: bool,
     pub kvm: bool,
     pub capabilities: Vec<String>,
     pub tasks: u64,
     pub open_files: u64,
+    /// Names that are remembered at most.
+    pub dentries: u64,
     pub memory_mib: u64,
     /// Hundredths of a CPU.
     pub cpu: u64,
@@ -112,11 +117,13 @@ impl Allowed {
             set_uid: false,
             unconfined: false,
             propagation: false,
+            exclusive: false,
             directfs: false,
             kvm: false,
             capabilities: Vec::new(),
             tasks: 256,
             open_files: 1024,
+            dentries: 16_384,
             memory_mib: 512,
             cpu: 100,
             sizes: [64, 8, 16, 1024],
@@ -131,12 +138,12 @@ impl Allowed {
         let [read_only, writable] = &self.binds;
         let [grants_network, grants_root, grants_exec] = self.grants;
         let text = format!(
-            "network = {:?}\nrun_as_non_root = {}\nallow_set_uid = {}\nallow_unconfined = {}\nrunsc.directfs = {}\nrunsc.platform = {:?}\n\
+            "network = {:?}\nrun_as_non_root = {}\nallow_set_uid = {}\nallow_unconfined = {}\nrunsc.directfs = {}\nrunsc.dentry_cache = {}\nrunsc.platform = {:?}\n\
              rootfs = {{ writable = {}, size_mib = {overlay} }}\n\
              scratch = {{ exec = {}, tmp_mib = {tmp}, run_mib = {run}, shm_mib = {shm} }}\n\
              capabilities.allow = {:?}\n\
              limits = {{ pids = {}, open_files = {}, memory_mib = {}, cpus = {}.{:02} }}\n\
-             binds = {{ read_only = {read_only:?}, writable = {writable:?}, propagation = {} }}\n\
+             binds = {{ read_only = {read_only:?}, writable = {writable:?}, propagation = {}, exclusive = {} }}\n\
              [kubernetes.namespaces.granted]\n\
              network = {:?}\nrootfs_writable = {grants_root}\nscratch_exec = {grants_exec}\n",
             network(self.network),
@@ -144,6 +151,7 @@ impl Allowed {
             self.set_uid,
             self.unconfined,
             self.directfs,
+            self.dentries,
             if self.kvm { "kvm" } else { "systrap" },
             self.writable,
             self.exec,
@@ -154,6 +162,7 @@ impl Allowed {
             self.cpu / 100,
             self.cpu % 100,
             self.propagation,
+            self.exclusive,
             network(grants_network),
         );
         Policy::parse(&text, "generated").expect("a policy")
@@ -353,7 +362,7 @@ pub fn assert_held(asked: &Value, hardened: &Hardened, allowed: &Allowed, asker:
     ] {
         assert!(spec["linux"].get(gone).is_none(), "{gone}");
     }
-    held_flags(hardened, allowed, asker);
+    held_flags(asked, hardened, allowed, asker);
 }
 
 /// Every hook is what was judged, in a stage that there is.
@@ -406,7 +415,7 @@ fn held_limits(asked: &Value, spec: &Value, allowed: &Allowed, asker: Asker) {
     }
 }
 
-fn held_flags(hardened: &Hardened, allowed: &Allowed, asker: Asker) {
+fn held_flags(asked: &Value, hardened: &Hardened, allowed: &Allowed, asker: Asker) {
     let flags = hardened.flags.args();
     let value = |name: &str| {
         let mut values = flags.iter().filter_map(|flag| {
@@ -437,7 +446,25 @@ fn held_flags(hardened: &Hardened, allowed: &Allowed, asker: Asker) {
     assert_eq!(value("platform"), platform);
     let systemd = flags.iter().any(|flag| flag == "--systemd-cgroup=true");
     assert!(!systemd, "there is none on this host");
-    assert_eq!(flags.len(), FIXED_FLAGS.len() + 5, "{flags:?}");
+    let is_promised = match asked["annotations"]["dev.bulkhead.binds"].as_str() {
+        Some(value) => value == "exclusive",
+        None => allowed.exclusive,
+    };
+    let is_clients = asker == Asker::Client && own_folder(asked, asker).is_none();
+    let access = value("file-access-mounts");
+    assert!(
+        access == "shared" || (access == "exclusive" && is_promised && is_clients),
+        "{access}"
+    );
+    let number = |name: &str| value(name).parse::<u64>().expect("a number");
+    let (dentries, descriptors) = (number("dcache"), number("fdlimit"));
+    assert!(dentries <= allowed.dentries, "{dentries}");
+    assert!(
+        dentries * 2 < descriptors && descriptors <= host().open_files,
+        "{dentries} of {descriptors}"
+    );
+    assert!(dentries * 2048 * 16 <= hardened.limits.memory);
+    assert_eq!(flags.len(), FIXED_FLAGS.len() + 8, "{flags:?}");
     // What configures runsc is the shim's own.
     let annotations = hardened
         .spec

@@ -190,6 +190,8 @@ fn annotations() -> impl Strategy<Value = Map<String, Value>> {
         ("network", "none"),
         ("rootfs", "writable"),
         ("scratch", "exec"),
+        ("binds", "exclusive"),
+        ("binds", "shared"),
     ];
     let bulkheads = proptest::option::weighted(0.3, select(bulkheads));
     let namespace = select(vec!["granted", "other"]);
@@ -384,8 +386,14 @@ pub fn spec() -> impl Strategy<Value = Value> {
 
 /// Policies, of the strictest and of any.
 pub fn allowed() -> impl Strategy<Value = Allowed> {
-    let flags = any::<([bool; 9], [bool; 3])>();
-    let numbers = (1_u64..2000, 16_u64..5000, 64_u64..4096, 1_u64..800);
+    let flags = any::<([bool; 10], [bool; 3])>();
+    let numbers = (
+        1_u64..2000,
+        16_u64..5000,
+        64_u64..4096,
+        1_u64..800,
+        64_u64..1_048_576,
+    );
     let sizes = [1_u64..200, 1..200, 1..200, 1..5000];
     let folders = vec!["/srv/models", "/srv/results"];
     let binds = [
@@ -402,10 +410,11 @@ pub fn allowed() -> impl Strategy<Value = Allowed> {
                 set_uid,
                 unconfined,
                 propagation,
+                exclusive,
                 directfs,
                 kvm,
             ] = flags;
-            let (tasks, open_files, memory_mib, cpu) = numbers;
+            let (tasks, open_files, memory_mib, cpu, dentries) = numbers;
             Allowed {
                 network,
                 writable,
@@ -414,11 +423,13 @@ pub fn allowed() -> impl Strategy<Value = Allowed> {
                 set_uid: set_uid && root,
                 unconfined: unconfined && !directfs,
                 propagation,
+                exclusive,
                 directfs,
                 kvm,
                 capabilities: capabilities.into_iter().map(str::to_owned).collect(),
                 tasks,
                 open_files,
+                dentries,
                 memory_mib,
                 cpu,
                 sizes,
@@ -450,12 +461,14 @@ pub fn looser() -> impl Strategy<Value = (Allowed, Allowed)> {
             set_uid: strict.set_uid || other.set_uid,
             unconfined: strict.unconfined || (other.unconfined && !strict.directfs),
             propagation: strict.propagation || other.propagation,
+            exclusive: strict.exclusive || other.exclusive,
             // Not together with `unconfined`.
             directfs: strict.directfs || (other.directfs && !strict.unconfined),
             kvm: strict.kvm,
             capabilities,
             tasks: strict.tasks.max(other.tasks),
             open_files: strict.open_files.max(other.open_files),
+            dentries: strict.dentries.max(other.dentries),
             memory_mib: strict.memory_mib.max(other.memory_mib),
             cpu: strict.cpu.max(other.cpu),
             sizes: [0, 1, 2, 3].map(|size| strict.sizes[size].max(other.sizes[size])),

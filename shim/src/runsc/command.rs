@@ -64,22 +64,25 @@ pub(crate) struct Runsc {
     binary: PathBuf,
     root: PathBuf,
     flags: Vec<String>,
+    start_flags: Vec<String>,
     reaper: Arc<Reaper>,
     sequence: AtomicU32,
 }
 
 impl Runsc {
-    /// `flags` are the global flags the policy decided on.
+    /// `flags` are the global flags the policy decided on, `start_flags` those of `start`.
     pub(crate) fn new(
         binary: PathBuf,
         root: PathBuf,
         flags: Vec<String>,
+        start_flags: Vec<String>,
         reaper: Arc<Reaper>,
     ) -> Self {
         Self {
             binary,
             root,
             flags,
+            start_flags,
             reaper,
             sequence: AtomicU32::new(0),
         }
@@ -217,7 +220,11 @@ impl Runsc {
             .arg(option("--root=", &self.root))
             .arg(option("--log=", log.path()))
             .arg("--log-format=json");
-        command.args(&self.flags).arg(subcommand).args(args);
+        let flags = match subcommand {
+            "start" => &self.start_flags,
+            _ => &self.flags,
+        };
+        command.args(flags).arg(subcommand).args(args);
         if let Some(bounds) = Bounds::of(subcommand) {
             bounds.apply_to(&mut command);
         }

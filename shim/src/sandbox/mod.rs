@@ -178,6 +178,7 @@ impl Sandbox {
             plan.binary.clone(),
             root,
             plan.hardened.flags.args(),
+            plan.hardened.flags.of_start(),
             Arc::clone(&plan.reaper),
         )))
     }

@@ -34,7 +34,8 @@ pub(crate) const CRI_3: &str = "io.containerd.cri.v1.runtime";
 /// The annotations of a pod that its policy may look at.
 pub(crate) const PATTERN: &str = "dev.bulkhead.*";
 /// What a pod may ask of its policy.
-const REQUESTS: [&str; 3] = [
+const REQUESTS: [&str; 4] = [
+    "dev.bulkhead.binds",
     "dev.bulkhead.network",
     "dev.bulkhead.rootfs",
     "dev.bulkhead.scratch",
