@@ -5,7 +5,7 @@ SCRIPTS := integration/testbed
 
 # Each step says what it does; two at once would talk over each other.
 .NOTPARALLEL:
-.PHONY: help build tools images testbed testbed-down demo test loop test-versions test-v2 test-node test-kubernetes conformance fuzz mutants bench evidence deb lint packages clean
+.PHONY: help build tools images testbed testbed-down demo test loop test-versions test-v2 test-node test-kubernetes conformance fuzz mutants bench evidence deb release lint packages clean
 
 help: ## this list
 	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -78,6 +78,11 @@ evidence: ## TARGET=NAME: runs a suite that CI leaves out, whole, and writes how
 
 deb: build ## the Debian package, with checksums and a list of what it is made of, in target/deb
 	@$(SCRIPTS)/deb.sh
+
+release: ## tarball, package, checksums, bill of materials and notes in target/releases, of a commit
+	@$(SCRIPTS)/release.sh check
+	@$(MAKE) --no-print-directory deb
+	@$(SCRIPTS)/release.sh pack
 
 lint: packages ## formatting, clippy, documentation, scripts, dependencies
 	@$(SCRIPTS)/packages.sh test
