@@ -260,7 +260,7 @@ mod tests {
     #[test]
     fn a_folder_that_is_there_keeps_its_mode_and_one_that_others_can_write_is_refused() {
         use std::os::unix::fs::PermissionsExt as _;
-        if !nix::unistd::geteuid().is_root() {
+        if !crate::testing::has_root() {
             return;
         }
         let folder = tempfile::tempdir().expect("tempdir");
@@ -295,7 +295,7 @@ mod tests {
     #[test]
     fn the_folder_of_a_sandbox_is_nobodys_else() {
         use std::os::unix::fs::PermissionsExt as _;
-        if !nix::unistd::geteuid().is_root() {
+        if !crate::testing::has_root() {
             return;
         }
         let folder = tempfile::tempdir().expect("tempdir");

@@ -28,6 +28,9 @@ mod processes;
 #[path = "../../procfs.rs"]
 #[allow(dead_code, reason = "the shim uses the rest")]
 mod procfs;
+#[cfg(test)]
+#[path = "../../testing.rs"]
+mod testing;
 mod text;
 #[path = "../../trail.rs"]
 #[allow(dead_code, reason = "the shim uses the rest")]
