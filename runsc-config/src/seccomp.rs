@@ -430,9 +430,9 @@ impl Profile {
         }
         if ![ALLOW, ERRNO].contains(&default) {
             let rest = if features.calls().is_some() {
-                "EPERM where the built-in profile denies, ENOSYS for clone3 and where gVisor has no such call"
+                "EPERM if the built-in profile denies, ENOSYS for clone3 and for calls that gVisor lacks"
             } else {
-                "EPERM where the built-in profile denies, ENOSYS for clone3"
+                "EPERM if the built-in profile denies, ENOSYS for clone3"
             };
             // An ENOSYS is read as a trace action; what was asked for is told.
             let asked = match profile.get("defaultAction").and_then(Value::as_str) {

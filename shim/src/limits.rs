@@ -126,7 +126,7 @@ pub(crate) fn gives(cgroups: &Cgroups, limits: &SandboxLimits) -> bool {
 /// Puts back what an update has changed that did not come to its end.
 pub(crate) fn put_back(cgroups: &Cgroups, before: &Held) {
     if let Err(error) = set(cgroups, &Held::now(cgroups), before) {
-        tracing::warn!(%error, "the limits before a failed update were not all put back");
+        tracing::warn!(%error, "not every limit was restored after a failed update");
     }
 }
 

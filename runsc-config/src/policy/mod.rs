@@ -513,7 +513,7 @@ fn hint_of_runc(text: &str) -> String {
         [] => String::new(),
         keys => format!(
             ": {} in a handler's options is runc's: take it out of containerd's configuration. A sandbox is in systemd's cgroups \
-             where the kubelet's cgroup driver is",
+             if the kubelet's cgroup driver is",
             keys.join(", ")
         ),
     }

@@ -207,7 +207,7 @@ fn cgroup(text: &mut Text, sandbox: &Sandbox) {
     );
     bytes(
         "memory_limit_bytes",
-        "What it may use; missing where there is no limit.",
+        "What it may use. Missing if there is no limit.",
         figures.memory_limit,
     );
     let help = "Processes killed for want of memory.";
