@@ -1,7 +1,7 @@
 //! Binds: which folders of the host a container may have.
 //!
-//! Some it never has. Beyond that it depends on who asks: a client of containerd's socket is root on the node and gets what
-//! it names, while the author of a pod is not, and gets the pod's own volumes and what the policy lists.
+//! A sandbox never gets some folders. The rest depends on the caller. A client of containerd's socket is root on the node and
+//! gets what it names. The author of a pod is not, and gets the pod's own volumes and what the policy lists.
 
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};

@@ -1,7 +1,7 @@
-//! Where things are on the node, and what the shim writes down about a sandbox.
+//! Where things are on the node, and the record that the shim writes of a sandbox.
 //!
-//! Each sandbox has a folder of its own below the base (`/run/bulkhead` unless the policy says otherwise). It is runsc's
-//! `--root`, holds the control socket and the shim's record, and is all that `delete` needs. Its name is a hash, for two
+//! Each sandbox has a folder of its own below the base (`/run/bulkhead` unless the policy says otherwise). That folder is runsc's
+//! `--root`. It holds the control socket and the shim's record, and `delete` needs nothing else. Its name is a hash, for two
 //! reasons: a socket path may be at most 107 bytes long, and two containerds on one node may use the same ids.
 
 use std::fs::{self, DirBuilder};

@@ -1,7 +1,7 @@
-//! Limits of a sandbox's cgroup: checked once it is made, and changed while it runs.
+//! Limits of a sandbox's cgroup: checked after its create, and changed while it runs.
 //!
-//! `runsc update` does nothing for the containers of a pod, so the sandbox's cgroup is written here. Where systemd has made it, its unit is
-//! told as well (`systemd.rs`).
+//! `runsc update` does nothing for the containers of a pod, so the shim writes the sandbox's cgroup here. If systemd has made the
+//! cgroup, the shim changes its unit too (`systemd.rs`).
 
 use std::fs;
 use std::io;

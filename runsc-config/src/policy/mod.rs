@@ -1,4 +1,4 @@
-//! The node's policy: a TOML file in which every key loosens something, and whose absence is the strictest policy.
+//! The node's policy: a TOML file. Every key loosens or tunes something. Without the file the strictest policy holds.
 
 mod file;
 

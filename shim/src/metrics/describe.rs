@@ -1,4 +1,4 @@
-//! The families of a sandbox, one after the other: name, unit, what it is, and where its value is from.
+//! The families of a sandbox, one after the other: name, unit, help, and the source of the value.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
