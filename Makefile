@@ -5,7 +5,7 @@ SCRIPTS := integration/testbed
 
 # Each step says what it does; two at once would talk over each other.
 .NOTPARALLEL:
-.PHONY: help build tools images testbed testbed-down demo test loop test-versions test-v2 test-node test-kubernetes conformance fuzz mutants bench evidence deb lint packages clean
+.PHONY: help build tools images testbed testbed-down demo check test loop test-versions test-v2 test-node test-kubernetes conformance fuzz mutants bench evidence deb release lint packages clean
 
 help: ## this list
 	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -29,6 +29,10 @@ testbed-down: ## ends it and leaves nothing
 demo: build tools ## one attack: as a plain process, on runc, on Bulkhead
 	@$(SCRIPTS)/images.sh busybox python
 	@integration/demo/run.sh
+
+check: ## what to run after each change: formatting, clippy, papers, unit tests; needs no root
+	@$(SCRIPTS)/packages.sh check
+	@$(SCRIPTS)/rust.sh check
 
 test: build tools images ## all tests, on real containerd and runsc
 	@$(SCRIPTS)/packages.sh test
@@ -67,7 +71,7 @@ fuzz: packages ## runsc-config under random input, FUZZ_SECONDS (30) for each ta
 	@runsc-config/fuzz/run.sh $(FUZZ_SECONDS)
 
 mutants: packages ## loosens one rule after the other, and expects the tests to notice
-	@runsc-config/tests/mutants.py
+	@bash -c '. $(SCRIPTS)/lib.sh; exec runsc-config/tests/mutants.py'
 
 bench: build tools images ## the figures, side by side; gates nothing
 	@$(SCRIPTS)/tools.sh bench
@@ -78,6 +82,11 @@ evidence: ## TARGET=NAME: runs a suite that CI leaves out, whole, and writes how
 
 deb: build ## the Debian package, with checksums and a list of what it is made of, in target/deb
 	@$(SCRIPTS)/deb.sh
+
+release: ## tarball, package, checksums, bill of materials and notes in target/releases, of a commit
+	@$(SCRIPTS)/release.sh check
+	@$(MAKE) --no-print-directory deb
+	@$(SCRIPTS)/release.sh pack
 
 lint: packages ## formatting, clippy, documentation, scripts, dependencies
 	@$(SCRIPTS)/packages.sh test

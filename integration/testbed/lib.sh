@@ -114,3 +114,12 @@ totals() {
     /^test result:/ { passed += $4; failed += $6; skipped += $8 }
     END { printf "%d passed, %d failed, %d skipped\n", passed, failed, skipped }' "$@"
 }
+
+# rust-toolchain.toml names the compiler, and rustup fetches one that it does not have under that name. A `stable` of the same
+# version serves as well.
+pinned_rust=$(sed -n 's/^channel = "\(.*\)"/\1/p' "$repo/rust-toolchain.toml")
+has_toolchain() { compgen -G "${RUSTUP_HOME:-$HOME/.rustup}/toolchains/$1-*" >/dev/null; }
+if [ -z "${RUSTUP_TOOLCHAIN:-}" ] && ! has_toolchain "$pinned_rust" && has_toolchain stable &&
+  [ "$(RUSTUP_TOOLCHAIN=stable rustc --version 2>/dev/null | awk '{ print $2 }')" = "$pinned_rust" ]; then
+  export RUSTUP_TOOLCHAIN=stable
+fi

@@ -17,6 +17,11 @@ packages=(
   shellcheck               # make lint
 )
 
+# `make check` makes no testbed, so it needs these alone.
+if [ "${1:-}" = check ]; then
+  packages=(gcc libc6-dev protobuf-compiler libprotobuf-dev python3 shellcheck)
+fi
+
 # What only one target needs.
 if [ "${1:-}" = v2 ]; then
   packages+=(
@@ -59,7 +64,7 @@ for package in "${packages[@]}"; do
 done
 [ ${#missing[@]} -gt 0 ] || exit 0
 
-[ "$(id -u)" = 0 ] || die "these Debian packages are missing and only root can install them: ${missing[*]}"
+[ "$(id -u)" = 0 ] || die "these Debian packages are missing, and only root can install them: apt-get install ${missing[*]}"
 export DEBIAN_FRONTEND=noninteractive
 install=(apt-get install -y --no-install-recommends "${missing[@]}")
 # The package lists of a new machine are empty, those of an old one name files that are gone.

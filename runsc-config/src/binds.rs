@@ -1,7 +1,7 @@
 //! Binds: which folders of the host a container may have.
 //!
-//! Some it never has. Beyond that it depends on who asks: a client of containerd's socket is root on the node and gets what
-//! it names, while the author of a pod is not, and gets the pod's own volumes and what the policy lists.
+//! A sandbox never gets some folders. The rest depends on the caller. A client of containerd's socket is root on the node and
+//! gets what it names. The author of a pod is not, and gets the pod's own volumes and what the policy lists.
 
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
@@ -212,7 +212,7 @@ impl Binds {
         if own.is_empty() {
             return denied(
                 "a subPath is given of the pod's own volumes, never of a hostPath: \
-                 where the policy lists the folder, name it as the hostPath itself"
+                 if the policy lists the folder, name it as the hostPath itself"
                     .to_owned(),
             );
         }
@@ -223,8 +223,8 @@ impl Binds {
         match self.mounted_elsewhere(part, &origin, &volumes) {
             None => Ok(Access::AsAsked),
             Some(point) => denied(format!(
-                "a subPath is not given of a filesystem that does not tell what of it is mounted, as NFS, while another \
-                 part of it is mounted on the node: {}; mount the volume whole",
+                "a subPath is refused on a filesystem that does not show which part of it is mounted, as NFS, while another \
+                 part is mounted on the node: {}; mount the volume whole",
                 point.display()
             )),
         }

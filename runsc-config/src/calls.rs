@@ -1,7 +1,7 @@
-//! The system calls that a runsc binary knows, by its own word: the complement of the allow list is made of them.
+//! The system calls that a runsc binary reports. The complement of the allow list is made of them.
 //!
 //! `runsc help syscalls` prints the table that its sentry runs by, unimplemented calls included (`runsc/cmd/syscalls.go`). A
-//! profile that allows by default would allow every call that is missing from it, so a table is believed as a whole or not at
+//! profile that allows by default would allow every call that the table lacks. So the shim believes a table as a whole or not at
 //! all.
 
 use std::collections::BTreeSet;

@@ -1,4 +1,4 @@
-//! What a runsc binary can do, by its own word.
+//! What a runsc binary can enforce, as the binary reports it.
 
 use std::collections::BTreeSet;
 

@@ -1,6 +1,6 @@
 //! The one table of runsc's global flags.
 //!
-//! Flags that stay at runsc's default are pinned too where a rule depends on them: a default may change. Names and
+//! If a rule depends on a flag, the table pins it, even at runsc's default: a default may change. Names and
 //! meanings: `runsc/config/flags.go`.
 
 use crate::calls::RELEASE_FLAG;

@@ -1,7 +1,7 @@
-//! What an image brings where the policy puts scratch: its own /tmp and /run, and its volumes.
+//! The content of an image under the policy's scratch: its own /tmp and /run, and its volumes.
 //!
-//! gVisor's tmpfs copies nothing, so the same is made by mounts: a tmpfs with the owner and mode of the image's folder, one for
-//! each folder in it, and the image's files bound into them, read-only. Each is a mount, so their number is bounded.
+//! gVisor's tmpfs copies nothing, so mounts stand in: a tmpfs with the owner and mode of the image's folder, one for
+//! each folder in it, and the image's files bound into them, read-only. Each costs a mount, so their number is bounded.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};

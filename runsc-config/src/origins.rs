@@ -1,5 +1,5 @@
-//! Where files lie in the filesystems they are of. A bind mount gives a folder another path, which says nothing of whose
-//! folder it is; its origin stays.
+//! The place of a file in its own filesystem. A bind mount gives a folder another path, which does not tell whose
+//! folder it is. Its origin stays the same.
 
 use std::path::{Path, PathBuf};
 

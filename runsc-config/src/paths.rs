@@ -1,5 +1,5 @@
-//! Paths that a container is not to read or not to write. runsc applies neither list: below /proc and /sys everything is
-//! gVisor's own, and what can be held elsewhere is held by mounts.
+//! Paths that a container may not read or not write. runsc applies neither list. Everything below /proc and /sys is
+//! gVisor's own. Elsewhere mounts hold what can be held.
 
 use std::path::{Path, PathBuf};
 

@@ -1,15 +1,15 @@
-//! System calls a program may make of gVisor.
+//! System calls that a program may make of gVisor.
 //!
 //! The built-in profile is an allow list of what gVisor implements, less what only an escape needs. A caller's profile
-//! narrows it: a call passes only if both allow it, and a rule of it that denies one denies it in its own way (an errno, a signal,
-//! the end of the program). The profile is written in the terms runsc understands
-//! (`runsc/specutils/seccomp/seccomp.go`): rules are tried in order and the first that matches decides; every errno
+//! narrows it: a call passes only if both allow it. A rule of the caller's that denies a call denies it in its own way (an errno, a
+//! signal, the end of the program). The profile is written in the terms that runsc understands
+//! (`runsc/specutils/seccomp/seccomp.go`): it tries rules in order and the first match decides; every errno
 //! becomes EPERM; several conditions on one argument are alternatives; an argument index above 5 kills the sandbox.
 //!
-//! runsc compiles a profile when a container starts and at each exec, and the time grows faster than the number of names. So the
-//! allow list is written as its complement where the binary tells its whole table of calls ([`Calls`]): allowed by default, with a
-//! rule for each call of the table that is not allowed. Each of them is decided as by the list; a number that the table lacks, to
-//! which the list answers EPERM, reaches the sentry, which answers ENOSYS.
+//! runsc compiles a profile when a container starts and at each exec. That time grows faster than the number of names. So the
+//! allow list is written as its complement if the binary reports its whole table of calls ([`Calls`]): allowed by default, with a
+//! rule for each call of the table that is not allowed. Each of them is decided as by the list. A number that the table lacks
+//! gets EPERM from the list. With the complement it reaches the sentry, which answers ENOSYS.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -430,9 +430,9 @@ impl Profile {
         }
         if ![ALLOW, ERRNO].contains(&default) {
             let rest = if features.calls().is_some() {
-                "EPERM where the built-in profile denies, ENOSYS for clone3 and where gVisor has no such call"
+                "EPERM if the built-in profile denies, ENOSYS for clone3 and for calls that gVisor lacks"
             } else {
-                "EPERM where the built-in profile denies, ENOSYS for clone3"
+                "EPERM if the built-in profile denies, ENOSYS for clone3"
             };
             // An ENOSYS is read as a trace action; what was asked for is told.
             let asked = match profile.get("defaultAction").and_then(Value::as_str) {

@@ -1,4 +1,4 @@
-//! From the spec that was asked for to the one that runs.
+//! Turns the spec that was asked for into the spec that runs.
 
 use std::path::{Path, PathBuf};
 

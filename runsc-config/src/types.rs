@@ -1,5 +1,5 @@
-//! Types of a request: what is judged has those of the specification. What is dropped is not looked at: a newer client's
-//! values in there are no reason to refuse a container.
+//! Types of a request. A value that is judged has the type of the specification. A value that is dropped is not parsed, so
+//! a newer client's values in it do not refuse a container.
 
 use oci_spec::runtime::{LinuxResources, Process, Spec};
 use serde_json::{Map, Value, json};

@@ -1,5 +1,5 @@
-//! Mounts that are made in a mount namespace of their own, which ends with the thread that makes them: the host sees none. What
-//! was made there lives on in what was opened.
+//! Mounts in a mount namespace of their own, which ends with the thread that makes them. The host sees none of them. What
+//! was opened keeps what was made there alive.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};

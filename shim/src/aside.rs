@@ -1,8 +1,8 @@
 //! Work on paths that a pod, a client or containerd chose, done aside from the one thread that serves the pod.
 //!
-//! A dead filesystem (NFS, FUSE) holds whoever touches it for as long as it is dead, and no call on it can be interrupted. So
-//! each such piece of work has a thread of its own and is waited for until a deadline. When it comes back later it finds that
-//! nobody waits, and undoes what it has done. How many may hang at once is bounded.
+//! A dead filesystem (NFS, FUSE) holds every caller for as long as it is dead, and no call on it can be interrupted. So
+//! each such piece of work has a thread of its own, and the shim waits for it until a deadline. A thread that comes back later
+//! finds that nobody waits, and undoes its work. A bound limits how many may hang at once.
 
 use std::io;
 use std::path::{Path, PathBuf};

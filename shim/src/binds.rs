@@ -1,13 +1,13 @@
-//! Binds what was judged, where it was judged, not what a name may lead to by now.
+//! Binds the folder or file that the policy judged, not what its name leads to by now.
 //!
-//! A folder can be exchanged for a link between the moment the policy judges it and the moment a gofer mounts it, by a user of the
-//! host or by root of a container that has the folder above it. So each source is opened here without following a link, and the
-//! command that starts the gofer runs in a mount namespace of its own, where what was opened stands under a name of the shim's. The host sees an empty file or
-//! folder of that name, so removing the sandbox's folder never reaches what is bound.
+//! A user of the host, or root of a container that has the folder above, can exchange a folder for a link between the
+//! judgement and the gofer's mount. So the shim opens each source without following a link. The command that starts the gofer
+//! runs in a mount namespace of its own, in which the opened source stands under a name of the shim's. The host sees an empty
+//! file or folder of that name, so the removal of the sandbox's folder never reaches what is bound.
 //!
-//! So it is with a destination that lies in another bind: whoever writes that one could lead runsc anywhere. The place is
-//! made here, by descriptors below what was opened, and mounted in the same namespace. runsc has the outer bind alone, with
-//! all that is mounted in it.
+//! A destination in another bind is handled alike: a writer of that bind could lead runsc anywhere. The shim makes the place by
+//! descriptors below what it opened, and mounts in the same namespace. runsc gets the outer bind alone, with everything that is
+//! mounted in it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::CString;

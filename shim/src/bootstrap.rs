@@ -1,8 +1,8 @@
-//! The two protocols by which containerd starts a shim, and how they are told apart.
+//! The two protocols by which containerd starts a shim, and how to tell them apart.
 //!
-//! containerd 2.3 and later send `BootstrapParams` on stdin; before that stdin is empty or holds the options as a bare
-//! `Any`, and the rest comes by flags and environment. Both messages have a string in field 1 and one in field 2, so the
-//! id in field 1 is what tells them apart. The answer follows: Task v3 for the new protocol, v2 for the old one, whose
+//! containerd 2.3 and later send `BootstrapParams` on stdin. Before that, stdin is empty or holds the options as a bare
+//! `Any`, and flags and environment carry the rest. Both messages have a string in field 1 and one in field 2, so the
+//! id in field 1 tells them apart. The answer follows: Task v3 for the new protocol, v2 for the old one, because
 //! containerd 1.7 refuses anything else. Measured on 1.7.24 and 2.4.2.
 
 use std::io::{self, Read as _};

@@ -1,4 +1,4 @@
-//! What a request was not given, for the log and the counters: of a create, an exec and an update alike.
+//! What a create, an exec or an update asked for and did not get, for the log and the counters.
 
 use std::collections::HashSet;
 use std::sync::{Mutex, PoisonError};

@@ -1,7 +1,7 @@
-//! The end of a sandbox, whatever happened before: by its shim, or by the `delete` action when the shim has gone.
+//! The end of a sandbox, whatever happened before: by its shim, or by the `delete` action after the shim has died.
 //!
-//! Every step works from what is there and none depends on the one before it, so that it can be repeated after any
-//! failure: nothing may outlive the delete.
+//! Every step works from what exists, and no step depends on the one before it. So the whole can be repeated after any
+//! failure. Nothing may outlive the delete.
 
 use std::fs;
 use std::io::ErrorKind;

@@ -1,4 +1,4 @@
-//! Create: from a request to a container in its sandbox. What fails undoes all that was done before it.
+//! Create: from a request to a container in its sandbox. A failure undoes everything before it.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

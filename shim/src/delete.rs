@@ -1,7 +1,7 @@
-//! `delete`: the end of a container whose shim is gone, from nothing but its id.
+//! `delete`: ends a container whose shim has died, from nothing but its id.
 //!
-//! containerd runs it when the connection to the shim has broken. What the shim wrote down may be missing, half written
-//! or wrong, so each step stands alone; running it twice does no harm.
+//! containerd runs it when the connection to the shim has broken. The shim's records may be missing, half written
+//! or wrong. So each step stands alone, and a second run does no harm.
 
 use std::io::Write as _;
 use std::path::{Path, PathBuf};

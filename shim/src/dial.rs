@@ -1,7 +1,7 @@
 //! Connects to sockets of peers that may not accept.
 //!
-//! connect(2) waits for as long as the queue of a Unix socket is full, and so for ever where its owner is stopped. Without
-//! blocking it says EAGAIN at once instead: that is a crowd, not a fault, so it is tried again until a deadline.
+//! connect(2) waits for as long as the queue of a Unix socket is full, and so for ever if its owner is stopped. Without
+//! blocking it answers EAGAIN at once. That means a crowd, not a fault, so the shim tries again until a deadline.
 
 use std::io;
 use std::os::fd::AsRawFd as _;

@@ -1,6 +1,6 @@
 //! The one error type of the shim, and its gRPC code.
 //!
-//! Every failure that reaches a client says what was attempted, on what, and what the rule is. The code is the one
+//! Every failure that reaches a client names what was attempted, on what, and the rule. The code is the one
 //! that containerd's own error helpers (`errdefs`) look for: a client tells "already gone" from "broken" by it.
 
 use std::fmt;

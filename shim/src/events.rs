@@ -1,8 +1,8 @@
 //! Events to containerd: one ordered queue, retried until delivered.
 //!
-//! containerd orders nothing itself, and a client that misses a TaskExit waits for ever; so an event is sent only after
-//! the one before it has been taken, over a connection that is made anew for as long as containerd is away. The queue is
-//! bounded: should containerd stay away for very long, the oldest events that no client waits for are given up first.
+//! containerd orders nothing itself, and a client that misses a TaskExit waits for ever. So the shim sends an event only after
+//! containerd has accepted the one before it. While containerd is away, it makes the connection anew. The queue is
+//! bounded: if containerd stays away for very long, the shim drops the oldest events that no client waits for.
 
 use std::collections::VecDeque;
 use std::path::Path;

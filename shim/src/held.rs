@@ -1,4 +1,4 @@
-//! A process that is held by descriptor: what is killed is what was looked at, whoever has its number by now.
+//! A process that is held by descriptor. The shim kills the process that it looked at, whoever has its number by now.
 
 use std::fs;
 use std::os::fd::OwnedFd;

@@ -1,7 +1,7 @@
-//! Where things are on the node, and what the shim writes down about a sandbox.
+//! Where things are on the node, and the record that the shim writes of a sandbox.
 //!
-//! Each sandbox has a folder of its own below the base (`/run/bulkhead` unless the policy says otherwise). It is runsc's
-//! `--root`, holds the control socket and the shim's record, and is all that `delete` needs. Its name is a hash, for two
+//! Each sandbox has a folder of its own below the base (`/run/bulkhead` unless the policy says otherwise). That folder is runsc's
+//! `--root`. It holds the control socket and the shim's record, and `delete` needs nothing else. Its name is a hash, for two
 //! reasons: a socket path may be at most 107 bytes long, and two containerds on one node may use the same ids.
 
 use std::fs::{self, DirBuilder};
@@ -260,7 +260,7 @@ mod tests {
     #[test]
     fn a_folder_that_is_there_keeps_its_mode_and_one_that_others_can_write_is_refused() {
         use std::os::unix::fs::PermissionsExt as _;
-        if !nix::unistd::geteuid().is_root() {
+        if !crate::testing::has_root() {
             return;
         }
         let folder = tempfile::tempdir().expect("tempdir");
@@ -295,7 +295,7 @@ mod tests {
     #[test]
     fn the_folder_of_a_sandbox_is_nobodys_else() {
         use std::os::unix::fs::PermissionsExt as _;
-        if !nix::unistd::geteuid().is_root() {
+        if !crate::testing::has_root() {
             return;
         }
         let folder = tempfile::tempdir().expect("tempdir");

@@ -1,7 +1,7 @@
-//! Limits of a sandbox's cgroup: checked once it is made, and changed while it runs.
+//! Limits of a sandbox's cgroup: checked after its create, and changed while it runs.
 //!
-//! `runsc update` does nothing for the containers of a pod, so the sandbox's cgroup is written here. Where systemd has made it, its unit is
-//! told as well (`systemd.rs`).
+//! `runsc update` does nothing for the containers of a pod, so the shim writes the sandbox's cgroup here. If systemd has made the
+//! cgroup, the shim changes its unit too (`systemd.rs`).
 
 use std::fs;
 use std::io;
@@ -126,7 +126,7 @@ pub(crate) fn gives(cgroups: &Cgroups, limits: &SandboxLimits) -> bool {
 /// Puts back what an update has changed that did not come to its end.
 pub(crate) fn put_back(cgroups: &Cgroups, before: &Held) {
     if let Err(error) = set(cgroups, &Held::now(cgroups), before) {
-        tracing::warn!(%error, "the limits before a failed update were not all put back");
+        tracing::warn!(%error, "not every limit was restored after a failed update");
     }
 }
 

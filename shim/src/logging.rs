@@ -1,6 +1,6 @@
-//! The shim's log: lines into containerd's `log` FIFO, never waiting for anyone.
+//! The shim's log: lines into containerd's `log` FIFO. It never waits for anyone.
 //!
-//! containerd copies that FIFO into its own log and opens it again after a restart. The FIFO is opened for both
+//! containerd copies that FIFO into its own log and opens it again after a restart. The shim opens it for both
 //! directions, so that no reader is needed, and without blocking, so that a full one costs lines and not requests. A policy
 //! may put the log of each sandbox into a file of its own.
 

@@ -53,6 +53,8 @@ mod small;
 mod start;
 mod stats;
 mod systemd;
+#[cfg(test)]
+mod testing;
 mod trail;
 mod workdir;
 

@@ -1,4 +1,4 @@
-//! Hides what a spec masks, which runsc does not: a mount over each path, once it is known what is there.
+//! Hides the masked paths of a spec, which runsc does not: by a mount over each path, once the shim knows what is there.
 
 use std::fs;
 use std::io::{self, ErrorKind};

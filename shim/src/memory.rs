@@ -1,4 +1,4 @@
-//! Gives memory back: a create reads specs, policies and profiles, and an idle shim keeps none of that.
+//! Gives memory back. A create reads specs, policies and profiles, and an idle shim keeps none of them.
 
 use std::ops::Range;
 use std::time::Duration;

@@ -89,7 +89,7 @@ pub(crate) async fn watch(kills: Arc<Kills>, mut sandbox: ExitWatch) {
             }
         }
         if kills.count() > 0 && sandbox.wait_for(GRACE).await.is_none() {
-            tracing::warn!("memory ran out and the sandbox lives on in part: ending it");
+            tracing::warn!("memory ran out and a part of the sandbox lives on: ending it");
             sandbox.signal(nix::sys::signal::Signal::SIGKILL);
         }
     }

@@ -161,7 +161,7 @@ async fn wait_for_end(pod: &Pod, shutdown: &Notify, clients: &Clients) -> Result
                 idle = if clients.is_empty() { idle + IDLE_STEP } else { Duration::ZERO };
                 let limit = if pod.events().are_taken() { IDLE_LIMIT } else { UNTOLD_LIMIT };
                 if idle >= limit {
-                    tracing::warn!("containerd has left and there is no container: ending");
+                    tracing::warn!("no containerd and no container: exiting");
                     return Ok(End::Idle);
                 }
                 continue;
@@ -173,7 +173,7 @@ async fn wait_for_end(pod: &Pod, shutdown: &Notify, clients: &Clients) -> Result
                 if told.is_some_and(|since| since.elapsed() >= TOLD_LIMIT) {
                     told = None;
                     tracing::warn!(
-                        "told to end and ignored it: the sandbox lives; delete its containers, or kill this shim with SIGKILL"
+                        "signal ignored: the sandbox lives; delete its containers, or kill this shim with SIGKILL"
                     );
                 }
                 continue;

@@ -1,4 +1,4 @@
-//! Where a policy comes from: a file that is root's alone to write.
+//! The source of a policy: a file that root alone can write.
 
 use std::fs::{self, File, Metadata};
 use std::io::Read as _;

@@ -1,4 +1,4 @@
-//! The node's policy: a TOML file in which every key loosens something, and whose absence is the strictest policy.
+//! The node's policy: a TOML file. Every key loosens or tunes something. Without the file the strictest policy holds.
 
 mod file;
 
@@ -521,7 +521,7 @@ fn hint_of_runc(text: &str) -> String {
         [] => String::new(),
         keys => format!(
             ": {} in a handler's options is runc's: take it out of containerd's configuration. A sandbox is in systemd's cgroups \
-             where the kubelet's cgroup driver is",
+             if the kubelet's cgroup driver is",
             keys.join(", ")
         ),
     }

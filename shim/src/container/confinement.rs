@@ -1,4 +1,4 @@
-//! What holds a container beside its sandbox, for those who look at a node.
+//! Reports to an administrator what confines a container beside its sandbox.
 
 use runsc_config::HardenedSpec;
 use sha2::{Digest as _, Sha256};

@@ -1,4 +1,4 @@
-//! Why a process ended, as it is counted.
+//! The reason of an exit, as it is counted.
 
 use std::time::{Duration, Instant};
 

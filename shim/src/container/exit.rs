@@ -1,4 +1,4 @@
-//! Exits: how that of init is learnt, and how every exit is told.
+//! Exits: how the shim learns that of init, and how it reports every exit.
 
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};

@@ -1,7 +1,7 @@
 //! A container: its init, its execs, and the order of what happens to them.
 //!
-//! No lock is held while runsc or the sandbox is asked: a state is claimed first (starting, deleting), so that a second
-//! request is refused at once instead of waiting behind a slow one.
+//! No lock is held while the shim asks runsc or the sandbox. It claims a state first (starting, deleting), and so refuses a second
+//! request at once instead of letting it wait behind a slow one.
 
 mod confinement;
 mod ending;

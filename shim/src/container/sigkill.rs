@@ -1,5 +1,5 @@
-//! SIGKILL to an init is believed by its effect: the sentry that takes the order is an untrusted peer, and may answer that
-//! it was carried out, or that there is nothing to kill, and let the program run on.
+//! SIGKILL to an init is checked by its effect. The sentry that takes the order is an untrusted peer. It may answer that
+//! it carried the order out, or that there is nothing to kill, and let the program run on.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;

@@ -1,9 +1,9 @@
 //! Strays: processes of an exec that was answered with an error and may have started all the same. The reply to its start
-//! broke, or came too late. They are looked for and killed: the client was told that nothing runs.
+//! broke, or came too late. The shim searches for them and kills them, because it has told the client that nothing runs.
 //!
-//! A stray is known by what it is not. No process of the sandbox has started it, it is not init, and it is no exec that the
+//! A stray is a process that no process of the sandbox has started, that is not init, and that is no exec the
 //! shim knows. The order to start it may still be on its way, so the search goes on for a while after the sentry has begun
-//! to answer. A container whose init is not known (its sentry did not list it after start) is left alone.
+//! to answer. The search leaves out a container whose init is not known (its sentry did not list it after start).
 
 use std::num::NonZeroU32;
 use std::sync::atomic::{AtomicBool, Ordering};

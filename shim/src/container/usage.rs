@@ -1,4 +1,4 @@
-//! What a container uses of its sandbox, as far as the sentry says.
+//! What a container uses of its sandbox, as far as the sentry reports it.
 
 use std::sync::PoisonError;
 

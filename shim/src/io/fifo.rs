@@ -1,8 +1,8 @@
 //! The client's FIFOs, and who holds which end.
 //!
 //! containerd makes the FIFOs and may close and open its ends at any time (`ctr task attach`, a restart of containerd).
-//! An output is held for writing to its end. From the first write on it is held for reading as well, so that a reader
-//! that goes away means back-pressure and not a broken pipe. Init's stdin is held open for writing until `CloseIO`.
+//! The shim holds an output for writing to its end. From the first write on it holds it for reading as well, so that the
+//! departure of a reader means back-pressure and not a broken pipe. It holds init's stdin open for writing until `CloseIO`.
 
 use std::fs::File;
 use std::io::{self, Read as _};

@@ -1,4 +1,4 @@
-//! How long the streams of a process are kept: to the exit, to `Delete`, and for a while after.
+//! How long the shim keeps the streams of a process: to the exit, to `Delete`, and for a while after.
 
 use std::time::Duration;
 

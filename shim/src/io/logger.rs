@@ -1,8 +1,8 @@
 //! Log URIs: output that goes to a file, or to a program of its own.
 //!
 //! `binary://PATH?KEY=VALUE` starts PATH with KEY and VALUE as arguments, the output as descriptors 3 and 4, and the
-//! writing end of a pipe as descriptor 5, by which it says that it is ready: by a byte under `binary-v2`, under `binary` by
-//! closing it as well (containerd's `docs/runtime-v2.md`, `cmd/containerd-shim-runc-v2/process/io.go`).
+//! writing end of a pipe as descriptor 5. By that pipe the program reports that it is ready: with a byte under `binary-v2`,
+//! and under `binary` by closing it as well (containerd's `docs/runtime-v2.md`, `cmd/containerd-shim-runc-v2/process/io.go`).
 
 use std::fs::{DirBuilder, File};
 use std::io::{self, Read as _};

@@ -1,7 +1,7 @@
 //! The streams of a process: containerd's FIFOs on one side, the pipes or the terminal of the sandbox on the other.
 //!
-//! The shim stands between them for three reasons: a client may come and go while the process keeps its stream, output
-//! still in flight at exit must be drained, and back-pressure must be enforceable.
+//! The shim stands between them for three reasons. A client may come and go while the process keeps its stream. Output
+//! in flight at exit must be drained. Back-pressure must be enforceable.
 
 mod client;
 pub(crate) mod console;

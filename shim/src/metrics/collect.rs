@@ -1,4 +1,4 @@
-//! One look at a sandbox: the host's figures first, then what the sentry says of itself within its deadline.
+//! One look at a sandbox: the host's figures first, then the sentry's own within its deadline.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Weak};

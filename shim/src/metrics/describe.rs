@@ -1,4 +1,4 @@
-//! The families of a sandbox, one after the other: name, unit, what it is, and where its value is from.
+//! The families of a sandbox, one after the other: name, unit, help, and the source of the value.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -207,7 +207,7 @@ fn cgroup(text: &mut Text, sandbox: &Sandbox) {
     );
     bytes(
         "memory_limit_bytes",
-        "What it may use; missing where there is no limit.",
+        "What it may use. Missing if there is no limit.",
         figures.memory_limit,
     );
     let help = "Processes killed for want of memory.";

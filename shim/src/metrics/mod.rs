@@ -1,11 +1,11 @@
 //! Metrics of one sandbox in the OpenMetrics text format, on a unix socket beside its control socket.
 //!
-//! Pull only: events are counted as they happen, which is an addition each, and everything else is looked at when somebody
-//! asks. What Prometheus' scrape asks for is gathered by one task, so that the sandbox is asked at most once a second and
+//! Pull only. The shim counts events as they happen, which is an addition each, and looks at everything else when somebody
+//! asks. One task gathers what a scrape of Prometheus asks for. So it asks the sandbox at most once a second and
 //! never twice at a time, however many scrape.
 //!
-//! The text is written here and not by a library: the one that there is (`prometheus-client`) does not escape the values
-//! of labels, which is the one thing that must not go wrong where a guest may have a say.
+//! The shim writes the text itself. The one library for it (`prometheus-client`) does not escape the values
+//! of labels, which must not go wrong if a guest may choose a part of them.
 
 mod collect;
 mod counters;

@@ -1,7 +1,7 @@
-//! The socket that a scrape comes by: `GET /metrics` of HTTP/1.0 and one answer, so that `curl --unix-socket` will do.
+//! The socket of a scrape: `GET /metrics` of HTTP/1.0 and one answer, so that `curl --unix-socket` works.
 //!
-//! No HTTP library: a shim has 6 MB in all, and what is needed of the protocol is one line. Connections are few, each has
-//! a deadline, and a scraper that stalls holds up nobody but itself.
+//! It uses no HTTP library: a shim has 6 MB in all, and it needs one line of the protocol. Connections are few, each has
+//! a deadline, and a scraper that stalls delays nobody but itself.
 
 use std::io;
 use std::os::fd::AsRawFd as _;
@@ -196,6 +196,9 @@ mod tests {
 
     #[tokio::test(flavor = "current_thread")]
     async fn a_get_is_answered_and_nothing_else_is() {
+        if !crate::testing::has_root() {
+            return;
+        }
         let (folder, _serving) = served().await;
         let path = folder.path();
         assert_eq!(
@@ -222,6 +225,9 @@ mod tests {
 
     #[tokio::test(flavor = "current_thread")]
     async fn those_who_stall_hold_nothing_up_and_are_let_go() {
+        if !crate::testing::has_root() {
+            return;
+        }
         let (folder, serving) = served().await;
         let path = folder.path();
         let mut stalled = Vec::new();

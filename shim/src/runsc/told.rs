@@ -94,7 +94,7 @@ impl Control {
         if self.silences().all.is_kept(Instant::now()) {
             return Err(Error::new(
                 Code::DeadlineExceeded,
-                "the sentry has not answered lately and is not asked again for some seconds",
+                "the sentry did not answer, and the shim asks again in some seconds",
             ));
         }
         let asked = self.usage_by_either(id).await;

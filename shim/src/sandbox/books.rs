@@ -230,7 +230,7 @@ impl Sandbox {
                     Ok(Ok(false)) => {}
                     Ok(Ok(true)) | Err(_) => return,
                     Ok(Err(error)) => {
-                        tracing::info!(%error, "limits: not those of the containers that are left")
+                        tracing::info!(%error, "limits: not those of the remaining containers")
                     }
                 }
             }

@@ -144,7 +144,7 @@ impl Untold {
         let mut count = self.0.subscribe();
         let none = count.wait_for(|count| *count == 0);
         if tokio::time::timeout(limit, none).await.is_err() {
-            tracing::warn!("some exits of the pod are told after that of its sandbox");
+            tracing::warn!("some exits of the pod are reported after its sandbox's");
         }
     }
 }

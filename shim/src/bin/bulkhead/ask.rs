@@ -1,4 +1,4 @@
-//! Questions to other programs: only to one that root alone can replace, without this shell's environment, and not for ever.
+//! Questions to other programs. Root alone can replace such a program. It gets no environment of this shell, and a deadline.
 
 use std::io::{self, PipeReader, Read as _};
 use std::os::fd::AsFd as _;

@@ -1,4 +1,4 @@
-//! containerd's configuration as it is on a node: one file and what that imports.
+//! containerd's configuration on a node: one file and its imports.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;

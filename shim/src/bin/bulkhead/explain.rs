@@ -1,4 +1,4 @@
-//! What a container asked for, what it is given, and by which key.
+//! Shows what a container asked for, what it is given, and the key that decides.
 
 use std::fs;
 use std::os::unix::ffi::OsStrExt as _;
@@ -22,19 +22,19 @@ const CONTAINERD: &str = "/run/containerd/containerd.sock";
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
-    /// A running container's id; or the path of a bundle or a config.json, with a "/" in it.
+    /// Id of a running container, or path of a bundle or a config.json. A path has a "/" in it.
     container: PathBuf,
-    /// Judge by this policy file: of a running container, what it would be given now. Default: for a running container
-    /// what it was given; else the node's own policy.
+    /// Policy file to judge by: shows what the container would be given now. Default: what a running container was given;
+    /// the node's policy for a path.
     #[arg(long)]
     policy: Option<PathBuf>,
     /// Print JSON.
     #[arg(long)]
     json: bool,
-    /// containerd's namespace of the id; default: the one that has it.
+    /// containerd's namespace of the id. Default: the one that has the id.
     #[arg(short, long)]
     namespace: Option<String>,
-    /// Folder of the sandboxes; may be given several times. Default: as the node's policies say.
+    /// Folder of the sandboxes. Repeat for several. Default: the folders of the node's policies.
     #[arg(long)]
     root: Vec<PathBuf>,
 }

@@ -1,4 +1,4 @@
-//! Files that are read whole, whoever wrote them.
+//! Reads whole files, whoever wrote them.
 
 use std::fs::File;
 use std::io::{self, Read as _};

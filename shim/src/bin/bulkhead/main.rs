@@ -1,5 +1,5 @@
-//! `bulkhead`: the node tool. It puts Bulkhead on a node, shows what the policy makes of a container, before or while it runs, and
-//! what a node lacks.
+//! `bulkhead`: the node tool. It installs Bulkhead on a node, checks the node, explains what a container is given, and shows
+//! metrics.
 #![warn(clippy::print_stdout, clippy::print_stderr)]
 
 mod ask;
@@ -28,6 +28,9 @@ mod processes;
 #[path = "../../procfs.rs"]
 #[allow(dead_code, reason = "the shim uses the rest")]
 mod procfs;
+#[cfg(test)]
+#[path = "../../testing.rs"]
+mod testing;
 mod text;
 #[path = "../../trail.rs"]
 #[allow(dead_code, reason = "the shim uses the rest")]
@@ -39,7 +42,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use runsc_config::{Policy, PolicyError};
 
-/// Shows what Bulkhead's policy makes of a container, and what a node lacks.
+/// Installs Bulkhead on a node, checks the node, and shows what sandboxes are given and use.
 #[derive(Debug, Parser)]
 #[command(name = "bulkhead", version, disable_help_subcommand = true)]
 struct Arguments {
@@ -49,15 +52,15 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Action {
-    /// Says what a container asked for, what it is given, and which policy key decides it.
+    /// Shows what a container asked for, what it is given, and the policy key that decides.
     Explain(explain::Arguments),
-    /// Looks at this node: runsc, cgroups, containerd's configuration, the policy file; and says how to mend what it finds.
+    /// Checks this node: runsc, cgroups, containerd's configuration, the policy file. Says how to mend each fault.
     Check(check::Arguments),
-    /// Tells what the sandboxes of this node use and do: as OpenMetrics, JSON, a table, or to Prometheus.
+    /// Shows what the sandboxes of this node use and do, as OpenMetrics, JSON or a table, or serves it to Prometheus.
     Metrics(metrics::Arguments),
-    /// Puts the programs, the policy and containerd's handlers on a node. What an administrator wrote or changed stays.
+    /// Installs the programs, the policy and containerd's handlers. Leaves what an administrator wrote or changed.
     Install(install::Arguments),
-    /// Takes away what was installed and nobody changed since.
+    /// Removes what was installed, unless somebody changed it since.
     Uninstall(install::uninstall::Arguments),
 }
 
@@ -80,7 +83,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// The policy of a file, relative to here, or the node's own.
+/// The policy of a file, relative to the working folder, or the node's own.
 fn policy(path: Option<&Path>) -> Result<Policy, PolicyError> {
     match path {
         Some(path) => Policy::load(&std::path::absolute(path).unwrap_or_else(|_| path.to_owned())),

@@ -1,4 +1,4 @@
-//! The only place that prints. What steers a terminal in a spec, a file or the word of a shim does not reach it.
+//! The only place that prints. Control characters of a spec, a file or a shim's answer do not reach the terminal.
 #![allow(
     clippy::print_stdout,
     clippy::print_stderr,

@@ -157,7 +157,7 @@ fn judge(handler: Handler<'_>, findings: &mut Findings) {
             let fix = "take it out: it has no effect here";
             findings.add("containerd", State::Warn, text, fix);
         } else {
-            let fix = "take it out: until then the handler makes no container. A sandbox is in systemd's cgroups where the kubelet's driver is";
+            let fix = "take it out: until then the handler makes no container. A sandbox is in systemd's cgroups if the kubelet's driver is";
             findings.add("containerd", State::Fail, text, fix);
         }
     }

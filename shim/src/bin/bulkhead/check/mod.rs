@@ -1,4 +1,4 @@
-//! What a node has and lacks, each with the way to mend it.
+//! Finds what a node has and lacks, and says how to mend each fault.
 
 mod containerd;
 
@@ -19,13 +19,13 @@ use crate::text::{self, say};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
-    /// The policy file of the handler; default: the node's own.
+    /// Policy file of the handler. Default: the node's own.
     #[arg(long)]
     policy: Option<PathBuf>,
     /// containerd's configuration.
     #[arg(long, default_value = "/etc/containerd/config.toml")]
     containerd_config: PathBuf,
-    /// RuntimeClasses, as YAML, whose handlers containerd must have; default: the installed ones.
+    /// RuntimeClasses as YAML. containerd must have their handlers. Default: the installed ones.
     #[arg(long, value_name = "FILE")]
     runtime_classes: Option<PathBuf>,
     /// Print JSON.
@@ -37,9 +37,9 @@ pub(crate) struct Arguments {
 #[serde(rename_all = "lowercase")]
 enum State {
     Ok,
-    /// It works, and could be better.
+    /// It works, with a weakness.
     Warn,
-    /// No container is made, or not as the policy says.
+    /// Bulkhead makes no container, or does not enforce the policy.
     Fail,
 }
 
@@ -48,7 +48,7 @@ struct Finding {
     what: &'static str,
     state: State,
     found: String,
-    /// What to do about it; empty where nothing is to be done.
+    /// What to do about it. Empty if there is nothing to do.
     fix: String,
 }
 
@@ -77,7 +77,7 @@ impl Findings {
     }
 }
 
-/// Fails when something does that no container is made with.
+/// Fails if a finding prevents containers.
 pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     let mut findings = Findings::default();
     let policy = policy(arguments.policy.as_deref(), &mut findings);
@@ -124,7 +124,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     })
 }
 
-/// The policy, or the strictest one to go on with.
+/// The policy. If it cannot be read, the strictest one stands in for the other checks.
 fn policy(path: Option<&Path>, findings: &mut Findings) -> Policy {
     match crate::policy(path) {
         Ok(policy) => {
@@ -139,7 +139,7 @@ fn policy(path: Option<&Path>, findings: &mut Findings) -> Policy {
     }
 }
 
-/// The shim beside this tool, as it is where the prefix is no folder of PATH.
+/// The shim beside this tool, if the prefix is no folder of PATH.
 fn beside_this() -> Option<PathBuf> {
     let shim = std::env::current_exe().ok()?.with_file_name(SHIM);
     shim.is_file().then_some(shim)
@@ -253,7 +253,7 @@ fn platform(policy: &Policy, findings: &mut Findings) {
     }
 }
 
-/// What the sandbox's own confinement is made of.
+/// The kernel's parts that confine a sandbox.
 fn kernel(findings: &mut Findings) {
     let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     let users = fs::read_to_string("/proc/sys/user/max_user_namespaces").unwrap_or_default();
@@ -307,7 +307,7 @@ fn cgroups(findings: &mut Findings) {
     }
 }
 
-/// The folders that the policy names, which the first sandbox makes where they are missing.
+/// The folders that the policy names. The first sandbox makes missing ones.
 fn folders(policy: &Policy, findings: &mut Findings) {
     let state = Some(policy.runsc().root.as_path());
     let log = policy.log().folder.as_deref();
@@ -346,7 +346,7 @@ fn two_shims(path: Option<&str>, findings: &mut Findings) {
             if findings.0.iter().any(|finding| finding.found == text) {
                 continue;
             }
-            let fix = "remove the older one; where that is a copy beside a package, `bulkhead install` takes it away";
+            let fix = "remove the older one; if it is a copy beside a package, `bulkhead install` removes it";
             findings.add("shim", State::Warn, text, fix);
         }
     }

@@ -154,9 +154,9 @@ fn runtimes<'a>(doc: &'a mut DocumentMut, plugin: &str) -> Result<&'a mut Table,
             made.set_implicit(true);
             Item::Table(made)
         });
-        table = entry.as_table_mut().ok_or_else(|| {
-            format!("{name} is written on one line, where no handler can be added")
-        })?;
+        table = entry
+            .as_table_mut()
+            .ok_or_else(|| format!("{name} is written on one line, so no handler can be added"))?;
     }
     Ok(table)
 }

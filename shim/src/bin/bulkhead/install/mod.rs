@@ -1,5 +1,5 @@
-//! Puts Bulkhead on a node, and takes it away. Everything is decided before anything is done, a file that somebody else wrote
-//! or changed stays, and containers that run are left alone.
+//! Installs Bulkhead on a node, and removes it. It decides everything before it does anything, and leaves running containers
+//! and files that somebody else wrote or changed.
 
 mod apply;
 mod content;
@@ -40,29 +40,29 @@ pub(crate) struct Arguments {
     /// Print every action and every difference, and change nothing.
     #[arg(long)]
     dry_run: bool,
-    /// The folder of the programs, on the node.
+    /// Folder of the programs on the node.
     #[arg(long, default_value = PREFIX)]
     prefix: PathBuf,
-    /// Install runsc too: this file, and the folder gvisor-bin if it is beside it.
+    /// Install this runsc too, and the folder gvisor-bin if it is beside it.
     #[arg(long, value_name = "FILE")]
     runsc: Option<PathBuf>,
-    /// Where the node's file system is: for images, and for a container that has it mounted.
+    /// Root of the node's file system, for an image or for a container that has the node mounted.
     #[arg(long, value_name = "DIR", default_value = "/")]
     root: PathBuf,
-    /// containerd's configuration, on the node.
+    /// containerd's configuration on the node.
     #[arg(
         long,
         value_name = "FILE",
         default_value = "/etc/containerd/config.toml"
     )]
     containerd_config: PathBuf,
-    /// containerd's release, where it has no configuration and cannot be asked.
+    /// containerd's release, if it has no configuration and cannot be asked.
     #[arg(long, value_enum, value_name = "RELEASE")]
     containerd_version: Option<Release>,
-    /// Leave a part out; may be given several times.
+    /// Leave a part out. Repeat for several.
     #[arg(long, value_enum, value_name = "PART")]
     without: Vec<Part>,
-    /// Replace files that are somebody else's, too; each is kept as NAME.bulkhead-old.
+    /// Replace files of somebody else too. Each is kept as NAME.bulkhead-old.
     #[arg(long)]
     replace: bool,
 }
@@ -70,7 +70,7 @@ pub(crate) struct Arguments {
 /// What is installed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 enum Part {
-    /// The shim, this tool, and runsc where --runsc is given.
+    /// The shim, this tool, and runsc with --runsc.
     Binaries,
     /// /etc/bulkhead/config.toml and network.toml.
     Policy,
@@ -237,7 +237,7 @@ fn fill(plan: &mut Plan, node: &Node<'_>, arguments: &Arguments) -> Result<(), F
     Ok(())
 }
 
-/// A runsc that could not hold the policy is not put on a node, nor one with programs of another release. What is beside it.
+/// Refuses a runsc that cannot enforce the policy, or that has programs of another release beside it. Returns what is beside it.
 fn judge(runsc: &Path) -> Result<Option<Sidecars>, Failure> {
     let failed =
         |problem: &dyn std::fmt::Display| format!("--runsc {}: {problem}", runsc.display());
@@ -268,7 +268,7 @@ fn warn_of_runsc(plan: &mut Plan, root: &Root) -> Result<(), Failure> {
     let running = running::sandboxes(root)?;
     if !running.is_empty() && plan.actions.iter().any(is_replaced) {
         plan.notes.push(format!(
-            "{} on the runsc that is replaced, and would go on: drain the node first where the versions are far apart",
+            "{} on the runsc that is replaced, and would go on: drain the node first if the versions are far apart",
             running::count(&running)
         ));
     }
@@ -287,7 +287,7 @@ fn absolute(name: &str, path: &Path) -> Result<(), Failure> {
     }
 }
 
-/// Files of a node are root's; in an image they are whoever builds it's.
+/// Files of a node belong to root. Files of an image belong to its builder.
 fn needs_root(root: &Root, dry_run: bool) -> Result<(), Failure> {
     if root.is_own() && !dry_run && !nix::unistd::geteuid().is_root() {
         return Err("only root can change a node: run it by sudo, or look with --dry-run".into());

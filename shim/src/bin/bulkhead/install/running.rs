@@ -279,7 +279,7 @@ mod tests {
 
     #[test]
     fn a_sandbox_that_lives_on_without_its_shim_runs_wherever_it_was_made() {
-        if !nix::unistd::geteuid().is_root() {
+        if !crate::testing::has_root() {
             return;
         }
         let base = tempfile::tempdir().expect("a folder");
@@ -314,7 +314,7 @@ mod tests {
 
     #[test]
     fn a_folder_that_others_can_make_is_no_sandbox() {
-        if !nix::unistd::geteuid().is_root() {
+        if !crate::testing::has_root() {
             return;
         }
         let base = tempfile::tempdir().expect("a folder");
@@ -337,7 +337,7 @@ mod tests {
 
     #[test]
     fn a_shim_counts_that_runs_from_a_file_of_this_root() {
-        if !nix::unistd::geteuid().is_root() {
+        if !crate::testing::has_root() {
             return;
         }
         let base = tempfile::tempdir().expect("a folder");

@@ -1,4 +1,4 @@
-//! Takes away what was installed and nobody changed since.
+//! Removes what was installed, unless somebody changed it since.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -19,14 +19,14 @@ pub(crate) struct Arguments {
     /// Print every action and every difference, and change nothing.
     #[arg(long)]
     dry_run: bool,
-    /// Where the node's file system is.
+    /// Root of the node's file system.
     #[arg(long, value_name = "DIR", default_value = "/")]
     root: PathBuf,
-    /// Although sandboxes run: they go on, but nothing cleans up after one whose shim is killed, and a pod that runs starts no
-    /// further container.
+    /// Uninstall while sandboxes run. They go on, but a running pod starts no further container, and nothing cleans up after a
+    /// shim that is killed.
     #[arg(long)]
     force: bool,
-    /// Fail while sandboxes run also where nothing was installed: for a package, which takes its own programs away.
+    /// Fail while sandboxes run, even if nothing was installed. For a package, which removes its own programs.
     #[arg(long, conflicts_with = "force")]
     unless_running: bool,
 }
@@ -114,7 +114,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
 fn still_run(sandboxes: &[Running]) -> String {
     let first: Vec<_> = sandboxes.iter().take(3).map(Running::to_string).collect();
     format!(
-        "nothing was changed: {} ({}{}): end what runs first, or give --force, whose price --help names",
+        "nothing was changed: {} ({}{}): stop what runs first, or pass --force: --help names its price",
         running::count(sandboxes),
         first.join(", "),
         if sandboxes.len() > first.len() {
@@ -125,7 +125,7 @@ fn still_run(sandboxes: &[Running]) -> String {
     )
 }
 
-/// Plans containerd's file as it was. What was made here and not touched since goes as a whole.
+/// Plans containerd's file as it was. A file that was made here and not touched since is removed.
 fn unedit(plan: &mut Plan, node: &Node<'_>, path: &Path, ours: &Edit) -> Result<(), Failure> {
     let here = node.root.at(path)?;
     let Ok(before) = fs::read_to_string(&here) else {

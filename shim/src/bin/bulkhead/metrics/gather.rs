@@ -217,7 +217,7 @@ fn own(shims: &[(PathBuf, &str)], dead: u64) -> Vec<Family> {
             "Whether the shim of a sandbox's folder has answered.",
             up,
         ),
-        gauge(DEAD, "Sockets of shims that nobody has any more.", without),
+        gauge(DEAD, "Sockets at which no shim listens any more.", without),
     ]
 }
 

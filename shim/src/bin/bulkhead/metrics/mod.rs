@@ -18,25 +18,25 @@ pub(crate) use gather::{RECORD, SOCKET};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
-    /// Folder of the sandboxes; may be given several times. Default: as the node's policy says.
+    /// Folder of the sandboxes. Repeat for several. Default: the folder of the node's policy.
     #[arg(long)]
     root: Vec<PathBuf>,
-    /// How long one shim may take to answer, in milliseconds.
+    /// Deadline for the answer of one shim, in milliseconds.
     #[arg(long, default_value_t = 2000, value_parser = clap::value_parser!(u64).range(1..=60_000))]
     timeout: u64,
     /// Print JSON.
     #[arg(long, conflicts_with_all = ["top", "listen"])]
     json: bool,
-    /// Show a table of the sandboxes, again and again; once where the output is no terminal.
+    /// Show a table of the sandboxes that refreshes. Show it once if the output is no terminal.
     #[arg(long, conflicts_with = "listen")]
     top: bool,
-    /// With --top: show it so many times, and end.
+    /// With --top: show the table this many times, then exit.
     #[arg(long, requires = "top", value_parser = clap::value_parser!(u64).range(1..))]
     rounds: Option<u64>,
     /// Seconds between two tables.
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u64).range(1..=3600))]
     interval: u64,
-    /// Serve Prometheus at this address: `unix:PATH`, or `IP:PORT`, which has to be of loopback unless all of --tls-… are given.
+    /// Serve Prometheus at this address: `unix:PATH` or `IP:PORT`. An IP outside of the loopback needs all of --tls-….
     #[arg(long)]
     listen: Option<server::Address>,
     #[command(flatten)]

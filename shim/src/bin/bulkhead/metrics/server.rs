@@ -1,4 +1,4 @@
-//! Serves Prometheus: on loopback or a unix socket as it is, elsewhere only to clients that show a certificate.
+//! Serves Prometheus: on the loopback or a unix socket to everybody, elsewhere only to clients with a certificate.
 
 use std::convert::Infallible;
 use std::fmt;
@@ -29,16 +29,16 @@ use super::gather::Gatherer;
 use crate::text::{complain, say};
 use crate::{Failure, dial};
 
-/// Connections at a time, most of which have asked nothing; further ones wait. Those who connect and say nothing are many
-/// before they keep anybody out, and soon gone.
+/// Connections at a time. Further ones wait. Clients that say nothing are closed soon, and keep others out only if they are
+/// this many.
 const CONNECTIONS_MAX: usize = 256;
-/// Who waits for an answer at a time; further ones are told to come back.
+/// Clients that may wait for an answer at a time. Further ones get 503.
 const ASKING_MAX: usize = 16;
-/// How long a handshake may take, and then a question.
+/// Deadline of a handshake, and then of a request.
 const GREETING_LIMIT: Duration = Duration::from_secs(3);
-/// How long a client may take for the answer, once it is there.
+/// Deadline for a client to read the answer.
 const TAKING_LIMIT: Duration = Duration::from_secs(10);
-/// For so long an answer serves everybody.
+/// Time in which one answer serves all clients.
 const FRESH: Duration = Duration::from_secs(1);
 
 /// The one answer there is at a time. Who asks while it is made waits for it.
@@ -58,7 +58,7 @@ impl Answers {
         })
     }
 
-    /// None where too many wait already.
+    /// Returns none if too many clients wait already.
     async fn text(&self) -> Option<Bytes> {
         let _place = self.asking.try_acquire().ok()?;
         let mut last = self.last.lock().await;
@@ -74,7 +74,7 @@ impl Answers {
         Some(text)
     }
 
-    /// How long a connection may last after its greeting: it has one question.
+    /// Deadline of a connection after its handshake. It carries one request.
     fn limit(&self) -> Duration {
         // Two answers: it may have come when one was being made for somebody who then left.
         GREETING_LIMIT + 2 * self.gatherer.limit() + TAKING_LIMIT
@@ -114,16 +114,16 @@ impl fmt::Display for Address {
     }
 }
 
-/// Who may ask over a network.
+/// The clients that may ask over a network.
 #[derive(Debug, Default, clap::Args)]
 pub(super) struct Tls {
-    /// Certificate of this server, PEM, with its chain.
+    /// Certificate of this server with its chain, PEM.
     #[arg(long, requires_all = ["tls_key", "tls_client_ca"])]
     tls_cert: Option<PathBuf>,
-    /// Its private key, PEM.
+    /// Private key of this server, PEM.
     #[arg(long, requires = "tls_cert")]
     tls_key: Option<PathBuf>,
-    /// Authority that signs the certificates of clients, PEM; a client without one is refused.
+    /// Authority that signs the certificates of clients, PEM. A client without one is refused.
     #[arg(long, requires = "tls_cert")]
     tls_client_ca: Option<PathBuf>,
 }
