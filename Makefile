@@ -5,7 +5,7 @@ SCRIPTS := integration/testbed
 
 # Each step says what it does; two at once would talk over each other.
 .NOTPARALLEL:
-.PHONY: help build tools images testbed testbed-down demo check test loop test-versions test-v2 test-node test-kubernetes conformance fuzz mutants bench evidence deb release lint packages clean
+.PHONY: help build tools images testbed testbed-down demo check test loop soak judges test-versions test-v2 test-node test-kubernetes conformance fuzz mutants bench evidence deb release lint packages clean
 
 help: ## this list
 	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -42,6 +42,13 @@ test: build tools images ## all tests, on real containerd and runsc
 
 loop: build tools images ## 2,000 execs by ctr under load, and clients that open their streams late: none may hang
 	@$(SCRIPTS)/loop.sh
+
+soak: build tools images ## SOAK_SECONDS (1200) of everything at once on busy CPUs, then the same thing again and again: nothing may be left or grow
+	@$(SCRIPTS)/soak.sh
+
+judges: build tools ## stress-ng and CPython's own tests, on runc and on Bulkhead; held to docs/compatibility.md
+	@$(SCRIPTS)/images.sh busybox python judges
+	@$(SCRIPTS)/judges.sh
 
 test-versions: build tools images ## the core of the tests on containerd 1.7, an old runsc, and by commands
 	@$(SCRIPTS)/tools.sh older

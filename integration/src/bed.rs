@@ -10,6 +10,9 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
 use crate::client::{Client, NAMESPACE};
 use crate::container::{self, Builder};
 use crate::cri;
@@ -397,6 +400,26 @@ impl Bed {
         let mut daemon = self.daemon.lock().expect("unpoisoned");
         daemon.kill().expect("kill containerd");
         daemon.wait().expect("wait for containerd");
+    }
+
+    /// Ends containerd as a service manager does.
+    ///
+    /// # Panics
+    /// When it is not there.
+    pub fn stop_containerd(&self) {
+        let mut daemon = self.daemon.lock().expect("unpoisoned");
+        let pid = Pid::from_raw(daemon.id().cast_signed());
+        kill(pid, Signal::SIGTERM).expect("end containerd");
+        daemon.wait().expect("wait for containerd");
+    }
+
+    /// containerd's pid.
+    ///
+    /// # Panics
+    /// Never.
+    #[must_use]
+    pub fn containerd(&self) -> i32 {
+        self.daemon.lock().expect("unpoisoned").id().cast_signed()
     }
 
     /// Starts containerd again and waits until it answers.

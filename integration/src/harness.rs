@@ -14,7 +14,7 @@ use crate::leaks::{Snapshot, settle};
 use crate::patience::patience;
 use crate::runtime::{Needs, Runtime};
 
-/// No behaviour takes longer, whatever goes wrong.
+/// No behaviour takes longer, whatever goes wrong, unless its program says so.
 const LIMIT: Duration = Duration::from_secs(150);
 
 /// What a behaviour does.
@@ -57,6 +57,16 @@ pub fn main(
     cases: Vec<Case>,
     warm_up: for<'a> fn(&'a Bed) -> Work<'a>,
 ) -> ExitCode {
+    main_within(LIMIT, services, cases, warm_up)
+}
+
+/// The same for behaviours that take longer; `limit` is that of each.
+pub fn main_within(
+    limit: Duration,
+    services: Services,
+    cases: Vec<Case>,
+    warm_up: for<'a> fn(&'a Bed) -> Work<'a>,
+) -> ExitCode {
     let mut arguments = Arguments::from_args();
     // What is left after one test can only be told while no other runs.
     arguments.test_threads = Some(1);
@@ -90,7 +100,10 @@ pub fn main(
             .push(place);
     }));
     prepare(bed, warm_up);
-    let trials = cases.into_iter().map(|case| trial(bed, case)).collect();
+    let trials = cases
+        .into_iter()
+        .map(|case| trial(bed, case, limit))
+        .collect();
     let conclusion = libtest_mimic::run(&arguments, trials);
     println!(
         "{program}: {} passed, {} failed, {} skipped ({})",
@@ -137,11 +150,11 @@ fn prepare(bed: &Bed, warm_up: for<'a> fn(&'a Bed) -> Work<'a>) {
     }
 }
 
-fn trial(bed: &'static Bed, case: Case) -> Trial {
+fn trial(bed: &'static Bed, case: Case, limit: Duration) -> Trial {
     let lacks = bed.runtime.lacks(case.needs);
     Trial::ignorable_test(name(&case), move || match lacks {
         Some(reason) => Ok(Completion::ignored_with(reason)),
-        None => judge(bed, &case).map(|()| Completion::Completed),
+        None => judge(bed, &case, limit).map(|()| Completion::Completed),
     })
 }
 
@@ -149,14 +162,14 @@ fn trial(bed: &'static Bed, case: Case) -> Trial {
 static PLACES: Mutex<Vec<String>> = Mutex::new(Vec::new());
 
 /// Runs a test and looks for what it left, whether it failed or not.
-fn judge(bed: &Bed, case: &Case) -> Result<(), Failed> {
+fn judge(bed: &Bed, case: &Case, limit: Duration) -> Result<(), Failed> {
     let before = Snapshot::take(&bed.known_processes());
     let run =
-        || bed.block_on(async { tokio::time::timeout(patience(LIMIT), (case.run)(bed)).await });
+        || bed.block_on(async { tokio::time::timeout(patience(limit), (case.run)(bed)).await });
     let result = catch_unwind(AssertUnwindSafe(run));
     let failure = match result {
         Ok(Ok(())) => None,
-        Ok(Err(_)) => Some(format!("not done within {LIMIT:?}")),
+        Ok(Err(_)) => Some(format!("not done within {limit:?}")),
         Err(panic) => {
             let places =
                 std::mem::take(&mut *PLACES.lock().unwrap_or_else(PoisonError::into_inner));

@@ -9,12 +9,14 @@
 )]
 
 pub mod bed;
+pub mod busy;
 pub mod cgroups;
 pub mod client;
 pub mod container;
 pub mod cri;
 pub mod exec;
 pub mod fifo;
+pub mod gauge;
 pub mod harness;
 pub mod isolate;
 pub mod kubernetes;

@@ -106,6 +106,12 @@ pub fn resident_kb(pid: i32) -> Option<u64> {
     kilobytes(pid, "VmRSS:")
 }
 
+/// Resident memory that is no file's, in kilobytes.
+#[must_use]
+pub fn anonymous_kb(pid: i32) -> Option<u64> {
+    kilobytes(pid, "RssAnon:")
+}
+
 /// The most resident memory that it has ever had, in kilobytes.
 #[must_use]
 pub fn peak_kb(pid: i32) -> Option<u64> {

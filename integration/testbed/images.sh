@@ -131,6 +131,16 @@ critest() {
   printf 'server { listen 80; listen 12003; root /var/www/html; }\n' >"$tree/etc/nginx/sites-enabled/default"
 }
 
+# Outside judges of a system: stress-ng, and CPython's own tests.
+judges() {
+  local tree=$1
+  unpack "$tree" stress-ng,libpython3.11-testsuite,python3,libpython3-stdlib,dash,coreutils,libc-bin,grep,sed,procps,util-linux,tzdata
+  furnish "$tree"
+  rm -rf "$tree"/usr/{bin/perl*,lib/*/perl*,lib/*/libperl*,share/perl*} "$tree"/usr/lib/*/gconv
+  chroot "$tree" /usr/bin/python3 -I -m compileall -q -j 1 --invalidation-mode unchecked-hash \
+    /usr/lib/python3.11 || true
+}
+
 # image NAME COMMAND...: build the tree, write target/images/NAME.tar, drop the tree.
 image() {
   local name=$1 tree=$images/$1.tree
@@ -158,7 +168,7 @@ refresh() { # NAME COMMAND...
 [ $# -gt 0 ] || set -- busybox python pause workbench databases
 for name in "$@"; do
   case $name in
-    busybox | critest | workbench) refresh "$name" sh ;;
+    busybox | critest | judges | workbench) refresh "$name" sh ;;
     python) refresh python python3 ;;
     databases)
       # The volumes that the images of these servers declare.

@@ -2,15 +2,15 @@
 //!
 //! A user of the host, or root of a container that has the folder above, can exchange a folder for a link between the
 //! judgement and the gofer's mount. So the shim opens each source without following a link. The command that starts the gofer
-//! runs in a mount namespace of its own, in which the opened source stands under a name of the shim's. The host sees an empty
-//! file or folder of that name, so the removal of the sandbox's folder never reaches what is bound.
+//! runs in a mount namespace of its own, in which the opened source stands under a name of the shim's. Until the command has ended, the host sees an
+//! empty file or folder of that name, so the removal of the sandbox's folder never reaches what is bound.
 //!
 //! A destination in another bind is handled alike: a writer of that bind could lead runsc anywhere. The shim makes the place by
 //! descriptors below what it opened, and mounts in the same namespace. runsc gets the outer bind alone, with everything that is
 //! mounted in it.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::ffi::CString;
+use std::ffi::{CString, OsString};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt as _;
@@ -57,15 +57,7 @@ pub(crate) struct Opened {
 struct Named {
     tree: OwnedFd,
     name: PathBuf,
-    /// What was made to have that name.
-    made: Option<Made>,
-}
-
-#[derive(Debug)]
-struct Made {
-    is_folder: bool,
-    /// Where the name is. A later sandbox may have a folder of that name, and in it a place of the same one.
-    folder: Arc<OwnedFd>,
+    made: Made,
 }
 
 /// What no command has got is of no use: neither the names nor the mounts stay.
@@ -75,20 +67,32 @@ impl Drop for Opened {
             std::mem::take(&mut self.named),
             std::mem::take(&mut self.covering),
         );
-        for Named { name, made, .. } in &named {
-            let (Some(made), Some(name)) = (made, name.file_name()) else {
-                continue;
-            };
-            let flags = if made.is_folder {
-                AtFlags::REMOVEDIR
-            } else {
-                AtFlags::empty()
-            };
-            let _ = unlinkat(&made.folder, name, flags);
-        }
         if !named.is_empty() {
-            aside::let_go((named, covering));
+            // The names go first: what is let go of may hang.
+            let trees: Vec<OwnedFd> = named.into_iter().map(|named| named.tree).collect();
+            aside::let_go((trees, covering));
         }
+    }
+}
+
+/// What was made to have the name of a mount: a file or a folder with nothing in it. It is removed when this is dropped. In the namespace of
+/// a command that still has something mounted there the kernel unmounts it.
+#[derive(Debug)]
+pub(crate) struct Made {
+    name: OsString,
+    is_folder: bool,
+    /// Where the name is. A later sandbox may have a folder of that name, and in it a place of the same one.
+    folder: Arc<OwnedFd>,
+}
+
+impl Drop for Made {
+    fn drop(&mut self) {
+        let flags = if self.is_folder {
+            AtFlags::REMOVEDIR
+        } else {
+            AtFlags::empty()
+        };
+        let _ = unlinkat(&self.folder, &self.name, flags);
     }
 }
 
@@ -234,19 +238,19 @@ impl Named {
         is_folder: bool,
         folder: &Arc<OwnedFd>,
     ) -> io::Result<Self> {
-        let last = name.file_name().unwrap_or_default();
+        let last = name.file_name().unwrap_or_default().to_owned();
         if is_folder {
-            mkdirat(folder, last, Mode::RWXU)?;
+            mkdirat(folder, &last, Mode::RWXU)?;
         } else {
             let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC;
-            openat(folder, last, flags, Mode::RUSR | Mode::WUSR)?;
+            openat(folder, &last, flags, Mode::RUSR | Mode::WUSR)?;
         }
-        let folder = Arc::clone(folder);
-        Ok(Self {
-            tree,
-            name,
-            made: Some(Made { is_folder, folder }),
-        })
+        let made = Made {
+            name: last,
+            is_folder,
+            folder: Arc::clone(folder),
+        };
+        Ok(Self { tree, name, made })
     }
 }
 
@@ -275,22 +279,24 @@ impl Opened {
             .await
     }
 
-    /// Makes a command find them.
+    /// Makes a command find them. What is returned has to stay until the command has ended: by then its gofer has them in its own
+    /// root, and runsc has what the gofer says of them (`cmd/gofer.go`).
     ///
     /// # Errors
     /// For a name that is none of the kernel's.
-    pub(crate) fn give_to(mut self, command: &mut Command) -> Result<()> {
+    pub(crate) fn give_to(mut self, command: &mut Command) -> Result<Vec<Made>> {
         use std::os::unix::process::CommandExt as _;
         if self.named.is_empty() {
-            return Ok(());
+            return Ok(Vec::new());
         }
-        let named = std::mem::take(&mut self.named).into_iter().map(|named| {
-            let name = CString::new(named.name.as_os_str().as_bytes());
-            name.map(|name| (named.tree, name))
-        });
-        let named: Vec<(OwnedFd, CString)> = named
-            .collect::<std::result::Result<_, _>>()
-            .map_err(|e| Error::internal(format!("name of a bind: {e}")))?;
+        let mut made = Vec::new();
+        let mut named: Vec<(OwnedFd, CString)> = Vec::new();
+        for one in std::mem::take(&mut self.named) {
+            made.push(one.made);
+            let name = CString::new(one.name.as_os_str().as_bytes());
+            let name = name.map_err(|e| Error::internal(format!("name of a bind: {e}")))?;
+            named.push((one.tree, name));
+        }
         let covering = std::mem::take(&mut self.covering);
         // SAFETY: between fork and exec only system calls happen, on strings and descriptors made before.
         unsafe {
@@ -309,7 +315,7 @@ impl Opened {
                 Ok(())
             });
         }
-        Ok(())
+        Ok(made)
     }
 }
 

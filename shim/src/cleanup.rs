@@ -45,6 +45,20 @@ pub(crate) async fn remove_container(runsc: &Runsc, id: &str, sandbox: &str, bun
     remove_rootfs(sandbox, bundle).await;
 }
 
+/// Removes the lock files of containers of a sandbox that are not there any more. A runsc command of another container looks at all that it
+/// has found (`adjustSandboxOOMScoreAdj` in `runsc/container`), and to lock one that has gone meanwhile makes its lock anew.
+pub(crate) fn remove_locks(root: &Path, is_there: impl Fn(&str) -> bool) {
+    for entry in fs::read_dir(root).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let Some((id, rest)) = name.to_str().and_then(|name| name.split_once("_sandbox:")) else {
+            continue;
+        };
+        if rest.ends_with(".lock") && !is_there(id) {
+            let _ = fs::remove_file(entry.path());
+        }
+    }
+}
+
 /// Unmounts a container's root. It belongs to a snapshot that may be mounted again, so nothing of runsc's may stay in it. In one that
 /// is a folder of the client's runsc makes nothing.
 pub(crate) async fn remove_rootfs(sandbox: &str, bundle: &Bundle) {
@@ -210,6 +224,26 @@ fn cgroups_with_root(root: &Path) -> Option<Cgroups> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_locks_of_containers_that_have_gone_are_removed() {
+        let root = tempfile::tempdir().expect("tempdir");
+        let names = [
+            "a_sandbox:pod.lock",
+            "a_sandbox:pod.state",
+            "b_sandbox:pod.lock",
+            "b_sandbox:pod.state",
+            "lock",
+        ];
+        for name in names {
+            fs::write(root.path().join(name), "").expect("write");
+        }
+        remove_locks(root.path(), |id| id == "a");
+        for name in names {
+            let is_kept = name != "b_sandbox:pod.lock";
+            assert_eq!(root.path().join(name).exists(), is_kept, "{name}");
+        }
+    }
 
     #[tokio::test(flavor = "current_thread")]
     async fn only_processes_of_exactly_this_root_are_killed() {

@@ -27,6 +27,7 @@ cases! {
         a_termination_log_holds_a_mebibyte_and_the_kubelet_gets_its_end,
         a_sandbox_that_is_killed_leaves_the_message_of_each_container,
         a_shim_that_is_killed_leaves_the_log_as_it_was,
+        a_container_that_never_starts_is_let_go_of_before_its_pod_ends,
         files_in_etc_are_read_only_as_the_root_is,
         files_in_etc_are_copies_with_a_size_where_the_root_is_written,
     ],
@@ -192,6 +193,33 @@ async fn a_shim_that_is_killed_leaves_the_log_as_it_was(bed: &Bed) {
     assert_eq!(processes::kill_role(Role::Shim, &pod.id), 1);
     pod.ended(&id).await;
     assert_eq!(text(&log), "earlier\n");
+    pod.remove().await;
+}
+
+/// By the descriptors of its termination log: what the shim holds for a container goes when the container is removed, whether it was
+/// never started, or its start has failed.
+async fn a_container_that_never_starts_is_let_go_of_before_its_pod_ends(bed: &Bed) {
+    let pod = Pod::run(Pod::config(bed)).await.expect("run");
+    let shim = processes::of(Role::Shim, &pod.id)[0].pid;
+    let held = || processes::descriptors(shim).expect("its descriptors");
+    let mut before = None;
+    for round in 0..3 {
+        for command in ["true", "no-such-program"] {
+            let name = format!("{command}-{round}");
+            let log = log_of(&pod, &name);
+            let mut config = pod.container(&name, &[command]);
+            config.mounts.push(mount(&log, PLACE, false));
+            let id = pod.create(config).await.expect("create");
+            if command == "no-such-program" {
+                pod.start(&id).await.expect_err("there is no such program");
+            }
+            pod.remove_container(&id).await;
+        }
+        // The first ones open what all others share.
+        let before = *before.get_or_insert_with(held);
+        let goes = || held() <= before;
+        eventually("their descriptors go", Duration::from_secs(10), goes).await;
+    }
     pod.remove().await;
 }
 

@@ -5,11 +5,13 @@ use std::fs;
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{PermissionsExt as _, chown, symlink};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use containerd_client::tonic::Code;
 use integration::bed::Bed;
 use integration::container::Builder;
 use integration::policy::NodePolicy;
+use integration::processes::eventually;
 use integration::runtime::Needs;
 use integration::wrapper::Wrapper;
 use nix::mount::{MntFlags, MsFlags, mount, umount, umount2};
@@ -17,7 +19,7 @@ use nix::mount::{MntFlags, MsFlags, mount, umount, umount2};
 use integration::cases;
 
 use crate::delete::root_of;
-use crate::pod::{TESTS_OWN, end, member, sandbox};
+use crate::pod::{TESTS_OWN, end, member, pod, sandbox};
 
 cases! {
     Needs::Any => [
@@ -29,6 +31,7 @@ cases! {
         a_file_exchanged_for_a_link_is_not_followed,
         a_folder_exchanged_before_a_pods_container_starts_is_not_followed,
         what_was_opened_for_a_container_that_never_starts_goes_with_it,
+        the_names_of_binds_go_once_a_container_has_them,
         a_folder_of_roots_exchanged_for_a_link_is_not_followed,
         a_link_to_a_name_that_is_no_text_is_refused,
         a_link_is_judged_by_where_it_leads,
@@ -146,18 +149,59 @@ async fn a_folder_exchanged_before_a_pods_container_starts_is_not_followed(bed: 
     end(pod).await;
 }
 
+/// How many files and folders of a sandbox stand for what is bound.
+fn names_in(root: &Path) -> usize {
+    let entries = fs::read_dir(root).expect("read the sandbox's folder");
+    let names = entries.map(|entry| entry.expect("an entry").file_name());
+    names
+        .filter(|name| name.as_encoded_bytes().starts_with(b"bind-"))
+        .count()
+}
+
+/// Each restart of a pod's container would leave its own else, until the pod ends.
+async fn the_names_of_binds_go_once_a_container_has_them(bed: &Bed) {
+    let _policy = NodePolicy::set(TESTS_OWN);
+    let home = Home::new(bed);
+    let first = bound(pod(bed), &home.path("user/work"), "/srv");
+    let pod = first.run().await.expect("run the sandbox");
+    let root = root_of(&bed.bundle(&pod.id));
+    // What no look at a root can find out before the start.
+    let bad = home.path("user/work/bad");
+    fs::write(&bad, "no program").expect("write");
+    fs::set_permissions(&bad, fs::Permissions::from_mode(0o755)).expect("chmod");
+    assert_eq!(names_in(&root), 0, "of the pod's first container");
+    for script in ["echo more >/srv/new; sleep 1000", "/srv/bad"] {
+        let is_bad = script == "/srv/bad";
+        let one = bound(member(bed, &pod, script), &home.path("user/work"), "/srv");
+        let mut one = bound(one, &home.path("user/work/file"), "/etc/group");
+        if is_bad {
+            one = one.with(|spec| spec["process"]["args"] = serde_json::json!([script]));
+        }
+        let created = one.create().await.expect("create");
+        assert_eq!(names_in(&root), 2, "before the start");
+        let started = created.start().await;
+        assert_eq!(started.is_err(), is_bad, "{script}: {started:?}");
+        assert_eq!(names_in(&root), 0, "after the start of {script}");
+        if !is_bad {
+            // And it still has what they led to.
+            let read = created.exec("read", &["cat", "/srv/file", "/etc/group"]);
+            assert_eq!(read.finish().await.stdout, "his ownhis own");
+            let is_written = || home.path("user/work/new").exists();
+            eventually("it writes", Duration::from_secs(5), is_written).await;
+        }
+        created.remove().await;
+    }
+    let read = pod.exec("read", &["cat", "/srv/file"]).finish().await;
+    assert_eq!(read.stdout, "his own");
+    end(pod).await;
+}
+
 async fn what_was_opened_for_a_container_that_never_starts_goes_with_it(bed: &Bed) {
     let _policy = NodePolicy::set(TESTS_OWN);
     let home = Home::new(bed);
     let pod = sandbox(bed).await;
     let root = root_of(&bed.bundle(&pod.id));
-    let opened = || {
-        let entries = fs::read_dir(&root).expect("read the sandbox's folder");
-        let names = entries.map(|entry| entry.expect("an entry").file_name());
-        names
-            .filter(|name| name.as_encoded_bytes().starts_with(b"bind-"))
-            .count()
-    };
+    let opened = || names_in(&root);
     let one = bound(member(bed, &pod, "true"), &home.path("user/work"), "/srv");
     let one = bound(one, &home.path("user/work/file"), "/srv2")
         .create()

@@ -6,7 +6,7 @@ use integration::runtime::Needs;
 use integration::session::{Session, drops, obeys};
 
 use crate::pod;
-use crate::streams::Busy;
+use integration::busy::Busy;
 use integration::cases;
 
 cases! {

@@ -2,11 +2,11 @@
 
 use std::fs::File;
 use std::io::{Read as _, Write as _};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use integration::bed::Bed;
+use integration::busy::Busy;
 use integration::container::Container;
 use integration::exec::ExecBuilder;
 use integration::fifo::Streams;
@@ -50,30 +50,6 @@ fn note(what: &str, count: usize, hung: usize) {
     };
     let file = File::options().append(true).create(true).open(path);
     writeln!(file.expect("open the counts"), "{what} {count} {hung}").expect("write the counts");
-}
-
-/// The CPUs busy for as long as this is kept.
-pub(crate) struct Busy(Arc<AtomicBool>);
-
-impl Busy {
-    pub(crate) fn new() -> Self {
-        let is_over = Arc::<AtomicBool>::default();
-        for _ in 0..std::thread::available_parallelism().map_or(2, usize::from) {
-            let is_over = Arc::clone(&is_over);
-            std::thread::spawn(move || {
-                while !is_over.load(Ordering::Relaxed) {
-                    std::hint::spin_loop();
-                }
-            });
-        }
-        Self(is_over)
-    }
-}
-
-impl Drop for Busy {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
 }
 
 /// Four at a time in eight containers, a third of them with the CPUs busy.

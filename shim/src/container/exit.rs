@@ -47,6 +47,8 @@ impl Container {
                 }
                 exit
             }
+            // It was ended before it ran, or its start has failed, and whoever saw that has told it: there is nothing to follow.
+            _ = self.init.wait() => return,
             exit = sandbox_exit.wait() => {
                 self.note_death(exit, asked.get().copied());
                 // The sandbox's code is that of its first container; the others were killed with it. What is left of one

@@ -143,6 +143,18 @@ impl Counts {
     }
 }
 
+/// How long what is left of a process keeps its reader.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Leftovers {
+    /// A terminal hangs up.
+    None,
+    /// Init's end with its container: nothing writes after `Delete`. A sentry keeps the streams of an init whose start has failed until
+    /// the sandbox ends.
+    EndAtDelete,
+    /// Those of an exec outlive it.
+    Stay,
+}
+
 /// How an output is passed on.
 #[derive(Debug)]
 pub(crate) struct Delivery {
@@ -154,8 +166,8 @@ pub(crate) struct Delivery {
     pub(crate) counts: Arc<Counts>,
     /// Dropped once everything has been passed on, or given up.
     pub(crate) delivered: oneshot::Sender<()>,
-    /// Whether what is left of the process keeps its reader for as long as it writes. A terminal hangs up instead.
-    pub(crate) outlives_client: bool,
+    /// Who else may write, once the client has been told of the end.
+    pub(crate) leftovers: Leftovers,
     /// Notified when nobody waits any more for what its log does not take.
     pub(crate) given_up: Arc<Notify>,
 }
@@ -231,7 +243,7 @@ impl Pump {
             throttle,
             counts,
             delivered,
-            outlives_client,
+            leftovers,
             given_up,
         } = delivery;
         let end = tokio::select! {
@@ -246,6 +258,7 @@ impl Pump {
             return;
         }
         let Self { from, to } = self;
+        let mut until_delete = life.clone();
         match to {
             Sink::Fifo(output) => {
                 let handed_over = output.hand_over(life);
@@ -258,8 +271,16 @@ impl Pump {
             to @ (Sink::Stream(_) | Sink::Terminal(_) | Sink::File(_)) => drop((to, hold)),
         }
         drop(delivered);
-        if end == End::HeldOpen && outlives_client {
-            discard(from, throttle).await;
+        if end != End::HeldOpen {
+            return;
+        }
+        match leftovers {
+            Leftovers::None => {}
+            Leftovers::EndAtDelete => tokio::select! {
+                () = until_delete.deleted() => {}
+                () = discard(from, throttle) => {}
+            },
+            Leftovers::Stay => discard(from, throttle).await,
         }
     }
 
@@ -436,8 +457,17 @@ mod tests {
         (reader.into(), writer.into())
     }
 
-    /// Passes on what comes out of `from`; the receiver ends once that is done.
+    /// Passes on what comes out of `from`, an exec's; the receiver ends once that is done.
     fn deliver(from: OwnedFd, to: Sink, life: &Lifetime) -> (oneshot::Receiver<()>, Arc<Counts>) {
+        deliver_with(from, to, life, Leftovers::Stay)
+    }
+
+    fn deliver_with(
+        from: OwnedFd,
+        to: Sink,
+        life: &Lifetime,
+        leftovers: Leftovers,
+    ) -> (oneshot::Receiver<()>, Arc<Counts>) {
         let (delivered, done) = oneshot::channel();
         let counts = Arc::<Counts>::default();
         let delivery = Delivery {
@@ -446,11 +476,30 @@ mod tests {
             throttle: None,
             counts: Arc::clone(&counts),
             delivered,
-            outlives_client: true,
+            leftovers,
             given_up: Arc::default(),
         };
         tokio::spawn(Pump::new(from, to).expect("pump").run_output(delivery));
         (done, counts)
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn what_is_held_open_is_let_go_of_at_delete_where_nothing_can_write() {
+        for (leftovers, is_kept) in [(Leftovers::EndAtDelete, false), (Leftovers::Stay, true)] {
+            let (from, holder) = pipe();
+            let (_sink, to) = pipe();
+            let life = Lifetime::default();
+            let to = Sink::stream(to).expect("a sink");
+            let (done, _) = deliver_with(from, to, &life, leftovers);
+            life.set_exited();
+            let ended = tokio::time::timeout(HELD_OPEN_LIMIT * 2, done).await;
+            ended.expect("it ends").expect_err("its sender is dropped");
+            let mut holder = File::from(holder);
+            holder.write_all(b".").expect("it has a reader before");
+            drop(life);
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            assert_eq!(holder.write_all(b".").is_ok(), is_kept, "{leftovers:?}");
+        }
     }
 
     #[tokio::test(flavor = "current_thread")]

@@ -25,7 +25,7 @@ use tokio::time::{Instant, timeout_at};
 use crate::aside;
 use crate::error::{Error, Result};
 use crate::io::client::Client;
-use crate::io::copy::{Delivery, Pump, Sink};
+use crate::io::copy::{Delivery, Leftovers, Pump, Sink};
 use crate::io::fifo::{Input, Output};
 use crate::io::keys::Keyboard;
 use crate::io::life::Lifetime;
@@ -215,7 +215,11 @@ impl ProcessIo {
         let mut output = |name: &str, sink: Option<Sink>| -> Result<Option<OwnedFd>> {
             let Some(sink) = sink else { return Ok(None) };
             let (reader, writer) = pipe(name)?;
-            io.deliver(name, reader, sink, true)?;
+            let leftovers = match stdio.clients {
+                Clients::Return => Leftovers::EndAtDelete,
+                Clients::One => Leftovers::Stay,
+            };
+            io.deliver(name, reader, sink, leftovers)?;
             Ok(Some(writer))
         };
         let stdout = output("stdout", sinks.stdout)?;
@@ -243,7 +247,7 @@ impl ProcessIo {
                 .await?;
         }
         if let Some(sink) = sinks.stdout {
-            io.deliver("stdout", dup()?, sink, false)?;
+            io.deliver("stdout", dup()?, sink, Leftovers::None)?;
         }
         Ok(io)
     }
@@ -287,7 +291,7 @@ impl ProcessIo {
         name: &str,
         from: OwnedFd,
         sink: Sink,
-        outlives_client: bool,
+        leftovers: Leftovers,
     ) -> Result<()> {
         let client = sink.as_fifo();
         let pump = Pump::new(from, sink).map_err(|e| Error::io(format!("copy {name}"), &e))?;
@@ -299,7 +303,7 @@ impl ProcessIo {
             throttle: self.throttle.clone(),
             counts: Arc::clone(&self.counts),
             delivered: sender,
-            outlives_client,
+            leftovers,
             given_up: Arc::clone(&given_up),
         }));
         self.lock_outputs().push(Copying {

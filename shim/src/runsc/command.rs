@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use tokio::task::JoinHandle;
 
-use crate::binds::{GONE, Opened};
+use crate::binds::{GONE, Made, Opened};
 use crate::error::{Code, Error, Result};
 use crate::metrics::COUNTERS;
 use crate::poll;
@@ -47,7 +47,8 @@ pub(crate) struct Given {
 }
 
 impl Given {
-    fn give_to(self, command: &mut Command) -> Result<()> {
+    /// What is returned has to stay until the command has ended.
+    fn give_to(self, command: &mut Command) -> Result<Vec<Made>> {
         command.stdin(self.stdin.map_or_else(Stdio::null, Stdio::from));
         command.stdout(self.stdout.map_or_else(Stdio::null, Stdio::from));
         command.stderr(self.stderr.map_or_else(Stdio::null, Stdio::from));
@@ -122,9 +123,11 @@ impl Runsc {
     ) -> Result<()> {
         let log = self.log_pipe(subcommand)?;
         let mut command = self.command(subcommand, args, &log);
-        given.give_to(&mut command)?;
+        let made = given.give_to(&mut command)?;
         let mut child = self.spawn(subcommand, command)?;
-        self.finish(subcommand, &mut child, &log, None, limit).await
+        let finished = self.finish(subcommand, &mut child, &log, None, limit).await;
+        drop(made);
+        finished
     }
 
     /// Runs a command that answers on stdout; at most [`OUTPUT_MAX`] bytes of it are kept.
@@ -185,7 +188,7 @@ impl Runsc {
         }
     }
 
-    /// Starts a command that stays: the caller owns the wait for it.
+    /// Starts a command that stays, and has no gofer: the caller owns the wait for it.
     ///
     /// # Errors
     /// When it cannot be started.

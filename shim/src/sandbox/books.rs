@@ -208,6 +208,11 @@ impl Sandbox {
             .map(|()| is_changed)
     }
 
+    /// Whether a container of that id has joined.
+    pub(crate) fn has(&self, id: &str) -> bool {
+        self.books().containers.contains_key(id)
+    }
+
     /// Gives back what a container had of the sandbox.
     pub(crate) fn leave(self: &Arc<Self>, id: &str) {
         {

@@ -437,6 +437,7 @@ impl Sandbox {
             cleanup::remove_sandbox(self.runsc.root(), &self.id, cgroups, files).await;
         } else {
             self.leave(id);
+            cleanup::remove_locks(self.runsc.root(), |id| self.has(id));
             self.spread_oom_score();
         }
     }
