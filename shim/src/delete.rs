@@ -95,8 +95,15 @@ async fn remove(flags: &Flags, bundle: &Bundle) -> Result<Option<i32>> {
         (None, None, _) => None,
     };
     let is_own = sandbox.as_ref() == Some(&flags.id);
-    if is_own && let Some(record) = &record {
-        end_shim(record, &flags.id).await;
+    if is_own {
+        // One that has deleted its sandbox has no record of it any more, and a containerd that gave it up may be connected to it still.
+        let pids = [
+            record.as_ref().map(|record| record.shim_pid),
+            bundle.shim_pid(),
+        ];
+        for pid in pids.into_iter().flatten() {
+            end_shim(pid, &flags.id);
+        }
     }
     if let (Some(record), Some(sandbox)) = (&record, &sandbox) {
         let runsc = Runsc::new(
@@ -134,8 +141,8 @@ async fn remove_cgroups(bundle: &Bundle, spec: &Value) {
 }
 
 /// A shim that has stopped answering but still runs would keep what is removed here in use.
-async fn end_shim(record: &Record, id: &str) {
-    let Some(shim) = i32::try_from(record.shim_pid).ok().and_then(Held::open) else {
+fn end_shim(pid: u32, id: &str) {
+    let Some(shim) = i32::try_from(pid).ok().and_then(Held::open) else {
         return;
     };
     let arguments = shim.arguments();

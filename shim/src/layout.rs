@@ -22,6 +22,8 @@ const RECORD: &str = "bulkhead.json";
 const ASKED: &str = "config.asked.json";
 /// Name of the file in a bundle that says where its sandbox is.
 const ROOT: &str = "bulkhead-root";
+/// Name of the file in a bundle that has the pid of its shim, as with containerd's own shims.
+pub(crate) const SHIM_PID: &str = "shim.pid";
 /// A spec larger than this is not one that a container engine makes.
 const SPEC_MAX: u64 = 8 * 1024 * 1024;
 
@@ -179,6 +181,18 @@ impl Bundle {
         let text = root.to_string_lossy();
         write_private(&self.0.join(ROOT), text.as_bytes())
             .map_err(|e| Error::io(format!("write {ROOT}"), &e))
+    }
+
+    /// The pid of the shim that was started for it, as far as it was written down.
+    pub(crate) fn shim_pid(&self) -> Option<u32> {
+        let mut text = String::new();
+        let file = fs::File::options()
+            .read(true)
+            .custom_flags(libc::O_NONBLOCK)
+            .open(self.0.join(SHIM_PID))
+            .ok()?;
+        file.take(16).read_to_string(&mut text).ok()?;
+        text.trim().parse().ok()
     }
 
     /// Reads the spec the client asked for.

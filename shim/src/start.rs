@@ -179,7 +179,7 @@ fn spawn_server(
 
 /// containerd 1.x finds the shim again by the address after a restart.
 fn announce(bundle: &Path, pid: u32, address: &str) -> Result<()> {
-    write(bundle, "shim.pid", &pid.to_string())?;
+    write(bundle, layout::SHIM_PID, &pid.to_string())?;
     write(bundle, "address", address)
 }
 

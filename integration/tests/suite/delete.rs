@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use containerd_shim_protos::api::DeleteResponse;
+use containerd_shim_protos::api::{DeleteRequest, DeleteResponse};
 use containerd_shim_protos::protobuf::Message as _;
 use integration::bed::Bed;
 use integration::processes::{self, Role, eventually};
@@ -24,6 +24,7 @@ cases! {
         delete_without_runscs_state_leaves_nothing,
         delete_without_any_of_them_leaves_nothing,
         delete_believes_nothing_that_others_can_write,
+        delete_ends_a_shim_that_has_nothing_and_a_client,
         what_a_delete_runs_is_not_spared_as_containerd_is,
         delete_of_a_pods_container_without_config_json_spares_the_pod,
         delete_of_a_pods_container_without_config_json_and_record_spares_the_pod,
@@ -103,6 +104,29 @@ async fn delete_without(bed: &Bed, lost: &[Lost]) {
         assert_eq!(processes::of(Role::Gofer, id), []);
         assert!(!root.exists(), "{} stays", root.display());
     }
+    bed.start_containerd().await;
+    container.remove().await;
+}
+
+/// A containerd that was killed between the answer to a delete and the order to end finds the shim, gives it up, and stays connected.
+async fn delete_ends_a_shim_that_has_nothing_and_a_client(bed: &Bed) {
+    let container = bed.container(&["true"]).run().await.expect("run");
+    container.wait().await.expect("wait");
+    let id = &container.id;
+    let client = shim::Shim::of(bed, id).await;
+    bed.kill_containerd();
+    let request = DeleteRequest {
+        id: id.clone(),
+        ..DeleteRequest::default()
+    };
+    let deleted: Result<DeleteResponse, _> = client.call(2, "Delete", &request).await;
+    deleted.expect("Delete");
+    delete(bed, id);
+    eventually("the shim ends", Duration::from_secs(10), || {
+        processes::of(Role::Shim, id).is_empty()
+    })
+    .await;
+    drop(client);
     bed.start_containerd().await;
     container.remove().await;
 }
