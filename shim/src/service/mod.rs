@@ -260,10 +260,17 @@ impl Task for Service {
         _ctx: &TtrpcContext,
         request: ConnectRequest,
     ) -> Reply<ConnectResponse> {
-        let container = logged("connect", &request.id, "", self.pod.container(&request.id))?;
+        // Without an id it asks for the shim alone, as clients do that look for one that was left.
+        let task_pid = if request.id.is_empty() {
+            Ok(0)
+        } else {
+            let container = self.pod.container(&request.id);
+            container.map(|container| container.sandbox().pid())
+        };
+        let task_pid = logged("connect", &request.id, "", task_pid)?;
         Ok(ConnectResponse {
             shim_pid: std::process::id(),
-            task_pid: container.sandbox().pid(),
+            task_pid,
             version: env!("CARGO_PKG_VERSION").to_owned(),
             ..ConnectResponse::default()
         })
