@@ -238,6 +238,7 @@ impl Pod {
                 at(folder)?;
             }
             logging::follow(policy.log(), &namespace, &owner)?;
+            options::follow(options.as_ref(), &owner)?;
             at(&policy.runsc().path)?;
             let binary = find_runsc(&policy)?;
             Ok((policy, binary))
