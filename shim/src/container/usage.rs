@@ -1,11 +1,18 @@
 //! What a container uses of its sandbox, as far as the sentry says.
 
 use std::sync::PoisonError;
+use std::time::Duration;
 
 use crate::container::Container;
 use crate::process::Phase;
 use crate::runsc::usage::Usage;
 use crate::stats::{Guest, Share};
+
+/// How long the sentry may take to list a container's processes: containerd gives a whole shim up that does not answer in 10 s.
+const PIDS_LIMIT: Duration = Duration::from_secs(2);
+
+/// gVisor's kernel has no more tasks (`TasksLimit` in `pkg/sentry/kernel/threads.go`).
+const TASKS_MAX: usize = 1 << 16;
 
 /// The CPU time of a container, which never goes back: the sentry adds up the processes there are, and takes an exec's
 /// time away with it.
@@ -25,6 +32,22 @@ impl Used {
 }
 
 impl Container {
+    /// How many processes it has, as far as the sentry says. One that has none, or whose sentry does not answer in time, counts as
+    /// its init.
+    pub(crate) async fn count_processes(&self) -> usize {
+        if !self.has_processes() {
+            return 1;
+        }
+        let asked = self.sandbox.control.processes(&self.id);
+        match tokio::time::timeout(PIDS_LIMIT, asked).await {
+            Ok(Ok(pids)) => pids.len().clamp(1, TASKS_MAX),
+            asked => {
+                tracing::debug!(?asked, id = self.id, "processes not told");
+                1
+            }
+        }
+    }
+
     /// What the guest itself counts. Nothing is asked of a container that has no processes; a sentry that does not answer
     /// in time costs its deadline and what only it knows.
     pub(crate) async fn guest(&self) -> Guest {

@@ -182,11 +182,12 @@ impl Task for Service {
     }
 
     async fn pids(&self, _ctx: &TtrpcContext, request: PidsRequest) -> Reply<PidsResponse> {
-        let pids = self
-            .pod
-            .container(&request.id)
-            .map(|container| convert::pids(&container));
-        logged("pids", &request.id, "", pids)
+        let pids = async {
+            let container = self.pod.container(&request.id)?;
+            let processes = container.count_processes().await;
+            Ok(convert::pids(container.sandbox().pid(), processes))
+        };
+        logged("pids", &request.id, "", pids.await)
     }
 
     async fn pause(&self, _ctx: &TtrpcContext, request: PauseRequest) -> Reply<Empty> {
