@@ -495,7 +495,7 @@ impl<'a> Trees<'a> {
 }
 
 /// The names in a path, and its `..`.
-fn parts(path: &Path) -> impl Iterator<Item = OsString> {
+pub(crate) fn parts(path: &Path) -> impl Iterator<Item = OsString> {
     path.components().filter_map(|part| match part {
         Component::Normal(name) => Some(name.to_owned()),
         Component::ParentDir => Some(OsStr::new("..").to_owned()),

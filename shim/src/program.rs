@@ -4,7 +4,7 @@
 //! judged from outside is left to runsc: a path that a mount covers somewhere, and a root that a hook may still change.
 
 use std::collections::{BTreeSet, VecDeque};
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 use std::io;
 use std::os::unix::ffi::OsStringExt as _;
 use std::path::{Component, Path, PathBuf};
@@ -88,7 +88,7 @@ enum Walked {
 /// # Errors
 /// What the kernel says besides that there is no such thing.
 fn walk(image: &Image<'_>, covered: &BTreeSet<PathBuf>, place: &Path) -> io::Result<Walked> {
-    let mut rest: VecDeque<OsString> = parts(place).collect();
+    let mut rest: VecDeque<OsString> = places::parts(place).collect();
     let (mut at, mut links) = (PathBuf::new(), 0);
     while let Some(part) = rest.pop_front() {
         if part == ".." {
@@ -118,20 +118,12 @@ fn walk(image: &Image<'_>, covered: &BTreeSet<PathBuf>, place: &Path) -> io::Res
         if target.has_root() {
             at = PathBuf::new();
         }
-        let target: Vec<OsString> = parts(&target).collect();
+        let target: Vec<OsString> = places::parts(&target).collect();
         for part in target.into_iter().rev() {
             rest.push_front(part);
         }
     }
     Ok(Walked::There)
-}
-
-fn parts(path: &Path) -> impl Iterator<Item = OsString> {
-    path.components().filter_map(|part| match part {
-        Component::Normal(name) => Some(name.to_owned()),
-        Component::ParentDir => Some(OsStr::new("..").to_owned()),
-        _ => None,
-    })
 }
 
 #[cfg(test)]
