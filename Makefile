@@ -5,7 +5,7 @@ SCRIPTS := integration/testbed
 
 # Each step says what it does; two at once would talk over each other.
 .NOTPARALLEL:
-.PHONY: help build tools images testbed testbed-down demo check test loop soak judges test-versions test-v2 test-node test-kubernetes conformance fuzz mutants bench evidence deb release lint packages clean
+.PHONY: help build tools images testbed testbed-down demo check test loop soak judges test-versions test-v2 test-node test-kubernetes conformance outside fuzz mutants bench evidence deb release lint packages clean
 
 help: ## this list
 	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -72,6 +72,12 @@ conformance: build tools ## Kubernetes' suite for a runtime, critest, on runc an
 	@$(SCRIPTS)/tools.sh conformance
 	@$(SCRIPTS)/images.sh busybox python critest
 	@$(SCRIPTS)/conformance.sh
+
+outside: build tools ## containerd's own tests of a runtime, on runc and on Bulkhead; held to docs/outside.md
+	@$(SCRIPTS)/packages.sh outside
+	@$(SCRIPTS)/tools.sh outside
+	@$(SCRIPTS)/images.sh busybox python outside
+	@$(SCRIPTS)/outside.sh
 
 fuzz: packages ## runsc-config under random input, FUZZ_SECONDS (30) for each target
 	@$(SCRIPTS)/packages.sh fuzz

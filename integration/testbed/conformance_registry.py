@@ -34,7 +34,7 @@ for name in ("latest:latest", "tag:test", "tag:all", "1:latest", "2:latest", "3:
     IMAGES[f"{OWN}test-image-{name}"] = {}
 
 
-def furnish(archive):
+def furnish(archive, images):
     """Everything that is served, by its address."""
     with tarfile.open(archive) as tar:
         files = {entry.name: tar.extractfile(entry).read() for entry in tar if entry.isfile()}
@@ -45,7 +45,7 @@ def furnish(archive):
     index = json.loads(files["index.json"])["manifests"][0]
     manifest = json.loads(blob(index))
     served = {}
-    for name, more in IMAGES.items():
+    for name, more in images.items():
         path, _, tag = name.partition(":")
 
         def serve(kind, descriptor, content, *names):
@@ -87,5 +87,5 @@ class Registry(http.server.BaseHTTPRequestHandler):
 
 
 if __name__ == "__main__":
-    Registry.served = furnish(sys.argv[1])
+    Registry.served = furnish(sys.argv[1], IMAGES)
     http.server.ThreadingHTTPServer(("127.0.0.1", int(sys.argv[2])), Registry).serve_forever()

@@ -141,6 +141,38 @@ judges() {
     /usr/lib/python3.11 || true
 }
 
+# What containerd's own tests run, all of them in one image: outside_registry.py has the names. Users, groups and a volume are those
+# that the tests ask for.
+outside() {
+  local tree=$1 applet volume name
+  # Not busybox-static: what its shell is told by the name of an applet would be no process of its own.
+  unpack "$tree" busybox,libc-bin,bash
+  furnish "$tree"
+  for applet in $(chroot "$tree" /bin/busybox --list); do
+    rm -f "$tree"/{usr/,}{s,}bin/"$applet"
+    ln "$tree/bin/busybox" "$tree/bin/$applet"
+  done
+  # The first process of a pid namespace ends by SIGTERM only if it says so, as the nc that the tests know does.
+  rm "$tree/bin/nc"
+  printf '%s\n' '#!/bin/sh' "trap 'exit 143' TERM" 'busybox nc "$@" &' 'wait $!' >"$tree/bin/nc"
+  chmod 0755 "$tree/bin/nc"
+  printf '%s\n' 'PRETTY_NAME="a stand-in for Alpine Linux"' >"$tree/etc/os-release"
+  # One looks for a file that is set-uid, and runs none.
+  : >"$tree/usr/bin/passwd"
+  chmod 4755 "$tree/usr/bin/passwd"
+  # Another wants a uid that has no user.
+  sed -i /^agent:/d "$tree/etc/passwd" "$tree/etc/group"
+  printf '%s\n' daemon:x:1:1:daemon:/usr/sbin:/bin/false sys:x:3:3:sys:/dev:/bin/false www-data:x:33:33:www-data:/var/www:/bin/false \
+    backup:x:34:34:backup:/var/backups:/bin/false >>"$tree/etc/passwd"
+  printf '%s\n' daemon:x:1: sys:x:3: adm:x:4: wheel:x:10:root www-data:x:33: backup:x:34: >>"$tree/etc/group"
+  for volume in /test_dir /C:/weird_test_dir /:colon_prefixed; do
+    mkdir -p "$tree$volume"
+    name=$(basename "${volume%_dir}")
+    printf 'test_content\n' >"$tree$volume/${name#:}_file"
+  done
+  chown -R 65534:65534 "$tree/test_dir"
+}
+
 # image NAME COMMAND...: build the tree, write target/images/NAME.tar, drop the tree.
 image() {
   local name=$1 tree=$images/$1.tree
@@ -168,7 +200,7 @@ refresh() { # NAME COMMAND...
 [ $# -gt 0 ] || set -- busybox python pause workbench databases
 for name in "$@"; do
   case $name in
-    busybox | critest | judges | workbench) refresh "$name" sh ;;
+    busybox | critest | judges | outside | workbench) refresh "$name" sh ;;
     python) refresh python python3 ;;
     databases)
       # The volumes that the images of these servers declare.

@@ -47,6 +47,7 @@ echo $! >"$testbed/containerd.pid"
 
 # As the namespace's first process we are parent to every orphan; bash collects them while it waits.
 while :; do
-  sleep infinity &
+  # By no name that a test looks for, as containerd's own do.
+  sleep 2147483647 &
   wait $! || true
 done

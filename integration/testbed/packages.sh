@@ -48,6 +48,14 @@ if [ "${1:-}" = conformance ]; then
   )
 fi
 
+if [ "${1:-}" = outside ]; then
+  packages+=(
+    openssl                # the certificate of the registry
+    lsof                   # shows the tests what a shim has open
+    criu                   # the tests leave checkpoints out without it
+  )
+fi
+
 if [ "${1:-}" = fuzz ]; then
   packages+=(g++)          # libFuzzer
 fi

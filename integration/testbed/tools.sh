@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Puts containerd, runsc and the CNI plugins into target/tools/bin: linked from PATH where PATH has
 # a good enough one, else built at the pinned version by Go, each by its own module graph and
-# checked against Go's checksum database. tools.sh older | kubernetes | conformance | bench: with what those targets need
+# checked against Go's checksum database. tools.sh older | kubernetes | conformance | outside | bench: with what those targets need
 # beside.
 . "$(dirname "$0")/lib.sh"
 
@@ -163,6 +163,27 @@ critest() {
   [ "$(says)" = "$version" ] || die "critest $version was built but says '$(says)'"
 }
 
+# containerd's own tests are programs of its module. Each is built where Go keeps that, with the checksums that the module itself has
+# of what it needs, and looks for files beside its sources.
+outside() {
+  local into=$target/tools/outside module=$containerd_module@v$containerd_version folder suite built path
+  local -A suites=([client]=integration/client [cri]=integration)
+  need_go "containerd's tests"
+  built="$module $(go env GOVERSION)"
+  folder=$(env "${go_env[@]}" go mod download -json "$module" | sed -n 's/^\t"Dir": "\(.*\)",$/\1/p')
+  [ -d "$folder" ] || die "Go has no folder of $module: $folder"
+  mkdir -p "$into"
+  for suite in "${!suites[@]}"; do
+    path=$folder/${suites[$suite]}
+    ln -sfn "$path" "$into/$suite"
+    [ ! -x "$into/$suite.test" ] || [ "$(cat "$into/$suite.built" 2>/dev/null)" != "$built" ] || continue
+    # Some of what they import is C.
+    step "building containerd's tests, $suite ($containerd_version)" env -C "$path" "${go_env[@]}" CGO_ENABLED=1 \
+      go test -c -mod=readonly -trimpath -o "$into/$suite.test" .
+    printf '%s\n' "$built" >"$into/$suite.built"
+  done
+}
+
 # gVisor's own shim is only measured beside Bulkhead. Its package is called shim, so it is renamed.
 stock() {
   [ -x "$tools/containerd-shim-runsc-v1" ] && return
@@ -185,5 +206,6 @@ case ${1:-} in
       "-X $cni_module/pkg/utils/buildversion.BuildVersion=v$cni_version"
     critest
     ;;
+  outside) outside ;;
   bench) stock ;;
 esac

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Starts a private containerd with the tests' images, in namespaces and cgroups of its own.
 # BULKHEAD_TESTBED names its folder, so that several can run side by side; BULKHEAD_TESTBED_CONFIG a file of further tables
-# for containerd's configuration. -q: do not print its use.
+# for containerd's configuration, and BULKHEAD_TESTBED_CRI has lines for the table of its CRI plugin. -q: do not print its use.
 . "$(dirname "$0")/lib.sh"
 . "$here/cgroups.sh"
 
@@ -53,6 +53,7 @@ state = "$testbed/state"
 [plugins.'io.containerd.cri.v1.runtime']
   # Without CAP_SYS_RESOURCE nobody may lower it.
   restrict_oom_score_adj = true
+${BULKHEAD_TESTBED_CRI:-}
 
   [plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.runc]
     runtime_type = "io.containerd.runc.v2"

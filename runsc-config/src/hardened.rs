@@ -244,6 +244,36 @@ impl HardenedSpec {
         folder.is_absolute().then_some(folder)
     }
 
+    /// The name of its program, as the spec has it.
+    #[must_use]
+    pub fn program(&self) -> Option<&str> {
+        let program = self.get("/process/args")?.get(0)?.as_str()?;
+        (!program.is_empty()).then_some(program)
+    }
+
+    /// The folders in which a program is looked for that is named without one: of several `PATH` the first, as in gVisor.
+    #[must_use]
+    pub fn search_path(&self) -> Option<&str> {
+        let environment = self.get("/process/env")?.as_array()?;
+        let mut values = environment.iter().filter_map(Value::as_str);
+        values.find_map(|entry| entry.strip_prefix("PATH="))
+    }
+
+    /// Whether something else may change what it finds in its root before its program starts.
+    #[must_use]
+    pub fn has_hooks_before_start(&self) -> bool {
+        let stages = [
+            "prestart",
+            "createRuntime",
+            "createContainer",
+            "startContainer",
+        ];
+        stages.iter().any(|stage| {
+            let hooks = self.get(&format!("/hooks/{stage}"));
+            hooks.is_some_and(|hooks| !is_empty(hooks))
+        })
+    }
+
     /// Whether the mount that a path lies in cannot be written.
     #[must_use]
     pub fn is_read_only_at(&self, place: &Path) -> bool {

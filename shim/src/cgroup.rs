@@ -290,6 +290,33 @@ impl Cgroups {
     }
 }
 
+/// Moves this process into the cgroup of a path: on v1 into each of the hierarchies that have it.
+///
+/// # Errors
+/// For a path that is not absolute or leads upwards, for one that is nowhere, and what the kernel says.
+pub(crate) fn enter(path: &str) -> io::Result<()> {
+    let is_plain = path.starts_with('/') && path.split('/').all(|part| part != "..");
+    let below = path.trim_matches('/');
+    if !is_plain || below.is_empty() {
+        return Err(io::Error::other("no absolute path of a cgroup"));
+    }
+    let folders = match Mode::of_host()? {
+        Mode::V2 => vec![Path::new(MOUNT).join(below)],
+        Mode::V1 => fs::read_dir(MOUNT)?
+            .filter_map(|entry| Some(entry.ok()?.path().join(below)))
+            .collect(),
+    };
+    let mut entered = false;
+    for folder in folders.iter().filter(|folder| folder.is_dir()) {
+        fs::write(folder.join("cgroup.procs"), "0")?;
+        entered = true;
+    }
+    if !entered {
+        return Err(io::Error::from(io::ErrorKind::NotFound));
+    }
+    Ok(())
+}
+
 /// Whether a cgroup is not there, or has neither processes nor cgroups of its own.
 fn check_unused(folder: &Path) -> io::Result<()> {
     let entries = match fs::read_dir(folder) {

@@ -28,7 +28,7 @@ use crate::runsc::command::{Given, Runsc, look_up};
 use crate::runsc::features;
 use crate::sandbox::{Plan, Sandbox};
 use crate::small::Messages;
-use crate::{scenes, trail, workdir};
+use crate::{program, scenes, trail, workdir};
 
 /// How long the policy's file, which a client may name, is waited for.
 const POLICY_LIMIT: Duration = Duration::from_secs(10);
@@ -113,6 +113,7 @@ impl Asked<'_> {
             let root = bundle.path().join(root);
             let (spec, report) = scenes::show(&spec, &root)?;
             let spec = masks::hide(&spec, &bundle)?;
+            program::look_for(&spec, &root)?;
             // What is refused below leaves nothing, and where an overlay is laid over the root it has the folder.
             let folder = workdir::make(&spec, &root)?;
             let root = binds::Root {
@@ -238,6 +239,7 @@ impl Pod {
                 at(folder)?;
             }
             logging::follow(policy.log(), &namespace, &owner)?;
+            options::follow(options.as_ref(), &owner)?;
             at(&policy.runsc().path)?;
             let binary = find_runsc(&policy)?;
             Ok((policy, binary))

@@ -42,6 +42,7 @@ mod pod;
 mod poll;
 mod process;
 mod procfs;
+mod program;
 mod reaper;
 mod runsc;
 mod sandbox;

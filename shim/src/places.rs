@@ -21,7 +21,7 @@ use crate::io::location;
 use crate::trail;
 
 /// The kernel follows no more (path_resolution(7)).
-const LINKS_MAX: usize = 40;
+pub(crate) const LINKS_MAX: usize = 40;
 /// To look at a file and never to open it.
 pub(crate) const LOOK: OFlags = OFlags::PATH.union(OFlags::CLOEXEC);
 /// No link is followed, and nothing leads out.
@@ -495,7 +495,7 @@ impl<'a> Trees<'a> {
 }
 
 /// The names in a path, and its `..`.
-fn parts(path: &Path) -> impl Iterator<Item = OsString> {
+pub(crate) fn parts(path: &Path) -> impl Iterator<Item = OsString> {
     path.components().filter_map(|part| match part {
         Component::Normal(name) => Some(name.to_owned()),
         Component::ParentDir => Some(OsStr::new("..").to_owned()),

@@ -30,7 +30,11 @@ cases! {
         a_working_folder_that_is_missing_is_no_hang,
         options_of_an_unknown_type_are_refused,
     ],
+    Needs::NotRunc("it looks for the program in what is mounted as well") => [
+        a_program_in_a_mount_is_looked_for_in_the_sandbox,
+    ],
     Needs::Bulkhead => [
+        a_program_that_the_image_lacks_fails_at_create_and_leaves_nothing,
         a_spec_without_root_is_invalid,
         a_spec_without_process_is_invalid,
         a_truncated_config_json_is_invalid,
@@ -124,6 +128,49 @@ async fn an_unknown_program_fails_and_is_named(bed: &Bed) {
         .await
         .expect_err("refused");
     assert!(error.message().contains("/no/such/program"), "{error:?}");
+}
+
+async fn a_program_that_the_image_lacks_fails_at_create_and_leaves_nothing(bed: &Bed) {
+    for (program, says) in [
+        ("no-such", "executable file not found in $PATH"),
+        ("/no/such/program", "no such file or directory"),
+        ("./no-such", "no such file or directory"),
+    ] {
+        let error = bed.container(&[program]).create().await;
+        let error = error.map(drop).expect_err("refused");
+        assert_eq!(error.code(), Code::InvalidArgument, "{error:?}");
+        for said in ["process.args", program, says] {
+            assert!(error.message().contains(said), "{said}: {error:?}");
+        }
+    }
+    let path = |path: &str| {
+        let path = format!("PATH={path}");
+        move |spec: &mut serde_json::Value| spec["process"]["env"] = json!([path])
+    };
+    let error = bed.container(&["true"]).with(path("/usr/sbin:/opt"));
+    let error = error.create().await.map(drop).expect_err("no folder");
+    assert!(error.message().contains("/usr/sbin:/opt"), "{error:?}");
+    let found = bed.container(&["true"]).with(path("/opt:/bin")).run().await;
+    assert_eq!(found.expect("run").finish().await.status, 0);
+}
+
+async fn a_program_in_a_mount_is_looked_for_in_the_sandbox(bed: &Bed) {
+    let folder = bed.folder.join(bed.id("programs"));
+    fs::create_dir(&folder).expect("make a folder");
+    fs::copy(Path::new(IMAGE).join("bin/busybox"), folder.join("busybox")).expect("copy");
+    let bound = |args: &[&str]| {
+        bed.container(args).with(|spec| {
+            spec["process"]["env"] = json!(["PATH=/srv"]);
+            let mount = json!({ "destination": "/srv", "type": "bind", "source": folder, "options": ["rbind", "ro"] });
+            spec["mounts"].as_array_mut().expect("mounts").push(mount);
+        })
+    };
+    let found = bound(&["busybox", "true"]).run().await.expect("run");
+    assert_eq!(found.finish().await.status, 0);
+    let missing = bound(&["missing"]).create().await.expect("create");
+    let error = missing.start().await.expect_err("it is not there");
+    assert!(error.message().contains("missing"), "{error:?}");
+    missing.remove().await;
 }
 
 async fn a_program_that_is_not_executable_fails(bed: &Bed) {

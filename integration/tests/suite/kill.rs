@@ -5,6 +5,7 @@ use std::time::{Duration, SystemTime};
 use containerd_client::tonic::Code;
 use containerd_client::types::v1::Status;
 use integration::bed::Bed;
+use integration::patience::patience;
 use integration::runtime::Needs;
 
 use crate::events::heard;
@@ -35,6 +36,7 @@ cases! {
         a_signal_that_needs_a_program_is_refused_before_start,
         sigkill_ends_a_paused_container,
         sigterm_ends_a_first_process_without_a_handler_as_143,
+        pids_are_one_for_each_process_of_the_container,
         pids_of_a_paused_and_an_exited_task_are_there,
         pause_and_resume_out_of_turn_are_refused,
         delete_of_a_running_exec_is_refused,
@@ -275,6 +277,36 @@ async fn pids_of_a_running_task_exist(bed: &Bed) {
             "{pid} is a process of the host"
         );
     }
+    container.remove().await;
+}
+
+/// The pid on the host of each is the sandbox's: that is what runs them.
+async fn pids_are_one_for_each_process_of_the_container(bed: &Bed) {
+    let container = bed.shell("sleep 1000 & sleep 1000 & echo up; wait");
+    let container = container.run().await.expect("run");
+    let told = async || bed.client().pids(&container.id).await.expect("pids");
+    let is_told = async |count: usize| {
+        let deadline = std::time::Instant::now() + patience(Duration::from_secs(10));
+        loop {
+            let pids = told().await;
+            assert!(pids.iter().all(|pid| *pid == container.pid), "{pids:?}");
+            if pids.len() == count {
+                return;
+            }
+            assert!(std::time::Instant::now() < deadline, "{count}: {pids:?}");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    is_told(3).await;
+    let exec = container.exec("e", &["sleep", "1000"]).run().await;
+    let exec = exec.expect("run");
+    is_told(4).await;
+    bed.client().pause(&container.id).await.expect("pause");
+    assert_eq!(told().await, [container.pid; 4]);
+    bed.client().resume(&container.id).await.expect("resume");
+    exec.kill(9).await.expect("kill");
+    exec.finish().await;
+    is_told(3).await;
     container.remove().await;
 }
 

@@ -3,6 +3,7 @@
 use std::fs;
 use std::os::unix::fs::{PermissionsExt as _, chown, symlink};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use containerd_client::tonic::{Code, Status};
 use integration::bed::Bed;
@@ -32,7 +33,126 @@ cases! {
         a_log_folder_that_cannot_be_used_fails_create,
         a_folder_of_the_policy_that_is_there_keeps_its_mode,
         a_folder_of_the_policy_that_others_can_write_fails_create,
+        options_of_runcs_are_taken_and_what_is_not_followed_is_logged,
+        the_shim_goes_into_the_cgroup_that_runcs_options_name,
+        what_runcs_options_ask_of_the_policys_own_is_refused_by_name,
     ],
+}
+
+/// `containerd.runc.v1.Options` (`api/types/runc/options/oci.proto` in containerd), as far as the tests need it.
+#[derive(Clone, PartialEq, prost::Message)]
+struct RuncOptions {
+    #[prost(string, tag = "3")]
+    shim_cgroup: String,
+    #[prost(uint32, tag = "4")]
+    io_uid: u32,
+    #[prost(string, tag = "6")]
+    binary_name: String,
+    #[prost(string, tag = "7")]
+    root: String,
+    #[prost(bool, tag = "9")]
+    systemd_cgroup: bool,
+}
+
+fn with_runcs<'a>(builder: Builder<'a>, options: &RuncOptions) -> Builder<'a> {
+    let encoded = prost::Message::encode_to_vec(options);
+    builder.options("containerd.runc.v1.Options", encoded)
+}
+
+async fn options_of_runcs_are_taken_and_what_is_not_followed_is_logged(bed: &Bed) {
+    let folder = bed.folder.join(bed.id("log"));
+    let _default = NodePolicy::set(&format!("[log]\nfolder = {folder:?}\n"));
+    let options = RuncOptions {
+        io_uid: 7,
+        systemd_cgroup: true,
+        ..RuncOptions::default()
+    };
+    let container = with_runcs(bed.shell("echo ran"), &options).run().await;
+    let container = container.expect("run");
+    let log = folder.join(format!("suite--{}.log", container.id));
+    assert_eq!(container.finish().await.stdout, "ran\n");
+    let text = fs::read_to_string(&log).expect("read the log");
+    for said in ["IoUid 7: not followed", "SystemdCgroup true: not followed"] {
+        assert!(text.contains(said), "{said}: {text}");
+    }
+    assert!(!text.contains("NoPivotRoot"), "it was not set: {text}");
+}
+
+async fn the_shim_goes_into_the_cgroup_that_runcs_options_name(bed: &Bed) {
+    let name = bed.id("shims");
+    let mount = std::path::Path::new("/sys/fs/cgroup");
+    let hierarchies = if crate::limits::is_v2() {
+        vec![mount.to_owned()]
+    } else {
+        vec![mount.join("memory"), mount.join("pids")]
+    };
+    let folders: Vec<PathBuf> = hierarchies.iter().map(|at| at.join(&name)).collect();
+    folders
+        .iter()
+        .for_each(|folder| fs::create_dir(folder).expect("make a cgroup"));
+    let asked = |path: String| RuncOptions {
+        shim_cgroup: path,
+        ..RuncOptions::default()
+    };
+    let builder = with_runcs(
+        bed.container(&["sleep", "1000"]),
+        &asked(format!("/{name}")),
+    );
+    let container = builder.run().await.expect("run");
+    let shims = processes::of(Role::Shim, &container.id);
+    let [shim] = shims.as_slice() else {
+        panic!("one shim: {shims:?}")
+    };
+    for folder in &folders {
+        let procs = fs::read_to_string(folder.join("cgroup.procs")).expect("read");
+        let is_listed = |pid: i32| procs.lines().any(|line| line == pid.to_string());
+        assert!(is_listed(shim.pid), "{}: {procs}", folder.display());
+        let sandbox = i32::try_from(container.pid).expect("a pid");
+        assert!(!is_listed(sandbox), "it has its own: {procs}");
+    }
+    container.remove().await;
+    // The shim is gone a moment after its last container.
+    for folder in &folders {
+        let limit = Duration::from_secs(10);
+        processes::eventually("the shim has left its cgroup", limit, || {
+            fs::remove_dir(folder).is_ok()
+        })
+        .await;
+    }
+    for (path, says) in [
+        (format!("/{name}"), "ShimCgroup"),
+        ("relative".to_owned(), "absolute"),
+        ("/../up".to_owned(), "/../up"),
+    ] {
+        let builder = with_runcs(bed.container(&["true"]), &asked(path));
+        told(builder, &["ShimCgroup", says]).await;
+    }
+}
+
+async fn what_runcs_options_ask_of_the_policys_own_is_refused_by_name(bed: &Bed) {
+    for (options, says) in [
+        (
+            RuncOptions {
+                binary_name: "runc-fp".into(),
+                ..RuncOptions::default()
+            },
+            ["BinaryName", "\"runc-fp\"", "runsc.path"],
+        ),
+        (
+            RuncOptions {
+                root: "/run/other".into(),
+                ..RuncOptions::default()
+            },
+            ["Root", "\"/run/other\"", "runsc.root"],
+        ),
+    ] {
+        let builder = with_runcs(bed.container(&["true"]), &options);
+        let error = builder.create().await.map(drop).expect_err("refused");
+        assert_eq!(error.code(), Code::InvalidArgument, "{error}");
+        for said in says {
+            assert!(error.message().contains(said), "{said}: {error}");
+        }
+    }
 }
 
 /// A policy file of the test's own, in a folder of its own.

@@ -208,10 +208,14 @@ impl Container {
         runsc.require(&self.id)?;
         let id = [OsStr::new(&self.id)];
         let before = runsc.reaper().moment();
-        runsc.run("start", &id, given, limit).await?;
+        // runsc takes longer to come up than the sentry to answer.
+        let (used, started) =
+            tokio::join!(self.cpu_moment(), runsc.run("start", &id, given, limit));
+        started?;
         // Its gofer was started with it.
         self.sandbox.adopt_gofer(&self.id, before);
         self.learn_init().await;
+        self.note_start(used).await;
         Ok(())
     }
 

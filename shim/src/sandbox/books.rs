@@ -99,6 +99,11 @@ impl Sandbox {
         Ok(true)
     }
 
+    /// How many containers it has.
+    pub(crate) fn count_containers(&self) -> usize {
+        self.books().containers.len()
+    }
+
     /// Tasks of one uid that the sandbox may have.
     pub(crate) fn tasks_limit(&self) -> u64 {
         self.books().shared.tasks_limit

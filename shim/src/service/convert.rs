@@ -41,27 +41,17 @@ pub(super) fn state(container: &Container, process: &Process) -> StateResponse {
     state
 }
 
-/// The host's processes of the sandbox. The guest's own pids mean nothing outside, and a client that acts on what it is
-/// told (`kill`, `ps -p`) must never hit a stranger.
-pub(super) fn pids(container: &Container) -> PidsResponse {
-    let sandbox = container.sandbox();
-    let mut pids: Vec<u32> = sandbox
-        .cgroups
-        .pids()
-        .iter()
-        .filter_map(|pid| u32::try_from(*pid).ok())
-        .collect();
-    // A stopped task answers with the pid it had: containerd takes a task without pids for a leaked shim when it comes
-    // back after a restart, and the exit code would be lost with it (`core/runtime/v2/shim_load.go`).
-    if !pids.contains(&sandbox.pid()) {
-        pids.push(sandbox.pid());
-    }
-    let info = |pid| ProcessInfo {
-        pid,
+/// An entry for each process of a container, with the pid that it has on the host: the sandbox's. The guest's own pids mean nothing
+/// outside, and a client that acts on what it is told (`kill`, `ps -p`) must never hit a stranger.
+pub(super) fn pids(sandbox: u32, processes: usize) -> PidsResponse {
+    let info = ProcessInfo {
+        pid: sandbox,
         ..ProcessInfo::default()
     };
     PidsResponse {
-        processes: pids.into_iter().map(info).collect(),
+        // A stopped task answers with the pid it had: containerd takes a task without pids for a leaked shim when it comes
+        // back after a restart, and the exit code would be lost with it (`core/runtime/v2/shim_load.go`).
+        processes: vec![info; processes.max(1)],
         ..PidsResponse::default()
     }
 }

@@ -182,11 +182,12 @@ impl Task for Service {
     }
 
     async fn pids(&self, _ctx: &TtrpcContext, request: PidsRequest) -> Reply<PidsResponse> {
-        let pids = self
-            .pod
-            .container(&request.id)
-            .map(|container| convert::pids(&container));
-        logged("pids", &request.id, "", pids)
+        let pids = async {
+            let container = self.pod.container(&request.id)?;
+            let processes = container.count_processes().await;
+            Ok(convert::pids(container.sandbox().pid(), processes))
+        };
+        logged("pids", &request.id, "", pids.await)
     }
 
     async fn pause(&self, _ctx: &TtrpcContext, request: PauseRequest) -> Reply<Empty> {
@@ -260,10 +261,17 @@ impl Task for Service {
         _ctx: &TtrpcContext,
         request: ConnectRequest,
     ) -> Reply<ConnectResponse> {
-        let container = logged("connect", &request.id, "", self.pod.container(&request.id))?;
+        // Without an id it asks for the shim alone, as clients do that look for one that was left.
+        let task_pid = if request.id.is_empty() {
+            Ok(0)
+        } else {
+            let container = self.pod.container(&request.id);
+            container.map(|container| container.sandbox().pid())
+        };
+        let task_pid = logged("connect", &request.id, "", task_pid)?;
         Ok(ConnectResponse {
             shim_pid: std::process::id(),
-            task_pid: container.sandbox().pid(),
+            task_pid,
             version: env!("CARGO_PKG_VERSION").to_owned(),
             ..ConnectResponse::default()
         })
