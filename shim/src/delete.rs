@@ -96,13 +96,9 @@ async fn remove(flags: &Flags, bundle: &Bundle) -> Result<Option<i32>> {
     };
     let is_own = sandbox.as_ref() == Some(&flags.id);
     if is_own {
-        // One that has deleted its sandbox has no record of it any more, and a containerd that gave it up may be connected to it still.
-        let pids = [
-            record.as_ref().map(|record| record.shim_pid),
-            bundle.shim_pid(),
-        ];
-        for pid in pids.into_iter().flatten() {
-            end_shim(pid, &flags.id);
+        match &record {
+            Some(record) => end_shim(record, &flags.id),
+            None => tell_shim(bundle, &flags.id),
         }
     }
     if let (Some(record), Some(sandbox)) = (&record, &sandbox) {
@@ -141,33 +137,51 @@ async fn remove_cgroups(bundle: &Bundle, spec: &Value) {
 }
 
 /// A shim that has stopped answering but still runs would keep what is removed here in use.
-fn end_shim(pid: u32, id: &str) {
-    let Some(shim) = i32::try_from(pid).ok().and_then(Held::open) else {
+fn end_shim(record: &Record, id: &str) {
+    if let Some(shim) = shim_of(record.shim_pid, id) {
+        shim.kill();
+    }
+}
+
+/// Tells a shim to end that has deleted its sandbox, and so has no record of it any more, and still serves: a containerd that gave it up
+/// may stay connected to it. One that was shut down has no socket. It hands over events and output, and ends by itself: containerd runs
+/// this action after each delete as well.
+fn tell_shim(bundle: &Bundle, id: &str) {
+    let socket = address(bundle);
+    if !(is_socket(&socket) && dial::is_alive(&socket)) {
         return;
-    };
+    }
+    if let Some(shim) = bundle.shim_pid().and_then(|pid| shim_of(pid, id)) {
+        shim.terminate();
+    }
+}
+
+/// The process of this number, if it is the shim of this id.
+fn shim_of(pid: u32, id: &str) -> Option<Held> {
+    let shim = i32::try_from(pid).ok().and_then(Held::open)?;
     let arguments = shim.arguments();
     let mut arguments = arguments.iter();
     let is_shim = arguments
         .next()
         .is_some_and(|program| program.ends_with(b"containerd-shim-bulkhead-v1"))
         && arguments.any(|argument| argument == id.as_bytes());
-    if is_shim {
-        shim.kill();
-    }
+    is_shim.then_some(shim)
+}
+
+/// Where the shim of a bundle wrote that its socket is.
+fn address(bundle: &Bundle) -> PathBuf {
+    let written = std::fs::read_to_string(bundle.path().join("address")).unwrap_or_default();
+    PathBuf::from(written.trim_start_matches("unix://"))
 }
 
 /// Removes the socket of the dead shim: where it wrote that it was, and where it would be by default.
 fn remove_socket(flags: &Flags, bundle: &Bundle) {
-    let written = std::fs::read_to_string(bundle.path().join("address")).unwrap_or_default();
     let params = Params {
         namespace: flags.namespace.clone(),
         grpc_address: flags.address.clone(),
         ..Params::default()
     };
-    let mut sockets = vec![
-        PathBuf::from(written.trim_start_matches("unix://")),
-        start::socket_path(&params, &flags.id),
-    ];
+    let mut sockets = vec![address(bundle), start::socket_path(&params, &flags.id)];
     sockets.dedup();
     for socket in sockets {
         if !is_socket(&socket) {

@@ -44,6 +44,11 @@ impl Held {
         )
     }
 
+    /// Tells it to end.
+    pub(crate) fn terminate(&self) {
+        let _ = pidfd_send_signal(&self.fd, Signal::TERM);
+    }
+
     /// Kills it, if it has not ended.
     pub(crate) fn kill(&self) {
         let _ = pidfd_send_signal(&self.fd, Signal::KILL);
