@@ -19,6 +19,8 @@ use crate::scenes::Image;
 
 /// In how many folders of a `PATH`, which may be as long as a spec, a program is looked for.
 const FOLDERS_MAX: usize = 256;
+/// How often the root is looked at for one container. A path may lead through links to thousands of folders, and so may each of `PATH`.
+const LOOKS_MAX: usize = 4096;
 
 /// Refuses a container whose program is nowhere in its root, which must be mounted.
 ///
@@ -39,8 +41,13 @@ pub(crate) fn look_for(spec: &HardenedSpec, root: &Path) -> Result<()> {
         .collect();
     // gVisor drops a `..` together with the name before it, which may be a link: not judged.
     let is_plain = |place: &Path| !place.components().any(|part| part == Component::ParentDir);
-    let is_missing = |place: &Path| {
-        is_plain(place) && matches!(walk(&image, &covered, place), Ok(Walked::Missing))
+    let mut looks = LOOKS_MAX;
+    let mut is_missing = |place: &Path| {
+        is_plain(place)
+            && matches!(
+                walk(&image, &covered, place, &mut looks),
+                Ok(Walked::Missing)
+            )
     };
     if program.contains('/') {
         let place = spec
@@ -83,11 +90,16 @@ enum Walked {
     Covered,
 }
 
-/// Follows a path as the container's own root would have it.
+/// Follows a path as the container's own root would have it, with as many looks as are left.
 ///
 /// # Errors
-/// What the kernel says besides that there is no such thing.
-fn walk(image: &Image<'_>, covered: &BTreeSet<PathBuf>, place: &Path) -> io::Result<Walked> {
+/// What the kernel says besides that there is no such thing; `ELOOP` where no look is left.
+fn walk(
+    image: &Image<'_>,
+    covered: &BTreeSet<PathBuf>,
+    place: &Path,
+    looks: &mut usize,
+) -> io::Result<Walked> {
     let mut rest: VecDeque<OsString> = places::parts(place).collect();
     let (mut at, mut links) = (PathBuf::new(), 0);
     while let Some(part) = rest.pop_front() {
@@ -99,6 +111,7 @@ fn walk(image: &Image<'_>, covered: &BTreeSet<PathBuf>, place: &Path) -> io::Res
         if covered.contains(&Path::new("/").join(&next)) {
             return Ok(Walked::Covered);
         }
+        *looks = looks.checked_sub(1).ok_or(Errno::LOOP)?;
         let flags = LOOK | OFlags::NOFOLLOW;
         let file = match openat2(image.root(), &next, flags, Mode::empty(), INSIDE) {
             Ok(file) => file,
@@ -168,8 +181,11 @@ mod tests {
             ("/opt/volume", Walked::Covered),
             ("/bin/mounted", Walked::Covered),
         ] {
-            let walked = walk(&image, &covered, Path::new(place)).expect("walk");
+            let mut looks = LOOKS_MAX;
+            let walked = walk(&image, &covered, Path::new(place), &mut looks).expect("walk");
             assert_eq!(walked, expected, "{place}");
         }
+        let place = Path::new("/usr/bin/none");
+        walk(&image, &covered, place, &mut 2).expect_err("no look is left");
     }
 }
