@@ -86,17 +86,17 @@ impl<'a> Image<'a> {
 
     /// A path of the container without the links of the image.
     pub(crate) fn real(&self, place: &Path) -> PathBuf {
-        let mut there = place;
-        // What is not there is made there.
-        loop {
-            if let Ok((_, real)) = self.find(there) {
-                let missing = place.strip_prefix(there).unwrap_or(Path::new(""));
-                return join(&real, missing);
+        // What is not there is made there. Nothing is below what is not there, so few of many names have to be looked at.
+        let above: Vec<&Path> = place.ancestors().collect();
+        let missing = above.partition_point(|there| self.find(there).is_err());
+        let found = above
+            .get(missing)
+            .and_then(|there| Some((there, self.find(there).ok()?)));
+        match found {
+            Some((there, (_, real))) => {
+                join(&real, place.strip_prefix(there).unwrap_or(Path::new("")))
             }
-            match there.parent() {
-                Some(parent) => there = parent,
-                None => return place.to_owned(),
-            }
+            None => place.to_owned(),
         }
     }
 
