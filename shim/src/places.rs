@@ -22,6 +22,8 @@ use crate::trail;
 
 /// The kernel follows no more (path_resolution(7)).
 pub(crate) const LINKS_MAX: usize = 40;
+/// How many names are looked at for one place. Each of those links may lead through thousands of folders.
+const NAMES_MAX: usize = 1024;
 /// To look at a file and never to open it.
 pub(crate) const LOOK: OFlags = OFlags::PATH.union(OFlags::CLOEXEC);
 /// No link is followed, and nothing leads out.
@@ -164,14 +166,19 @@ fn is_veiled(error: &io::Error) -> bool {
     error.get_ref().is_some_and(|error| error.is::<Veiled>())
 }
 
+/// Whether there is more to a path than was looked at.
+fn is_too_long(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(Errno::NAMETOOLONG.raw_os_error())
+}
+
 /// Fails where a path of the container needs a link of the root that is not to be seen, whatever is bound.
 ///
 /// # Errors
 /// Names the link and what would help.
 pub(crate) fn look_for_veils(spec: &HardenedSpec, root: &Path, place: &Path) -> io::Result<()> {
-    let trees = Trees::new(spec, open_judged(root)?, root);
+    let trees = Trees::new(spec, open_judged(root)?, root)?;
     match trees.follow(place) {
-        Err(error) if is_veiled(&error) => Err(error),
+        Err(error) if is_veiled(&error) || is_too_long(&error) => Err(error),
         // What else is wrong there is found where it is used.
         _ => Ok(()),
     }
@@ -236,7 +243,8 @@ fn place<'a>(
     root: &'a Path,
     mut waiting: Vec<Waiting<'a>>,
 ) -> Result<Trees<'a>> {
-    let mut trees = Trees::new(spec, open_root(root)?, root);
+    let mut trees = Trees::new(spec, open_root(root)?, root)
+        .map_err(|e| Error::precondition(format!("mounts: {e}")))?;
     waiting.sort_by_key(|(bind, _, _, depth)| (*depth, bind.number));
     for (bind, source, is_folder, _) in waiting {
         let refuse = |problem: String| refusal(bind.destination, &problem);
@@ -304,7 +312,10 @@ fn misfit(found: FileType, is_folder: bool) -> Option<String> {
 
 impl<'a> Trees<'a> {
     /// Without any bind yet.
-    fn new(spec: &HardenedSpec, root: OwnedFd, path: &'a Path) -> Self {
+    ///
+    /// # Errors
+    /// For a place that has too many names to be followed.
+    fn new(spec: &HardenedSpec, root: OwnedFd, path: &'a Path) -> io::Result<Self> {
         let mut trees = Self {
             root,
             path,
@@ -315,14 +326,17 @@ impl<'a> Trees<'a> {
         // What one lies in comes before it, as in gVisor.
         veils.sort_by_key(|place| place.components().count());
         for place in veils {
-            let found = trees.follow(place).map(|found| found.path);
-            let veil = found.unwrap_or_else(|_| parts(place).collect());
+            let veil = match trees.follow(place) {
+                Ok(found) => found.path,
+                Err(error) if is_too_long(&error) => return Err(error),
+                Err(_) => parts(place).collect(),
+            };
             // runsc mounts nothing over the root itself.
             if veil != Path::new("") {
                 trees.veils.push(veil);
             }
         }
-        trees
+        Ok(trees)
     }
 
     /// What was placed, once the working folder was looked for in it. gVisor would make an empty one where a link is not to be seen.
@@ -331,7 +345,7 @@ impl<'a> Trees<'a> {
             .working_folder()
             .map(|folder| (folder, self.follow(folder)))
         {
-            Some((folder, Err(error))) if is_veiled(&error) => {
+            Some((folder, Err(error))) if is_veiled(&error) || is_too_long(&error) => {
                 let folder = folder.display();
                 Err(Error::precondition(format!(
                     "process.cwd: {folder}: {error}"
@@ -379,6 +393,7 @@ impl<'a> Trees<'a> {
     fn follow(&self, place: &Path) -> io::Result<Found> {
         let mut rest: VecDeque<OsString> = parts(place).collect();
         let (mut tree, mut at, mut links) = (None, PathBuf::new(), 0);
+        let mut names = 0;
         while let Some(part) = rest.pop_front() {
             while let Some(number) = self.standing(tree, &at) {
                 (tree, at) = (Some(number), PathBuf::new());
@@ -392,6 +407,10 @@ impl<'a> Trees<'a> {
                 }
                 at.pop();
                 continue;
+            }
+            names += 1;
+            if names > NAMES_MAX {
+                return Err(Errno::NAMETOOLONG.into());
             }
             let next = at.join(&part);
             let Some((file, FileType::Symlink)) = self.look(tree, &next)? else {
