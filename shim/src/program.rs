@@ -19,6 +19,8 @@ use crate::scenes::Image;
 
 /// In how many folders of a `PATH`, which may be as long as a spec, a program is looked for.
 const FOLDERS_MAX: usize = 256;
+/// What gVisor mounts in each container, whether its spec has it or not (`compileMounts` in `runsc/boot/vfs.go`).
+const ALWAYS_COVERED: [&str; 3] = ["/dev", "/proc", "/sys"];
 /// How often the root is looked at for one container. A path may lead through links to thousands of folders, and so may each of `PATH`.
 const LOOKS_MAX: usize = 4096;
 
@@ -38,6 +40,7 @@ pub(crate) fn look_for(spec: &HardenedSpec, root: &Path) -> Result<()> {
     let covered: BTreeSet<PathBuf> = spec
         .destinations()
         .flat_map(|place| [place.to_owned(), image.real(place)])
+        .chain(ALWAYS_COVERED.map(PathBuf::from))
         .collect();
     // gVisor drops a `..` together with the name before it, which may be a link: not judged.
     let is_plain = |place: &Path| !place.components().any(|part| part == Component::ParentDir);
