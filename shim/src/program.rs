@@ -24,6 +24,9 @@ const ALWAYS_COVERED: [&str; 3] = ["/dev", "/proc", "/sys"];
 /// How often the root is looked at for one container. A path may lead through links to thousands of folders, and so may each of `PATH`.
 const LOOKS_MAX: usize = 4096;
 
+/// Characters of a program's name, and of `PATH`, in a message.
+const SHOWN_MAX: usize = 512;
+
 /// Refuses a container whose program is nowhere in its root, which must be mounted.
 ///
 /// # Errors
@@ -58,6 +61,7 @@ pub(crate) fn look_for(spec: &HardenedSpec, root: &Path) -> Result<()> {
             .unwrap_or(Path::new("/"))
             .join(program);
         return if is_missing(&place) {
+            let program = shown(program);
             Err(Error::invalid(format!(
                 "process.args: {program:?}: no such file or directory in the image, and no mount covers it"
             )))
@@ -75,12 +79,18 @@ pub(crate) fn look_for(spec: &HardenedSpec, root: &Path) -> Result<()> {
         .map(|folder| folder.join(program));
     let places: Vec<PathBuf> = places.take(FOLDERS_MAX + 1).collect();
     if places.len() <= FOLDERS_MAX && places.iter().all(|place| is_missing(place)) {
+        let (program, path) = (shown(program), shown(path));
         return Err(Error::invalid(format!(
             "process.args: {program:?}: executable file not found in $PATH: no folder of {path:?} has it in the image, and \
              no mount covers one"
         )));
     }
     Ok(())
+}
+
+/// As much of a spec's own text as a message repeats.
+fn shown(text: &str) -> String {
+    text.chars().take(SHOWN_MAX).collect()
 }
 
 /// What is at a path of the container.
