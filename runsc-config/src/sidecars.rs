@@ -137,10 +137,13 @@ impl Sidecars {
     /// # Errors
     /// Names both releases, and what to do.
     pub fn fits(&self, runsc: &str, sentry: Option<&str>) -> Result<(), String> {
+        let short = |text: &str| text.chars().take(64).collect::<String>();
         match (self.sentry(), sentry) {
             (Some(path), Some(sentry)) if sentry != runsc => Err(format!(
-                "{} is of {sentry:.64?}, and runsc is of {runsc:.64?}: all of gVisor must be of one release; {FIX}",
-                path.display()
+                "{} is of {:?}, and runsc is of {:?}: all of gVisor must be of one release; {FIX}",
+                path.display(),
+                short(sentry),
+                short(runsc)
             )),
             _ => Ok(()),
         }

@@ -23,7 +23,7 @@ use serde_json::json;
 use serde_json::value::RawValue;
 use tokio::time::Instant;
 
-use crate::error::{Error, Result};
+use crate::error::{Code, Error, Result};
 use crate::runsc::control::{Control, Method};
 use crate::runsc::state_file::{SIZE_MAX, StateFile};
 
@@ -180,20 +180,28 @@ impl Control {
         let left = || deadline.saturating_duration_since(Instant::now());
         let (network, id) = (loopback(), json!(id));
         let told = self.call_within::<IgnoredAny>(Method::Network, &network, &[], left());
-        if told.await?.is_none() {
+        if told.await.map_err(failed)?.is_none() {
             return Ok(false);
         }
         let started = self.call_within::<IgnoredAny>(Method::Start, &id, &[], left());
         match started.await {
             Ok(Some(_)) => {}
             Ok(None) => return Ok(false),
-            // The command's words for the same.
-            Err(error) => return Err(error.context("starting root container")),
+            Err(error) => return Err(failed(error)),
         }
         claim.commit()?;
         set_scores(&claim, is_pod)?;
         Ok(true)
     }
+}
+
+/// A start that was not done, in the command's words. A sandbox that has gone meanwhile is no container that nobody knows.
+fn failed(error: Error) -> Error {
+    let error = match error.code() {
+        Code::NotFound => Error::internal(error.to_string()),
+        _ => error,
+    };
+    error.context("starting root container")
 }
 
 /// What `runsc start` tells a sandbox without a network (`boot.DefaultLoopbackLink`): addresses as Go's JSON has them, masks in
