@@ -1,6 +1,7 @@
 #!/bin/sh
-# refused.sh: runsc, but that the shim is refused at the control socket. Before the first `start` the socket is moved and
-# runsc's state file told so; the shim knows the old place alone. $REAL is put in by versions.sh.
+# refused.sh: runsc, but that the shim is refused at the control socket. After the `create` of a sandbox its socket is moved. The
+# state file names the old place until the shim has read it; every later command is told of the new one before it runs.
+# $REAL is put in by versions.sh.
 real='@REAL@'
 root=
 command=
@@ -11,12 +12,19 @@ for word; do
     *) command=$word; break ;;
   esac
 done
-if [ "$command" = start ] && ! [ -S "$root/moved.sock" ]; then
+moved=$root/moved.sock
+named() { sed -n 's/.*"controlSocketPath":"\([^"]*\)".*/\1/p' "$1"; }
+if [ -S "$moved" ]; then
   for state in "$root"/*.state; do
-    socket=$(sed -n 's/.*"controlSocketPath":"\([^"]*\)".*/\1/p' "$state")
-    [ -S "$socket" ] || continue
-    mv "$socket" "$root/moved.sock"
-    sed -i "s|\"controlSocketPath\":\"[^\"]*\"|\"controlSocketPath\":\"$root/moved.sock\"|" "$state"
+    [ "$(named "$state")" = "$moved" ] ||
+      sed -i "s|\"controlSocketPath\":\"[^\"]*\"|\"controlSocketPath\":\"$moved\"|" "$state"
   done
 fi
-exec "$real" "$@"
+[ "$command" = create ] || exec "$real" "$@"
+"$real" "$@"
+status=$?
+for state in "$root"/*.state; do
+  socket=$(named "$state")
+  [ -S "$moved" ] || ! [ -S "$socket" ] || mv "$socket" "$moved"
+done
+exit $status
