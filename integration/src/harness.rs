@@ -9,6 +9,7 @@ use std::time::Duration;
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
 
 use crate::bed::{Bed, Services};
+use crate::cri::Pod;
 use crate::isolate;
 use crate::leaks::{Snapshot, settle};
 use crate::patience::patience;
@@ -43,6 +44,23 @@ macro_rules! cases {
             }),*),*]
         }
     };
+}
+
+/// What containerd and the runtime make for the first container serves all others.
+pub async fn first_container(bed: &Bed) {
+    if let Ok(container) = bed.container(&["true"]).run().await {
+        container.finish().await;
+    }
+}
+
+/// The same for the first pod.
+pub async fn first_pod(bed: &Bed) {
+    if let Ok(pod) = Pod::run(Pod::config(bed)).await {
+        if let Ok(id) = pod.launch(pod.container("warm", &["true"])).await {
+            pod.ended(&id).await;
+        }
+        pod.remove().await;
+    }
 }
 
 /// The test program that the cases belong to.

@@ -65,8 +65,7 @@ fn clear() {
 #[must_use]
 pub fn median(mut times: Vec<Duration>) -> f64 {
     times.sort_unstable();
-    let middle = times.get(times.len() / 2);
-    middle.map_or(0.0, |time| time.as_secs_f64() * 1000.0)
+    milliseconds(times.get(times.len() / 2))
 }
 
 /// The time that so many percent do not exceed, in milliseconds; 0 of none.
@@ -75,8 +74,11 @@ pub fn percentile(times: &[Duration], percent: usize) -> f64 {
     let mut times = times.to_vec();
     times.sort_unstable();
     let last = times.len().saturating_sub(1);
-    let found = times.get(last * percent / 100);
-    found.map_or(0.0, |time| time.as_secs_f64() * 1000.0)
+    milliseconds(times.get(last * percent / 100))
+}
+
+fn milliseconds(time: Option<&Duration>) -> f64 {
+    time.map_or(0.0, |time| time.as_secs_f64() * 1000.0)
 }
 
 /// How long something takes, and what comes of it.

@@ -2,10 +2,10 @@
 //! copy of runsc, and what starts it is a script.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use crate::bed::Bed;
+use crate::wrapper;
 
 /// The sentry.
 pub const SENTRY: &str = "gvisor_sentry";
@@ -58,11 +58,7 @@ impl Sidecars {
     /// # Panics
     /// When that is not possible.
     pub fn script(&self, name: &str, text: &str) {
-        // Renamed into place: a file that is open for writing cannot be run.
-        let staged = self.at(".staged");
-        fs::write(&staged, text).expect("write the script");
-        fs::set_permissions(&staged, fs::Permissions::from_mode(0o755)).expect("chmod");
-        fs::rename(staged, self.at(name)).expect("put the script in place");
+        wrapper::put(&self.at(name), text, 0o755);
     }
 }
 

@@ -75,11 +75,7 @@ impl Wrapper {
     }
 
     fn write(&self, text: &str, mode: u32) {
-        // Renamed into place: a file that is open for writing cannot be run.
-        let staged = self.place.with_extension("new");
-        fs::write(&staged, text).expect("write the script");
-        fs::set_permissions(&staged, fs::Permissions::from_mode(mode)).expect("chmod");
-        fs::rename(&staged, &self.place).expect("put the script in place");
+        put(&self.place, text, mode);
     }
 }
 
@@ -88,4 +84,13 @@ impl Drop for Wrapper {
         let _ = fs::remove_file(&self.place);
         symlink(&self.real, &self.place).expect("put runsc back");
     }
+}
+
+/// Puts a script there. It is renamed into place: a file that is open for writing cannot be run.
+pub(crate) fn put(place: &Path, text: &str, mode: u32) {
+    let name = place.file_name().expect("a name").display();
+    let staged = place.with_file_name(format!(".{name}"));
+    fs::write(&staged, text).expect("write the script");
+    fs::set_permissions(&staged, fs::Permissions::from_mode(mode)).expect("chmod");
+    fs::rename(&staged, place).expect("put the script in place");
 }

@@ -10,6 +10,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use crate::policy::trusted;
+use crate::text::short;
 
 /// The sentry.
 const SENTRY: &str = "gvisor_sentry";
@@ -137,7 +138,6 @@ impl Sidecars {
     /// # Errors
     /// Names both releases, and what to do.
     pub fn fits(&self, runsc: &str, sentry: Option<&str>) -> Result<(), String> {
-        let short = |text: &str| text.chars().take(64).collect::<String>();
         match (self.sentry(), sentry) {
             (Some(path), Some(sentry)) if sentry != runsc => Err(format!(
                 "{} is of {:?}, and runsc is of {:?}: all of gVisor must be of one release; {FIX}",

@@ -23,7 +23,6 @@ mod volumes;
 use std::process::ExitCode;
 
 use integration::bed::{Bed, Services};
-use integration::cri::Pod;
 use integration::harness::{self, Work};
 
 fn main() -> ExitCode {
@@ -48,14 +47,6 @@ fn main() -> ExitCode {
     )
 }
 
-/// containerd makes folders for the first pod that serve all others.
 fn warm_up(bed: &Bed) -> Work<'_> {
-    Box::pin(async {
-        if let Ok(pod) = Pod::run(Pod::config(bed)).await {
-            if let Ok(id) = pod.launch(pod.container("warm", &["true"])).await {
-                pod.ended(&id).await;
-            }
-            pod.remove().await;
-        }
-    })
+    Box::pin(harness::first_pod(bed))
 }

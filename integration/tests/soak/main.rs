@@ -16,7 +16,6 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use integration::bed::{Bed, Services};
-use integration::cri::Pod;
 use integration::harness::{self, Work};
 
 /// How long all of it takes, about, on two cores.
@@ -37,15 +36,8 @@ fn main() -> ExitCode {
 /// What containerd and the runtime make for the first container and the first pod.
 fn warm_up(bed: &Bed) -> Work<'_> {
     Box::pin(async {
-        if let Ok(container) = bed.container(&["true"]).run().await {
-            container.finish().await;
-        }
-        if let Ok(pod) = Pod::run(Pod::config(bed)).await {
-            if let Ok(id) = pod.launch(pod.container("warm", &["true"])).await {
-                pod.ended(&id).await;
-            }
-            pod.remove().await;
-        }
+        harness::first_container(bed).await;
+        harness::first_pod(bed).await;
     })
 }
 

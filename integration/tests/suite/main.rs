@@ -117,9 +117,5 @@ fn main() -> ExitCode {
 }
 
 fn warm_up(bed: &Bed) -> Work<'_> {
-    Box::pin(async {
-        if let Ok(container) = bed.container(&["true"]).run().await {
-            container.finish().await;
-        }
-    })
+    Box::pin(harness::first_container(bed))
 }
