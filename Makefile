@@ -5,7 +5,7 @@ SCRIPTS := integration/testbed
 
 # Each step says what it does; two at once would talk over each other.
 .NOTPARALLEL:
-.PHONY: help build tools images testbed testbed-down demo check test loop soak judges test-versions test-v2 test-node test-kubernetes conformance outside fuzz mutants bench evidence deb release lint packages clean
+.PHONY: help build tools images testbed testbed-down demo check test loop soak judges test-versions test-v2 test-node test-kubernetes conformance outside fuzz mutants bench evidence deb release lint map packages clean
 
 help: ## this list
 	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -100,6 +100,9 @@ release: ## tarball, package, checksums, bill of materials and notes in target/r
 	@$(SCRIPTS)/release.sh check
 	@$(MAKE) --no-print-directory deb
 	@$(SCRIPTS)/release.sh pack
+
+map: ## docs/pictures/map.svg and the table of rooms in docs/architecture.md, from the imports of the code
+	@$(SCRIPTS)/house.py map
 
 lint: packages ## formatting, clippy, documentation, scripts, dependencies
 	@$(SCRIPTS)/packages.sh test

@@ -24,10 +24,11 @@ bill_of_materials() {
   cp -r Cargo.toml Cargo.lock shim runsc-config integration docs "$copy/"
   # The host's triple alone: what a dependency would need elsewhere is not in these binaries.
   step "listing what the binaries are made of (cargo cyclonedx)" \
-    cargo cyclonedx --manifest-path "$copy/shim/Cargo.toml" --format json --spec-version 1.5 \
+    cargo cyclonedx --manifest-path "$copy/Cargo.toml" --format json --spec-version 1.5 \
     --no-build-deps --override-filename bulkhead.cdx
   # Whose folder it was made in is nobody's business.
-  sed "s#file://$copy#file:///bulkhead#g" "$copy/shim/bulkhead.cdx.json" >"$out/bulkhead.cdx.json"
+  integration/testbed/bill.py "$copy/shim/bulkhead.cdx.json" "$copy/shim/tool/bulkhead.cdx.json" |
+    sed "s#file://$copy#file:///bulkhead#g" >"$out/bulkhead.cdx.json"
   rm -rf "$copy"
 }
 

@@ -20,7 +20,7 @@ from evidence import REPOSITORY, read, said  # noqa: E402
 from promises import behaviours, files, units  # noqa: E402
 
 POLICY = "runsc-config/src/policy/mod.rs"
-NODE_TOOL = "shim/src/bin/bulkhead"
+NODE_TOOL = "shim/tool/src"
 LANGUAGES = ("text", "console", "sh", "toml", "yaml", "python", "dockerfile")
 # Sections of the policy by the struct of their fields. A NAME stands for any namespace.
 SECTIONS = {"Policy": "", "RunscPolicy": "runsc.", "Rootfs": "rootfs.", "Scratch": "scratch.", "CapabilityPolicy": "capabilities.",
@@ -183,7 +183,7 @@ def is_cargo(words, tests):
             value += " " + words.pop(0)
         names += value.strip('"').split() if variable == "BULKHEAD_TEST_ONLY" else []
     options = dict(zip(words, words[1:]))
-    if words[:1] != ["cargo"] or options.get("-p", "integration") not in ("integration", "runsc-config", "bulkhead-shim"):
+    if words[:1] != ["cargo"] or options.get("-p", "integration") not in ("integration", "runsc-config", "bulkhead-node", "bulkhead-shim", "bulkhead-tool"):
         return False
     program = options.get("--test")
     if program and not os.path.isdir(os.path.join(REPOSITORY, "integration/tests", program)):

@@ -21,7 +21,7 @@ INDEX = "docs/index.md"
 # Papers whose links and commits are looked up.
 PAPERS = [SPECIFICATION, INDEX, "docs/decisions.md", "docs/glossary.md", "docs/support.md", "CONTRIBUTING.md"]
 # Where unit tests are, and how the names of their crate begin. The first folder that a file lies in counts.
-CRATES = [("shim/src/bin/bulkhead", "bulkhead"), ("shim/src", "shim"), ("runsc-config/src", "runsc_config"),
+CRATES = [("shim/tool/src", "bulkhead"), ("shim/node/src", "node"), ("shim/src", "shim"), ("runsc-config/src", "runsc_config"),
           ("runsc-config/tests", ""), ("integration/src", "integration")]
 
 

@@ -4,6 +4,8 @@
 
 rust_needed=$(sed -n 's/^rust-version = "\(.*\)"/\1/p' "$repo/Cargo.toml")
 cd "${repo:?}"
+# The packages with unit tests that need no testbed.
+own=(-p runsc-config -p bulkhead-node -p bulkhead-shim -p bulkhead-tool)
 # Everything lands in target/, where the testbed looks for it.
 export CARGO_TARGET_DIR=$target
 
@@ -23,13 +25,13 @@ build() {
   local flags=(--remap-path-prefix="$repo=/bulkhead" --remap-path-prefix="${CARGO_HOME:-$HOME/.cargo}=/cargo")
   step "building Bulkhead (cargo, profile dist)" \
     env CARGO_ENCODED_RUSTFLAGS="$(IFS=$'\x1f' && printf '%s' "${flags[*]}")" \
-    cargo build --locked --profile dist -p bulkhead-shim
+    cargo build --locked --profile dist -p bulkhead-shim -p bulkhead-tool
   stat -c '    %n: %s bytes' "$dist/containerd-shim-bulkhead-v1" "$dist/bulkhead"
 }
 
 units() { # the unit tests, and how many of them say that they need root
   local log=$target/logs/the-unit-tests.log rootless
-  step "the unit tests" cargo test --locked -p runsc-config -p bulkhead-shim --no-fail-fast
+  step "the unit tests" cargo test --locked "${own[@]}" --no-fail-fast
   totals "$log"
   rootless=$(grep -c '^needs root, not run: ' "$log" || true)
   [ "$rootless" = 0 ] || say "$rootless of them need root and looked at nothing: sudo make check, or make test"
@@ -41,12 +43,13 @@ check() {
   step "clippy" cargo clippy --workspace --all-targets --locked -- -D warnings
   step "the agreements of papers and tests" papers
   if command -v shellcheck >/dev/null; then step "scripts (shellcheck)" scripts; fi
-  step "building the unit tests" cargo test --locked -p runsc-config -p bulkhead-shim --no-run
+  step "building the unit tests" cargo test --locked "${own[@]}" --no-run
   units
 }
 
 papers() {
-  integration/testbed/evidence.py check && integration/testbed/promises.py && integration/testbed/papers.py
+  integration/testbed/evidence.py check && integration/testbed/promises.py && integration/testbed/papers.py &&
+    integration/testbed/house.py map --check
 }
 
 scripts() {
@@ -62,7 +65,7 @@ units_without_root() {
   fi
   local list=$target/logs/units.list
   # Those of runsc-config touch nothing that root has.
-  cargo test --locked -p bulkhead-shim --no-run --message-format=json 2>/dev/null |
+  cargo test --locked -p bulkhead-node -p bulkhead-shim -p bulkhead-tool --no-run --message-format=json 2>/dev/null |
     sed -n 's/.*"executable":"\([^"]*\/deps\/[^"]*\)".*/\1/p' >"$list"
   [ -s "$list" ] || die "cargo names no unit tests"
   step "the unit tests without root" without_root "$list" "${nobody[@]}"

@@ -3,61 +3,16 @@
 //! containerd runs this binary to start a shim for a pod (`start`), and to clean up after one that died (`delete`). The
 //! started shim is this binary again, with no action: it serves the Task API until its last container is gone.
 
-mod apart;
-mod aside;
-mod binds;
-mod bootstrap;
-mod cgroup;
-mod cgroup_limits;
-mod changes;
-mod cleanup;
-mod clock;
-mod container;
-mod create;
-mod delete;
-mod dial;
+mod api;
 mod error;
-mod events;
-mod held;
-mod host;
-mod id;
-mod info;
 mod io;
-mod layout;
-mod limits;
-mod logging;
-mod masks;
-mod memory;
 mod metrics;
-mod mount;
-mod mountinfo;
-mod mountpoints;
-mod names;
-mod network;
-mod oom;
-mod oom_score;
-mod options;
-mod places;
-mod pod;
-mod poll;
-mod process;
-mod procfs;
-mod program;
-mod reaper;
 mod runsc;
 mod sandbox;
-mod scenes;
-mod serve;
-mod service;
-mod shield;
-mod small;
-mod start;
-mod stats;
-mod systemd;
-#[cfg(test)]
-mod testing;
-mod trail;
-mod workdir;
+mod serving;
+mod startup;
+mod sys;
+mod task;
 
 use std::process::ExitCode;
 
@@ -83,12 +38,12 @@ fn run() -> Result<()> {
         return Ok(());
     }
     if flags.info {
-        return info::run();
+        return startup::info::run();
     }
     match flags.action.as_str() {
-        "start" => start::run(&flags),
-        "delete" => delete::run(&flags),
-        "" => serve::run(&flags),
+        "start" => startup::start::run(&flags),
+        "delete" => startup::delete::run(&flags),
+        "" => serving::run(&flags),
         other => Err(Error::invalid(format!(
             "unknown action {other:?}: expected start or delete"
         ))),

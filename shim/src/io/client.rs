@@ -13,8 +13,8 @@ use std::time::Duration;
 
 use tokio::time::sleep;
 
-use crate::aside;
 use crate::io::fifo::Output;
+use crate::sys::aside;
 
 /// How long after the start it is looked for. One that opens its streams in another order is done with all of them by
 /// then.
@@ -126,7 +126,7 @@ mod tests {
 
     #[tokio::test(flavor = "current_thread")]
     async fn what_others_have_open_tells_how() {
-        let _alone = crate::reaper::CHILDREN.lock().await;
+        let _alone = crate::sys::reaper::CHILDREN.lock().await;
         let folder = tempfile::tempdir().expect("tempdir");
         let folder = folder.path().canonicalize().expect("its path");
         let paths = ["stdin", "stdout"].map(|name| folder.join(name));

@@ -13,13 +13,13 @@ use tokio::io::unix::AsyncFd;
 use tokio::sync::{Notify, oneshot};
 use tokio::time::sleep_until;
 
-use crate::aside;
 use crate::io::client::Client;
 use crate::io::fifo::{self, Output};
 use crate::io::keys::Keyboard;
 use crate::io::life::{Hold, Life};
 use crate::io::throttle::Throttle;
-use crate::poll;
+use crate::sys::aside;
+use crate::sys::poll;
 
 /// Bytes moved at a time. A pipe holds 64 KiB; more than half of that gains nothing and costs resident memory.
 const CHUNK: usize = 32 * 1024;

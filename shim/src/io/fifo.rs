@@ -21,10 +21,10 @@ use tokio::io::unix::AsyncFd;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep};
 
-use crate::aside;
 use crate::error::Error;
 use crate::io::life::{HOLD_LIMIT, Life};
-use crate::poll;
+use crate::sys::aside;
+use crate::sys::poll;
 
 /// How long the opening for reading as well may take.
 const OPEN_LIMIT: Duration = Duration::from_secs(10);

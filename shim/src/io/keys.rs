@@ -96,7 +96,7 @@ impl Keyboard {
     /// When the terminal cannot be polled.
     pub(crate) fn new(master: OwnedFd, signals: Signals) -> io::Result<Self> {
         Ok(Self {
-            master: crate::poll::pollable(master)?,
+            master: crate::sys::poll::pollable(master)?,
             signals,
             quoted: AtomicBool::new(false),
         })

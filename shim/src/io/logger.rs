@@ -17,12 +17,12 @@ use std::time::Duration;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::signal::Signal;
 
-use crate::aside;
 use crate::error::{Code, Error, Result};
 use crate::io::life::Holds;
-use crate::poll;
-use crate::reaper::{ExitWatch, Reaper};
-use crate::trail;
+use crate::sys::aside;
+use crate::sys::poll;
+use crate::sys::reaper::{ExitWatch, Reaper};
+use node::trail;
 
 /// How long a logger may take to become ready.
 const READY_LIMIT: Duration = Duration::from_secs(10);

@@ -22,7 +22,6 @@ use tokio::sync::{Notify, oneshot};
 use tokio::task::{AbortHandle, JoinHandle};
 use tokio::time::{Instant, timeout_at};
 
-use crate::aside;
 use crate::error::{Error, Result};
 use crate::io::client::Client;
 use crate::io::copy::{Delivery, Leftovers, Pump, Sink};
@@ -30,7 +29,8 @@ use crate::io::fifo::{Input, Output};
 use crate::io::keys::Keyboard;
 use crate::io::life::Lifetime;
 use crate::io::logger::{LogUri, Logger};
-use crate::trail;
+use crate::sys::aside;
+use node::trail;
 
 pub(crate) use crate::io::copy::Counts;
 pub(crate) use crate::io::fifo::{Clients, location};

@@ -6,13 +6,13 @@ use std::time::Duration;
 
 use tokio::time::timeout;
 
-use crate::container::Container;
 use crate::metrics::describe::{self, Facts};
 use crate::metrics::sentry::{self, Counts, Export};
 use crate::metrics::text::Text;
-use crate::pod::Pod;
 use crate::runsc::state_file::StateFile;
 use crate::runsc::usage::Usage;
+use crate::task::container::Container;
+use crate::task::pod::Pod;
 
 /// How long the sentry may take for all that it says of containers in one scrape.
 const GUEST_LIMIT: Duration = Duration::from_secs(1);

@@ -5,15 +5,15 @@ use std::sync::Arc;
 
 use runsc_config::RunscFlags;
 
-use crate::cgroup::read_small;
-use crate::container::Container;
 use crate::metrics::collect::GuestSide;
 use crate::metrics::counters::{COUNTERS, Labelled, Operation};
 use crate::metrics::sentry::KNOWN;
 use crate::metrics::text::Kind::{Counter, Gauge, Histogram, Info};
 use crate::metrics::text::{Seconds, Text};
-use crate::process::Phase;
 use crate::sandbox::Sandbox;
+use crate::task::container::Container;
+use crate::task::process::Phase;
+use node::cgroup::read_small;
 
 /// The value of runsc's --network for a sandbox that has none.
 const NO_NETWORK: &str = "none";

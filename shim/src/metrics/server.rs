@@ -196,7 +196,7 @@ mod tests {
 
     #[tokio::test(flavor = "current_thread")]
     async fn a_get_is_answered_and_nothing_else_is() {
-        if !crate::testing::has_root() {
+        if !node::testing::has_root() {
             return;
         }
         let (folder, _serving) = served().await;
@@ -225,7 +225,7 @@ mod tests {
 
     #[tokio::test(flavor = "current_thread")]
     async fn those_who_stall_hold_nothing_up_and_are_let_go() {
-        if !crate::testing::has_root() {
+        if !node::testing::has_root() {
             return;
         }
         let (folder, serving) = served().await;

@@ -12,14 +12,14 @@ use std::time::Duration;
 
 use tokio::task::JoinHandle;
 
-use crate::binds::{GONE, Made, Opened};
 use crate::error::{Code, Error, Result};
 use crate::metrics::COUNTERS;
-use crate::poll;
-use crate::reaper::{Exit, ExitWatch, Reaper};
 use crate::runsc::bounds::Bounds;
 use crate::runsc::log::{LogPipe, one_line};
 use crate::runsc::state_file::StateFile;
+use crate::sandbox::furnish::binds::{GONE, Made, Opened};
+use crate::sys::poll;
+use crate::sys::reaper::{Exit, ExitWatch, Reaper};
 
 /// The only variable runsc and its hooks start with. Nothing of containerd's environment (registry credentials,
 /// proxies) may reach them: see `docs/policy.md`.

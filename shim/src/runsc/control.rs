@@ -21,11 +21,11 @@ use serde_json::{Value, json};
 
 use crate::error::{Code, Error, Result};
 use crate::metrics::COUNTERS;
-use crate::reaper::{Exit, ExitWatch};
 use crate::runsc::command::Runsc;
 use crate::runsc::log::one_line;
 use crate::runsc::socket::{self, CallError};
 use crate::runsc::told::Told;
+use crate::sys::reaper::{Exit, ExitWatch};
 
 /// How runsc says that nobody listens at the control socket (`runsc/sandbox/sandbox.go`, `sandboxConnect`).
 const UNREACHED: &str = "connecting to control server";

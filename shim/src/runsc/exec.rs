@@ -12,9 +12,9 @@ use serde_json::{Value, json};
 
 use crate::error::{Code, Error, Result};
 use crate::metrics::COUNTERS;
-use crate::reaper::ExitWatch;
 use crate::runsc::command::{Given, OUT_OF_BOUNDS, failure};
 use crate::runsc::control::{COMMAND_LIMIT, Control, Method};
+use crate::sys::reaper::ExitWatch;
 
 /// EAGAIN in the words of the sentry (`pkg/errors/linuxerr`) and of Go.
 const AGAIN: [&str; 2] = ["try again", "resource temporarily unavailable"];

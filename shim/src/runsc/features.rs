@@ -21,9 +21,9 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 use crate::error::{Code, Error, Result};
-use crate::layout;
-use crate::reaper::Reaper;
 use crate::runsc::command::{KILL_GRACE, collect, finished};
+use crate::sandbox::layout;
+use crate::sys::reaper::Reaper;
 
 /// How long one question may take.
 const LIMIT: Duration = Duration::from_secs(10);

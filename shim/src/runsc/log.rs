@@ -19,7 +19,7 @@ use runsc_config::printable;
 use tokio::io::unix::AsyncFd;
 
 use crate::io::Throttle;
-use crate::poll;
+use crate::sys::poll;
 
 /// The longest message that is passed on, in bytes.
 const MESSAGE_MAX: usize = 2048;

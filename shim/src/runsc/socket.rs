@@ -19,7 +19,7 @@ use serde_json::value::RawValue;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, Interest};
 use tokio::net::UnixStream;
 
-use crate::dial::dial;
+use node::dial::dial;
 
 /// The largest reply that is read, in bytes. The longest there is are the sentry's counters, some 100 KiB where a program
 /// has tried every system call that gVisor lacks.

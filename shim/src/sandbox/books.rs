@@ -8,9 +8,10 @@ use runsc_config::{Declared, Hardened, Report, SandboxLimits, Shared};
 use serde_json::Value;
 
 use crate::error::{Error, Result};
-use crate::limits::{self, Held};
 use crate::sandbox::Sandbox;
-use crate::{cgroup_limits, changes, systemd};
+use crate::sandbox::limits::{self, Held};
+use crate::sandbox::systemd;
+use crate::task::changes;
 
 /// When the share of a container that has left is taken: at once, and where that cannot be, a little later and again.
 const SHRINK_PAUSES: [Duration; 4] = [
@@ -177,7 +178,10 @@ impl Sandbox {
     }
 
     fn limits_of_pod(&self, sum: Declared) -> SandboxLimits {
-        let pod = self.pod_cgroup.as_deref().map(cgroup_limits::of_cgroup);
+        let pod = self
+            .pod_cgroup
+            .as_deref()
+            .map(node::cgroup::limits::of_cgroup);
         SandboxLimits::of_pod(pod.unwrap_or_default(), sum, &self.policy)
     }
 

@@ -1,6 +1,15 @@
 //! A sandbox: one sentry and its gofers, started by `runsc create` of the first container and gone with it.
 
 mod books;
+pub(crate) mod cleanup;
+pub(crate) mod furnish;
+pub(crate) mod held;
+pub(crate) mod id;
+pub(crate) mod layout;
+pub(crate) mod limits;
+pub(crate) mod network;
+pub(crate) mod oom;
+pub(crate) mod systemd;
 
 use std::collections::HashMap;
 use std::ffi::OsStr;
@@ -14,21 +23,21 @@ use nix::sys::signal::Signal;
 use runsc_config::{Backend, Declared, Features, Hardened, Policy, trusted};
 use tokio::sync::watch;
 
-use crate::cgroup::Cgroups;
-use crate::cleanup;
 use crate::error::{Code, Error, Result};
+use crate::io;
 use crate::io::console::ConsoleSocket;
 use crate::io::{Holds, Throttle};
-use crate::layout::{self, Bundle, Record};
 use crate::metrics::{COUNTERS, Collector, Serving, serve};
-use crate::oom::Kills;
-use crate::reaper::{ExitWatch, Moment, Reaper};
 use crate::runsc::command::{Given, Runsc};
 use crate::runsc::control::Control;
 use crate::runsc::state_file::StateFile;
 use crate::sandbox::books::{Books, Entry};
-use crate::systemd::Unit;
-use crate::{io, limits, oom, oom_score};
+use crate::sandbox::layout::{Bundle, Record};
+use crate::sandbox::oom::Kills;
+use crate::sandbox::systemd::Unit;
+use crate::sys::oom_score;
+use crate::sys::reaper::{ExitWatch, Moment, Reaper};
+use node::cgroup::Cgroups;
 
 /// How long a sandbox may take to exit after its last container has.
 pub(crate) const EXIT_GRACE: Duration = Duration::from_secs(10);
