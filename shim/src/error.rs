@@ -1,21 +1,19 @@
-//! The one error type of the shim, and its gRPC code.
+//! The one error type of the shim.
 //!
-//! Every failure that reaches a client names what was attempted, on what, and the rule. The code is the one
-//! that containerd's own error helpers (`errdefs`) look for: a client tells "already gone" from "broken" by it.
+//! Every failure that reaches a client names what was attempted, on what, and the rule. Its kind says what a client can do about it;
+//! the edge makes a gRPC code of the kind.
 
 use std::fmt;
 use std::io;
 
-use crate::metrics::COUNTERS;
-use containerd_shim_protos::ttrpc;
-use runsc_config::{PolicyError, Refusal, RefusalKind, printable};
+use runsc_config::{PolicyError, Refusal, RefusalKind};
 
 /// Result of everything that can answer a client.
 pub(crate) type Result<T> = std::result::Result<T, Error>;
 
-/// Why a request failed, as one of the gRPC codes that containerd's clients tell apart.
+/// Why a request failed, as far as a client acts on it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Code {
+pub(crate) enum Kind {
     /// The request itself is malformed: retrying it unchanged cannot help.
     InvalidArgument,
     /// The task, process or sandbox does not exist (any more).
@@ -38,36 +36,38 @@ pub(crate) enum Code {
     Internal,
 }
 
-/// A failure with the code it is answered with.
+/// A failure.
 #[derive(Debug, Clone, thiserror::Error)]
 #[error("{message}")]
 pub(crate) struct Error {
-    code: Code,
+    kind: Kind,
     message: String,
+    denied: Option<&'static str>,
 }
 
 impl Error {
-    pub(crate) fn new(code: Code, message: impl Into<String>) -> Self {
+    pub(crate) fn new(kind: Kind, message: impl Into<String>) -> Self {
         Self {
-            code,
+            kind,
             message: message.into(),
+            denied: None,
         }
     }
 
     pub(crate) fn invalid(message: impl Into<String>) -> Self {
-        Self::new(Code::InvalidArgument, message)
+        Self::new(Kind::InvalidArgument, message)
     }
 
     pub(crate) fn not_found(message: impl Into<String>) -> Self {
-        Self::new(Code::NotFound, message)
+        Self::new(Kind::NotFound, message)
     }
 
     pub(crate) fn precondition(message: impl Into<String>) -> Self {
-        Self::new(Code::FailedPrecondition, message)
+        Self::new(Kind::FailedPrecondition, message)
     }
 
     pub(crate) fn internal(message: impl Into<String>) -> Self {
-        Self::new(Code::Internal, message)
+        Self::new(Kind::Internal, message)
     }
 
     /// An input or output error, with the act and the thing it was done to.
@@ -75,8 +75,13 @@ impl Error {
         Self::internal(format!("{act}: {error}"))
     }
 
-    pub(crate) fn code(&self) -> Code {
-        self.code
+    pub(crate) fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    /// The control of the policy that refused the request, if one did.
+    pub(crate) fn denied(&self) -> Option<&'static str> {
+        self.denied
     }
 
     /// Puts the act that failed in front of the reason.
@@ -88,40 +93,20 @@ impl Error {
 
 impl From<Refusal> for Error {
     fn from(refusal: Refusal) -> Self {
-        let code = match refusal.kind {
-            RefusalKind::InvalidArgument => Code::InvalidArgument,
-            RefusalKind::FailedPrecondition => Code::FailedPrecondition,
-            RefusalKind::PermissionDenied => Code::PermissionDenied,
+        let kind = match refusal.kind {
+            RefusalKind::InvalidArgument => Kind::InvalidArgument,
+            RefusalKind::FailedPrecondition => Kind::FailedPrecondition,
+            RefusalKind::PermissionDenied => Kind::PermissionDenied,
         };
-        if code != Code::InvalidArgument {
-            COUNTERS.denials.add(refusal.control);
+        Self {
+            denied: (kind != Kind::InvalidArgument).then_some(refusal.control),
+            ..Self::new(kind, refusal.to_string())
         }
-        Self::new(code, refusal.to_string())
     }
 }
 
 impl From<PolicyError> for Error {
     fn from(error: PolicyError) -> Self {
         Self::precondition(error.to_string())
-    }
-}
-
-impl From<Error> for ttrpc::Error {
-    fn from(error: Error) -> Self {
-        let code = match error.code {
-            Code::InvalidArgument => ttrpc::Code::INVALID_ARGUMENT,
-            Code::NotFound => ttrpc::Code::NOT_FOUND,
-            Code::AlreadyExists => ttrpc::Code::ALREADY_EXISTS,
-            Code::FailedPrecondition => ttrpc::Code::FAILED_PRECONDITION,
-            Code::PermissionDenied => ttrpc::Code::PERMISSION_DENIED,
-            Code::ResourceExhausted => ttrpc::Code::RESOURCE_EXHAUSTED,
-            Code::DeadlineExceeded => ttrpc::Code::DEADLINE_EXCEEDED,
-            Code::Unavailable => ttrpc::Code::UNAVAILABLE,
-            Code::Unimplemented => ttrpc::Code::UNIMPLEMENTED,
-            Code::Internal => ttrpc::Code::INTERNAL,
-        };
-        // containerd's clients print it as it is.
-        let message = printable(&error.message);
-        Self::RpcStatus(ttrpc::get_status(code, message))
     }
 }

@@ -4,6 +4,7 @@ pub mod cgroup;
 pub mod dial;
 pub mod host;
 pub mod mountinfo;
+pub mod names;
 pub mod procfs;
 #[doc(hidden)]
 pub mod testing;

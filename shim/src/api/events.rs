@@ -9,7 +9,6 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use containerd_shim::event::Event;
 use containerd_shim_protos::api::ForwardRequest;
 use containerd_shim_protos::protobuf::MessageDyn;
 use containerd_shim_protos::protobuf::MessageField;
@@ -20,7 +19,8 @@ use containerd_shim_protos::ttrpc::asynchronous::transport::Socket;
 use containerd_shim_protos::ttrpc::context;
 use tokio::sync::Notify;
 
-use crate::api::clock;
+use crate::api::{clock, convert};
+use crate::task::event::{Event, Publish};
 use node::dial::dial;
 
 /// How many undelivered events are kept: about 1 MiB at the usual 250 bytes each.
@@ -53,10 +53,8 @@ impl Events {
         Self { namespace, queue }
     }
 
-    /// Queues one event. Never blocks and never fails the request that caused it.
-    pub(crate) fn publish(&self, event: impl Event) {
-        let topic = event.topic();
-        let message: &dyn MessageDyn = &event;
+    /// Queues one message.
+    fn queue(&self, topic: String, message: &dyn MessageDyn) {
         let value = match message.write_to_bytes_dyn() {
             Ok(value) => value,
             Err(error) => return tracing::error!(%topic, %error, "event not encoded"),
@@ -113,6 +111,14 @@ impl Events {
             }
         };
         let _ = tokio::time::timeout(limit, empty).await;
+    }
+}
+
+impl Publish for Events {
+    fn publish(&self, event: Event) {
+        let message = convert::event(event);
+        let (topic, message): (_, &dyn MessageDyn) = (message.topic(), &*message);
+        self.queue(topic, message);
     }
 }
 
@@ -181,11 +187,28 @@ async fn send(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sys::reaper::Exit;
+    use crate::task::process::Exited;
     use async_trait::async_trait;
-    use containerd_shim_protos::events::task::{TaskExit, TaskStart};
     use containerd_shim_protos::shim_async::create_events;
     use containerd_shim_protos::ttrpc;
     use containerd_shim_protos::ttrpc::asynchronous::Server;
+
+    fn started() -> Event {
+        let id = "c".to_owned();
+        Event::Started { id, pid: 1 }
+    }
+
+    fn exited() -> Event {
+        let (id, process) = ("c".to_owned(), "c".to_owned());
+        let exited = Exited::now(Exit::Code(0));
+        Event::Exited {
+            id,
+            process,
+            pid: 1,
+            exited,
+        }
+    }
 
     struct Containerd(Mutex<Vec<String>>, Mutex<u32>);
 
@@ -218,8 +241,8 @@ mod tests {
         let address = format!("unix://{}", folder.path().join("c.ttrpc").display());
         let events = Events::new("default".into(), address.clone());
         // containerd is away when the first events are published, and refuses twice once it is back.
-        events.publish(TaskStart::new());
-        events.publish(TaskExit::new());
+        events.publish(started());
+        events.publish(exited());
         tokio::time::sleep(Duration::from_millis(120)).await;
         let containerd = Arc::new(Containerd(Mutex::default(), Mutex::new(2)));
         let mut server = Server::new()
@@ -227,7 +250,7 @@ mod tests {
             .expect("bind")
             .register_service(create_events(Arc::new(Service(Arc::clone(&containerd)))));
         server.start().await.expect("start");
-        events.publish(TaskStart::new());
+        events.publish(started());
         events.flush(Duration::from_secs(10)).await;
         assert_eq!(
             *containerd.0.lock().expect("lock"),
@@ -251,7 +274,7 @@ mod tests {
             std::thread::sleep(Duration::from_secs(2));
             listener.incoming().take(4).for_each(drop);
         });
-        events.publish(TaskExit::new());
+        events.publish(exited());
         let began = tokio::time::Instant::now();
         tokio::time::sleep(Duration::from_millis(200)).await;
         assert!(
@@ -265,9 +288,9 @@ mod tests {
     #[tokio::test(flavor = "current_thread")]
     async fn a_full_queue_gives_up_what_nobody_waits_for() {
         let events = Events::new("default".into(), "/nonexistent/c.ttrpc".into());
-        events.publish(TaskExit::new());
+        events.publish(exited());
         for _ in 0..QUEUE_MAX + 10 {
-            events.publish(TaskStart::new());
+            events.publish(started());
         }
         let waiting = events.queue.waiting.lock().expect("lock");
         assert_eq!(waiting.len(), QUEUE_MAX);

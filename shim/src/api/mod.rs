@@ -3,6 +3,7 @@
 pub(crate) mod clock;
 pub(crate) mod convert;
 pub(crate) mod events;
+pub(crate) mod failure;
 pub(crate) mod options;
 pub(crate) mod service;
 pub(crate) mod stats;

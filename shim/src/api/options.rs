@@ -1,15 +1,12 @@
 //! Runtime options: the policy that containerd's configuration or the client names for a handler, or the options of runc's shim, of
 //! which a client sends some whatever the runtime.
 
-use std::path::Path;
-
 use containerd_shim_protos::protobuf::Message as _;
 use containerd_shim_protos::protobuf::well_known_types::any::Any;
 use containerd_shim_protos::shim::oci;
-use runsc_config::Policy;
 
 use crate::error::{Error, Result};
-use node::cgroup;
+use crate::task::request;
 
 /// Message name of the options every runtime but runc's gets (`api/types/runtimeoptions/v1/api.proto`).
 const TYPE: &str = "runtimeoptions.v1.Options";
@@ -26,58 +23,6 @@ struct Options {
     config_path: String,
     #[prost(bytes = "vec", tag = "3")]
     config_body: Vec<u8>,
-}
-
-/// What came as options.
-enum Asked {
-    Policy(Options),
-    Runc(Box<oci::Options>),
-}
-
-/// Reads the policy the options name. A `config_body` or `ConfigPath` replaces the default file; sources are never
-/// merged. Options of runc's name none.
-///
-/// # Errors
-/// `InvalidArgument` for options of another type, `FailedPrecondition` for a policy that cannot be used.
-pub(crate) fn load_policy(options: Option<&Any>) -> Result<Policy> {
-    let Asked::Policy(options) = read(options)? else {
-        return Ok(Policy::load_default()?);
-    };
-    if !options.config_body.is_empty() {
-        let body = String::from_utf8(options.config_body)
-            .map_err(|e| Error::invalid(format!("options: config_body is not UTF-8: {e}")))?;
-        return Ok(Policy::parse(&body, "config_body")?);
-    }
-    if !options.config_path.is_empty() {
-        return Ok(Policy::load(Path::new(&options.config_path))?);
-    }
-    Ok(Policy::load_default()?)
-}
-
-/// Follows what options of runc's ask of the shim itself, for the sandbox `id`: its cgroup. The rest means nothing here and is
-/// reported.
-///
-/// # Errors
-/// As [`check`]; `FailedPrecondition` for a cgroup that the shim cannot be put in.
-pub(crate) fn follow(options: Option<&Any>, id: &str) -> Result<()> {
-    let Asked::Runc(options) = read(options)? else {
-        return Ok(());
-    };
-    for (field, value) in not_followed(&options) {
-        tracing::info!(
-            id,
-            "options: {field} {value}: not followed, it is for runc alone"
-        );
-    }
-    let path = options.shim_cgroup.as_str();
-    if path.is_empty() {
-        return Ok(());
-    }
-    cgroup::enter(path).map_err(|e| {
-        Error::precondition(format!(
-            "options: ShimCgroup {path:?}: {e}; it must be the absolute path of a cgroup that is there and takes processes"
-        ))
-    })
 }
 
 /// The fields of runc's options that are set and mean nothing here, under their names in containerd's configuration.
@@ -102,17 +47,13 @@ fn not_followed(options: &oci::Options) -> Vec<(&'static str, String)> {
         .collect()
 }
 
-/// Checks options that are not followed: a container that joins a sandbox runs under the sandbox's policy.
+/// What the options of a request ask for.
 ///
 /// # Errors
 /// `InvalidArgument` for options of another type, and for what the policy alone decides.
-pub(crate) fn check(options: Option<&Any>) -> Result<()> {
-    read(options).map(drop)
-}
-
-fn read(options: Option<&Any>) -> Result<Asked> {
+pub(crate) fn read(options: Option<&Any>) -> Result<request::Options> {
     let Some(any) = options.filter(|any| !any.type_url.is_empty() || !any.value.is_empty()) else {
-        return Ok(Asked::Policy(Options::default()));
+        return Ok(request::Options::None);
     };
     // containerd writes the bare name, protobuf libraries put a host in front of it.
     let name = any.type_url.rsplit('/').next().unwrap_or_default();
@@ -125,13 +66,22 @@ fn read(options: Option<&Any>) -> Result<Asked> {
             any.type_url
         )));
     }
-    <Options as prost::Message>::decode(any.value.as_slice())
-        .map(Asked::Policy)
-        .map_err(|e| Error::invalid(format!("options: {TYPE} does not parse: {e}")))
+    let options = <Options as prost::Message>::decode(any.value.as_slice())
+        .map_err(|e| Error::invalid(format!("options: {TYPE} does not parse: {e}")))?;
+    // A `config_body` replaces the file as well.
+    if !options.config_body.is_empty() {
+        let body = String::from_utf8(options.config_body)
+            .map_err(|e| Error::invalid(format!("options: config_body is not UTF-8: {e}")))?;
+        return Ok(request::Options::PolicyText(body));
+    }
+    if !options.config_path.is_empty() {
+        return Ok(request::Options::PolicyFile(options.config_path.into()));
+    }
+    Ok(request::Options::None)
 }
 
 /// runc's options, which must not name another program than the policy does, or another place for its state.
-fn read_runc(value: &[u8]) -> Result<Asked> {
+fn read_runc(value: &[u8]) -> Result<request::Options> {
     let options = oci::Options::parse_from_bytes(value)
         .map_err(|e| Error::invalid(format!("options: {RUNC_TYPE} does not parse: {e}")))?;
     for (field, value, key) in [
@@ -144,13 +94,16 @@ fn read_runc(value: &[u8]) -> Result<Asked> {
             )));
         }
     }
-    Ok(Asked::Runc(Box::new(options)))
+    Ok(request::Options::Runc {
+        not_followed: not_followed(&options),
+        shim_cgroup: options.shim_cgroup,
+    })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::error::Code;
+    use crate::error::Kind;
 
     fn any(type_url: &str, value: Vec<u8>) -> Any {
         Any {
@@ -162,9 +115,9 @@ mod tests {
 
     #[test]
     fn options_of_another_runtime_are_refused_by_name() {
-        let error = load_policy(Some(&any("containerd.other.v1.Options", vec![1])));
+        let error = read(Some(&any("containerd.other.v1.Options", vec![1])));
         let error = error.expect_err("refused");
-        assert_eq!(error.code(), Code::InvalidArgument);
+        assert_eq!(error.kind(), Kind::InvalidArgument);
         assert!(error.to_string().contains("containerd.other.v1.Options"));
     }
 
@@ -191,14 +144,14 @@ mod tests {
             ),
         ];
         for (options, words) in named {
-            let error = check(Some(&runc(&options))).expect_err("refused");
-            assert_eq!(error.code(), Code::InvalidArgument);
+            let error = read(Some(&runc(&options))).expect_err("refused");
+            assert_eq!(error.kind(), Kind::InvalidArgument);
             for word in words {
                 assert!(error.to_string().contains(word), "{word}: {error}");
             }
         }
-        let error = check(Some(&any(RUNC_TYPE, vec![0xff; 3]))).expect_err("no message");
-        assert_eq!(error.code(), Code::InvalidArgument);
+        let error = read(Some(&any(RUNC_TYPE, vec![0xff; 3]))).expect_err("no message");
+        assert_eq!(error.kind(), Kind::InvalidArgument);
     }
 
     #[test]
@@ -208,7 +161,7 @@ mod tests {
             systemd_cgroup: true,
             ..oci::Options::default()
         };
-        check(Some(&runc(&options))).expect("taken");
+        read(Some(&runc(&options))).expect("taken");
         let reported = not_followed(&options);
         let expected = [
             ("IoUid", "7".to_owned()),
@@ -224,8 +177,8 @@ mod tests {
             config_path: "/nonexistent/policy.toml".into(),
             ..Options::default()
         };
-        let error = load_policy(Some(&any(TYPE, prost::Message::encode_to_vec(&options))))
-            .expect_err("refused");
+        let asked = read(Some(&any(TYPE, prost::Message::encode_to_vec(&options))));
+        let error = asked.expect("read").load_policy().expect_err("refused");
         assert!(error.to_string().contains("/nonexistent/policy.toml"));
     }
 
@@ -235,8 +188,8 @@ mod tests {
             config_body: b"no_such_key = 1\n".to_vec(),
             ..Options::default()
         };
-        let error = load_policy(Some(&any(TYPE, prost::Message::encode_to_vec(&options))))
-            .expect_err("refused");
+        let asked = read(Some(&any(TYPE, prost::Message::encode_to_vec(&options))));
+        let error = asked.expect("read").load_policy().expect_err("refused");
         assert!(
             error.to_string().contains("config_body") && error.to_string().contains("no_such_key")
         );
@@ -244,7 +197,7 @@ mod tests {
 
     #[test]
     fn bytes_that_are_no_message_are_invalid() {
-        let error = load_policy(Some(&any(TYPE, vec![0xff; 3]))).expect_err("refused");
-        assert_eq!(error.code(), Code::InvalidArgument);
+        let error = read(Some(&any(TYPE, vec![0xff; 3]))).expect_err("refused");
+        assert_eq!(error.kind(), Kind::InvalidArgument);
     }
 }

@@ -22,11 +22,13 @@ use tokio::sync::Notify;
 
 use crate::api::clock;
 use crate::api::convert;
+use crate::api::failure;
 use crate::api::stats;
-use crate::error::{Code, Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::io::{Clients, Stdio};
-use crate::metrics::COUNTERS;
+use crate::metrics;
 use crate::sandbox::id;
+use crate::sys::counters::Counters;
 use crate::task::pod::Pod;
 
 /// Serves one pod.
@@ -41,6 +43,10 @@ type Reply<T> = ttrpc::Result<T>;
 impl Service {
     pub(crate) fn new(pod: Arc<Pod>, shutdown: Arc<Notify>) -> Self {
         Self { pod, shutdown }
+    }
+
+    fn logged<T>(&self, method: &str, id: &str, exec_id: &str, result: Result<T>) -> Reply<T> {
+        logged(&self.pod.counters, method, id, exec_id, result)
     }
 }
 
@@ -67,15 +73,26 @@ const ROUTINE: [&str; 8] = [
 ];
 
 /// One line for each request, with its outcome; refusals are warnings because a client sees them too.
-fn logged<T>(method: &str, id: &str, exec_id: &str, result: Result<T>) -> Reply<T> {
+fn logged<T>(
+    counters: &Counters,
+    method: &str,
+    id: &str,
+    exec_id: &str,
+    result: Result<T>,
+) -> Reply<T> {
     match &result {
         Ok(_) => tracing::debug!(method, id, exec_id, "done"),
-        Err(error) if error.code() == Code::NotFound && ROUTINE.contains(&method) => {
+        Err(error) if error.kind() == Kind::NotFound && ROUTINE.contains(&method) => {
             tracing::debug!(method, id, exec_id, %error, "not found")
         }
         Err(error) => tracing::warn!(method, id, exec_id, %error, "failed"),
     }
-    result.map_err(ttrpc::Error::from)
+    result.map_err(|error| {
+        if let Some(control) = error.denied() {
+            counters.denials.add(control);
+        }
+        failure::reply(&error)
+    })
 }
 
 #[async_trait]
@@ -86,11 +103,24 @@ impl Task for Service {
         request: CreateTaskRequest,
     ) -> Reply<CreateTaskResponse> {
         let (pod, id) = (Arc::clone(&self.pod), request.id.clone());
-        let created = detached(async move { pod.create(request).await }).await;
-        logged("create", &id, "", created).map(|container| CreateTaskResponse {
-            pid: container.sandbox().pid(),
-            ..CreateTaskResponse::default()
-        })
+        let asked = convert::create(request)
+            .map_err(|error| error.context(format!("create container {id:?}")));
+        let created = match asked {
+            Ok(request) => {
+                detached(async move {
+                    let container = pod.create(request).await?;
+                    metrics::serve(&pod, &container);
+                    Ok(container)
+                })
+                .await
+            }
+            Err(error) => Err(error),
+        };
+        self.logged("create", &id, "", created)
+            .map(|container| CreateTaskResponse {
+                pid: container.sandbox().pid(),
+                ..CreateTaskResponse::default()
+            })
     }
 
     async fn start(&self, _ctx: &TtrpcContext, request: StartRequest) -> Reply<StartResponse> {
@@ -103,7 +133,7 @@ impl Task for Service {
             tokio::spawn(async move { drop(reply) });
             Ok(pid)
         };
-        let pid = logged("start", &request.id, &request.exec_id, started.await)?;
+        let pid = self.logged("start", &request.id, &request.exec_id, started.await)?;
         Ok(StartResponse {
             pid,
             ..StartResponse::default()
@@ -115,7 +145,7 @@ impl Task for Service {
             let process = container.process(&request.exec_id)?;
             Ok(convert::state(&container, &process))
         });
-        logged("state", &request.id, &request.exec_id, state)
+        self.logged("state", &request.id, &request.exec_id, state)
     }
 
     async fn wait(&self, _ctx: &TtrpcContext, request: WaitRequest) -> Reply<WaitResponse> {
@@ -123,7 +153,8 @@ impl Task for Service {
             .pod
             .container(&request.id)
             .and_then(|container| container.process(&request.exec_id));
-        let exited = logged("wait", &request.id, &request.exec_id, process)?
+        let exited = self
+            .logged("wait", &request.id, &request.exec_id, process)?
             .wait()
             .await;
         Ok(WaitResponse {
@@ -139,7 +170,8 @@ impl Task for Service {
             let (exec_id, signal, all) = (request.exec_id.clone(), request.signal, request.all);
             detached(async move { container.kill(&exec_id, signal, all).await }).await
         };
-        logged("kill", &request.id, &request.exec_id, killed.await).map(|()| Empty::default())
+        self.logged("kill", &request.id, &request.exec_id, killed.await)
+            .map(|()| Empty::default())
     }
 
     async fn exec(&self, _ctx: &TtrpcContext, request: ExecProcessRequest) -> Reply<Empty> {
@@ -162,16 +194,17 @@ impl Task for Service {
             )
         });
         if added.is_err() {
-            COUNTERS.execs.add("refused");
+            self.pod.counters.execs.add("refused");
         }
-        logged("exec", &request.id, &request.exec_id, added).map(|()| Empty::default())
+        self.logged("exec", &request.id, &request.exec_id, added)
+            .map(|()| Empty::default())
     }
 
     async fn delete(&self, _ctx: &TtrpcContext, request: DeleteRequest) -> Reply<DeleteResponse> {
         let pod = Arc::clone(&self.pod);
         let (id, exec_id) = (request.id.clone(), request.exec_id.clone());
         let deleted = detached(async move { pod.delete(&id, &exec_id).await }).await;
-        let (pid, exited) = logged("delete", &request.id, &request.exec_id, deleted)?;
+        let (pid, exited) = self.logged("delete", &request.id, &request.exec_id, deleted)?;
         Ok(DeleteResponse {
             pid,
             exit_status: exited.status,
@@ -186,19 +219,21 @@ impl Task for Service {
             let processes = container.count_processes().await;
             Ok(convert::pids(container.sandbox().pid(), processes))
         };
-        logged("pids", &request.id, "", pids.await)
+        self.logged("pids", &request.id, "", pids.await)
     }
 
     async fn pause(&self, _ctx: &TtrpcContext, request: PauseRequest) -> Reply<Empty> {
         let (pod, id) = (Arc::clone(&self.pod), request.id.clone());
         let paused = detached(async move { pod.set_paused(&id, true).await }).await;
-        logged("pause", &request.id, "", paused).map(|()| Empty::default())
+        self.logged("pause", &request.id, "", paused)
+            .map(|()| Empty::default())
     }
 
     async fn resume(&self, _ctx: &TtrpcContext, request: ResumeRequest) -> Reply<Empty> {
         let (pod, id) = (Arc::clone(&self.pod), request.id.clone());
         let resumed = detached(async move { pod.set_paused(&id, false).await }).await;
-        logged("resume", &request.id, "", resumed).map(|()| Empty::default())
+        self.logged("resume", &request.id, "", resumed)
+            .map(|()| Empty::default())
     }
 
     async fn checkpoint(
@@ -206,8 +241,8 @@ impl Task for Service {
         _ctx: &TtrpcContext,
         request: CheckpointTaskRequest,
     ) -> Reply<Empty> {
-        let error = Error::new(Code::Unimplemented, "checkpoint: not supported");
-        logged("checkpoint", &request.id, "", Err(error))
+        let error = Error::new(Kind::Unimplemented, "checkpoint: not supported");
+        self.logged("checkpoint", &request.id, "", Err(error))
     }
 
     async fn update(&self, _ctx: &TtrpcContext, request: UpdateTaskRequest) -> Reply<Empty> {
@@ -219,7 +254,8 @@ impl Task for Service {
                 .await
                 .unwrap_or_else(|error| Err(Error::internal(format!("update: {error}"))))
         };
-        logged("update", &request.id, "", updated.await).map(|()| Empty::default())
+        self.logged("update", &request.id, "", updated.await)
+            .map(|()| Empty::default())
     }
 
     async fn resize_pty(&self, _ctx: &TtrpcContext, request: ResizePtyRequest) -> Reply<Empty> {
@@ -228,7 +264,8 @@ impl Task for Service {
                 .process(&request.exec_id)?
                 .resize(request.width, request.height)
         });
-        logged("resize_pty", &request.id, &request.exec_id, resized).map(|()| Empty::default())
+        self.logged("resize_pty", &request.id, &request.exec_id, resized)
+            .map(|()| Empty::default())
     }
 
     async fn close_io(&self, _ctx: &TtrpcContext, request: CloseIORequest) -> Reply<Empty> {
@@ -239,7 +276,8 @@ impl Task for Service {
             }
             Ok(())
         });
-        logged("close_io", &request.id, &request.exec_id, closed).map(|()| Empty::default())
+        self.logged("close_io", &request.id, &request.exec_id, closed)
+            .map(|()| Empty::default())
     }
 
     async fn stats(&self, _ctx: &TtrpcContext, request: StatsRequest) -> Reply<StatsResponse> {
@@ -248,7 +286,7 @@ impl Task for Service {
             let guest = container.guest().await;
             stats::collect(&container.sandbox().cgroups, &guest)
         };
-        let stats = logged("stats", &request.id, "", stats.await)?;
+        let stats = self.logged("stats", &request.id, "", stats.await)?;
         Ok(StatsResponse {
             stats: MessageField::some(stats),
             ..StatsResponse::default()
@@ -267,7 +305,7 @@ impl Task for Service {
             let container = self.pod.container(&request.id);
             container.map(|container| container.sandbox().pid())
         };
-        let task_pid = logged("connect", &request.id, "", task_pid)?;
+        let task_pid = self.logged("connect", &request.id, "", task_pid)?;
         Ok(ConnectResponse {
             shim_pid: std::process::id(),
             task_pid,
@@ -281,6 +319,6 @@ impl Task for Service {
         if self.pod.is_empty() {
             self.shutdown.notify_one();
         }
-        logged("shutdown", &request.id, "", Ok(Empty::default()))
+        self.logged("shutdown", &request.id, "", Ok(Empty::default()))
     }
 }

@@ -17,7 +17,7 @@ use std::time::Duration;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::signal::Signal;
 
-use crate::error::{Code, Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::io::life::Holds;
 use crate::sys::aside;
 use crate::sys::poll;
@@ -201,7 +201,7 @@ impl Logger {
                     "logger {}: not ready within {READY_LIMIT:?}",
                     program.display()
                 );
-                return Err(Error::new(Code::DeadlineExceeded, message));
+                return Err(Error::new(Kind::DeadlineExceeded, message));
             }
         }
         Ok((logger, [to_stdout.into(), to_stderr.into()]))
@@ -335,7 +335,7 @@ mod tests {
             "file:///%00",
         ] {
             let error = LogUri::parse("stderr", uri).expect_err(uri);
-            assert_eq!(error.code(), Code::InvalidArgument);
+            assert_eq!(error.kind(), Kind::InvalidArgument);
             assert!(error.to_string().starts_with("stderr: "), "{error}");
         }
     }

@@ -150,7 +150,7 @@ async fn ask(root: &Arc<Container>, containers: &[Arc<Container>]) -> GuestSide 
     let (told_all, memory, export) = tokio::join!(
         timeout(GUEST_LIMIT, of_containers),
         control.guest_memory(),
-        control.export(&argument),
+        control.export::<Export>(&argument),
     );
     guest.told_all = told_all.unwrap_or(false);
     guest.usage = usage;

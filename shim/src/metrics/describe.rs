@@ -6,11 +6,11 @@ use std::sync::Arc;
 use runsc_config::RunscFlags;
 
 use crate::metrics::collect::GuestSide;
-use crate::metrics::counters::{COUNTERS, Labelled, Operation};
 use crate::metrics::sentry::KNOWN;
 use crate::metrics::text::Kind::{Counter, Gauge, Histogram, Info};
 use crate::metrics::text::{Seconds, Text};
 use crate::sandbox::Sandbox;
+use crate::sys::counters::{Counters, Labelled, Operation};
 use crate::task::container::Container;
 use crate::task::process::Phase;
 use node::cgroup::read_small;
@@ -91,7 +91,7 @@ pub(super) fn text(
     guest_side(&mut text, facts, sandbox, guest);
     for_containers(&mut text, containers, guest);
     processes(&mut text, sandbox, gofers);
-    counted(&mut text);
+    counted(&mut text, sandbox.counters());
     text.finish()
 }
 
@@ -486,7 +486,7 @@ fn together(processes: &[Resident]) -> u64 {
     own.saturating_add(shared.unwrap_or_default())
 }
 
-fn counted(text: &mut Text) {
+fn counted(text: &mut Text, counters: &Counters) {
     for operation in Operation::ALL {
         let (name, help) = match operation {
             Operation::Create => ("create_duration_seconds", "How long Create took."),
@@ -500,7 +500,7 @@ fn counted(text: &mut Text) {
                 "How long Delete of a container or an exec took.",
             ),
         };
-        if let Some((buckets, count, nanos)) = COUNTERS.read_operation(operation) {
+        if let Some((buckets, count, nanos)) = counters.read_operation(operation) {
             text.family(name, Histogram, "seconds", help);
             text.histogram(&[], &buckets, count, Seconds(nanos));
         }
@@ -511,7 +511,7 @@ fn counted(text: &mut Text) {
         "seconds",
         "How long runsc commands took.",
     );
-    for (command, (buckets, count, nanos)) in COUNTERS.read_commands() {
+    for (command, (buckets, count, nanos)) in counters.read_commands() {
         text.histogram(&[("command", &command)], &buckets, count, Seconds(nanos));
     }
     let families: [(&str, &str, &str, &Labelled); 7] = [
@@ -519,43 +519,43 @@ fn counted(text: &mut Text) {
             "runsc_command_failures",
             "command",
             "runsc commands that failed or were killed for taking too long.",
-            &COUNTERS.command_failures,
+            &counters.command_failures,
         ),
         (
             "control_fallbacks",
             "method",
             "Methods of the control socket that were given up, or answered a scrape wrongly.",
-            &COUNTERS.fallbacks,
+            &counters.fallbacks,
         ),
         (
             "execs",
             "outcome",
             "Execs: started, failed to start, or refused before that.",
-            &COUNTERS.execs,
+            &counters.execs,
         ),
         (
             "exits",
             "reason",
             "Processes (init and execs) that have ended; sandbox_died: by no fault of the program.",
-            &COUNTERS.exits,
+            &counters.exits,
         ),
         (
             "sandbox_forced_ends",
             "reason",
             "Times that the shim killed the sandbox because its sentry did not do, or answer, what it was told.",
-            &COUNTERS.forced_ends,
+            &counters.forced_ends,
         ),
         (
             "policy_denials",
             "control",
             "Requests that the policy refused.",
-            &COUNTERS.denials,
+            &counters.denials,
         ),
         (
             "policy_rewrites",
             "control",
             "Parts of requests that the policy changed.",
-            &COUNTERS.rewrites,
+            &counters.rewrites,
         ),
     ];
     for (name, label, help, counter) in families {

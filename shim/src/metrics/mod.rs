@@ -8,13 +8,28 @@
 //! of labels, which must not go wrong if a guest may choose a part of them.
 
 mod collect;
-mod counters;
 mod describe;
 mod sentry;
 mod server;
 mod text;
 
-pub(crate) use collect::Collector;
-pub(crate) use counters::{COUNTERS, Operation};
-pub(crate) use sentry::Export;
-pub(crate) use server::{Serving, serve};
+use std::sync::Arc;
+
+use crate::task::container::Container;
+use crate::task::pod::Pod;
+
+/// Lets the sandbox be looked at that this container has come with, for as long as the sandbox is known. One that nobody can look at
+/// runs all the same.
+pub(crate) fn serve(pod: &Arc<Pod>, container: &Container) {
+    let sandbox = container.sandbox();
+    if container.id != sandbox.id {
+        return;
+    }
+    match server::serve(
+        sandbox.runsc.root(),
+        collect::Collector::new(pod, &container.id),
+    ) {
+        Ok(serving) => sandbox.keep(serving),
+        Err(error) => tracing::warn!(%error, id = sandbox.id, "no metrics of this sandbox"),
+    }
+}

@@ -19,9 +19,8 @@ use tokio::task::AbortHandle;
 use tokio::time::{Instant, timeout};
 
 use crate::metrics::collect::Collector;
+use node::names::METRICS_SOCKET as SOCKET;
 
-/// Name of the socket in the sandbox's folder.
-const SOCKET: &str = "metrics.sock";
 /// Scrapes at a time; further ones wait in the socket's queue.
 const CONNECTIONS_MAX: usize = 8;
 /// How long a scraper may take for all of it: to ask, to wait, and to take the answer.

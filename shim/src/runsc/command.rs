@@ -12,12 +12,12 @@ use std::time::Duration;
 
 use tokio::task::JoinHandle;
 
-use crate::error::{Code, Error, Result};
-use crate::metrics::COUNTERS;
+use crate::error::{Error, Kind, Result};
 use crate::runsc::bounds::Bounds;
 use crate::runsc::log::{LogPipe, one_line};
 use crate::runsc::state_file::StateFile;
 use crate::sandbox::furnish::binds::{GONE, Made, Opened};
+use crate::sys::counters::Counters;
 use crate::sys::poll;
 use crate::sys::reaper::{Exit, ExitWatch, Reaper};
 
@@ -67,6 +67,7 @@ pub(crate) struct Runsc {
     flags: Vec<String>,
     start_flags: Vec<String>,
     reaper: Arc<Reaper>,
+    counters: Arc<Counters>,
     sequence: AtomicU32,
 }
 
@@ -78,6 +79,7 @@ impl Runsc {
         flags: Vec<String>,
         start_flags: Vec<String>,
         reaper: Arc<Reaper>,
+        counters: Arc<Counters>,
     ) -> Self {
         Self {
             binary,
@@ -85,6 +87,7 @@ impl Runsc {
             flags,
             start_flags,
             reaper,
+            counters,
             sequence: AtomicU32::new(0),
         }
     }
@@ -96,6 +99,11 @@ impl Runsc {
     /// The global flags that the policy decided on.
     pub(crate) fn flags(&self) -> &[String] {
         &self.flags
+    }
+
+    /// What is counted of this shim.
+    pub(crate) fn counters(&self) -> &Arc<Counters> {
+        &self.counters
     }
 
     pub(crate) fn reaper(&self) -> &Arc<Reaper> {
@@ -261,17 +269,17 @@ impl Runsc {
         let began = std::time::Instant::now();
         let exited = child.wait_for(limit).await;
         if !UNTIMED.contains(&subcommand) {
-            COUNTERS.command(subcommand, began);
+            self.counters.command(subcommand, began);
         }
         if !exited.is_some_and(Exit::success) {
-            COUNTERS.command_failures.add(subcommand);
+            self.counters.command_failures.add(subcommand);
         }
         let Some(exit) = exited else {
             child.kill_group();
             child.wait_for(KILL_GRACE).await;
             let limit = limit.as_secs_f32();
             return Err(Error::new(
-                Code::DeadlineExceeded,
+                Kind::DeadlineExceeded,
                 format!("runsc {subcommand} did not finish within {limit} s and was killed"),
             ));
         };
@@ -288,7 +296,7 @@ impl Runsc {
         let message = failure(subcommand, exit, &reason);
         Err(
             if Bounds::of(subcommand).is_some() && OUT_OF_BOUNDS.contains(&exit) {
-                Error::new(Code::ResourceExhausted, message)
+                Error::new(Kind::ResourceExhausted, message)
             } else {
                 Error::internal(message)
             },

@@ -19,8 +19,7 @@ use serde::Deserialize;
 use serde::de::{DeserializeOwned, IgnoredAny};
 use serde_json::{Value, json};
 
-use crate::error::{Code, Error, Result};
-use crate::metrics::COUNTERS;
+use crate::error::{Error, Kind, Result};
 use crate::runsc::command::Runsc;
 use crate::runsc::log::one_line;
 use crate::runsc::socket::{self, CallError};
@@ -191,7 +190,7 @@ impl Control {
         let arg = json!({ "CID": id, "Signo": signal, "PID": pid, "Mode": mode });
         let called = match self.call::<IgnoredAny>(Method::Signal, &arg, &[]).await {
             // A second SIGKILL does what the first one does.
-            Err(error) if error.code() == Code::Unavailable && signal == libc::SIGKILL => Ok(None),
+            Err(error) if error.kind() == Kind::Unavailable && signal == libc::SIGKILL => Ok(None),
             called => called,
         };
         let sent = match called {
@@ -225,7 +224,7 @@ impl Control {
             if text.contains("no such process") || text.contains("not running") {
                 Error::not_found(text)
             } else if text.contains(UNREACHED) {
-                Error::new(Code::Unavailable, text)
+                Error::new(Kind::Unavailable, text)
             } else {
                 error
             }
@@ -399,7 +398,7 @@ impl Control {
         };
         match error {
             CallError::Answer(ref text) => Err(Error::internal(one_line(text))),
-            CallError::Timeout(_) => Err(Error::new(Code::DeadlineExceeded, message())),
+            CallError::Timeout(_) => Err(Error::new(Kind::DeadlineExceeded, message())),
             CallError::Connect(_)
             | CallError::Broken(_)
             | CallError::Decode(_)
@@ -416,7 +415,7 @@ impl Control {
                 }
                 if method.acts() && matches!(error, CallError::Broken(_) | CallError::Decode(_)) {
                     let message = format!("{}: it may have been done", message());
-                    return Err(Error::new(Code::Unavailable, message));
+                    return Err(Error::new(Kind::Unavailable, message));
                 }
                 Ok(None)
             }
@@ -436,8 +435,9 @@ impl Control {
     /// Counts and logs that a method is not served by the socket, once that is no sandbox on its way out.
     pub(super) fn tell_of_fallback(&self, method: Method, error: &CallError, then: &'static str) {
         let message = one_line(&error.to_string());
+        let counters = Arc::clone(self.runsc.counters());
         let tell = move || {
-            COUNTERS.fallbacks.add(method.name());
+            counters.fallbacks.add(method.name());
             tracing::warn!("sandbox: {}: {message}; {then}", method.name());
         };
         if !matches!(error, CallError::Connect(_) | CallError::Broken(_)) {

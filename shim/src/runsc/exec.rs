@@ -10,8 +10,7 @@ use std::time::{Duration, Instant};
 use runsc_config::HardenedProcess;
 use serde_json::{Value, json};
 
-use crate::error::{Code, Error, Result};
-use crate::metrics::COUNTERS;
+use crate::error::{Error, Kind, Result};
 use crate::runsc::command::{Given, OUT_OF_BOUNDS, failure};
 use crate::runsc::control::{COMMAND_LIMIT, Control, Method};
 use crate::sys::reaper::ExitWatch;
@@ -42,8 +41,8 @@ fn refused(answer: Error) -> Error {
     let lowercase = text.to_lowercase();
     if AGAIN.iter().any(|again| lowercase.ends_with(again)) {
         let limit = "the tasks of one uid share a limit in the whole sandbox (limits.pids in the policy file)";
-        Error::new(Code::ResourceExhausted, format!("{text}: {limit}"))
-    } else if answer.code() == Code::Internal
+        Error::new(Kind::ResourceExhausted, format!("{text}: {limit}"))
+    } else if answer.kind() == Kind::Internal
         && REQUESTS.iter().any(|words| lowercase.contains(words))
     {
         Error::invalid(text)
@@ -97,9 +96,9 @@ impl Control {
         self.runsc.require(id)?;
         let began = Instant::now();
         let executed = self.start_command(id, process, stdio).await;
-        COUNTERS.command("exec", began);
+        self.runsc.counters().command("exec", began);
         if executed.is_err() {
-            COUNTERS.command_failures.add("exec");
+            self.runsc.counters().command_failures.add("exec");
         }
         executed
     }
@@ -153,7 +152,7 @@ impl Control {
                 let message = failure("exec", exit, &reason);
                 return Err(if OUT_OF_BOUNDS.contains(&exit) {
                     let message = format!("{message}: the process may have been started");
-                    Error::new(Code::Unavailable, message)
+                    Error::new(Kind::Unavailable, message)
                 } else {
                     refused(Error::internal(message))
                 });
@@ -162,7 +161,7 @@ impl Control {
                 keeper.signal(nix::sys::signal::Signal::SIGKILL);
                 let limit = COMMAND_LIMIT.as_secs();
                 return Err(Error::new(
-                    Code::DeadlineExceeded,
+                    Kind::DeadlineExceeded,
                     format!("runsc exec: no pid within {limit} s"),
                 ));
             }

@@ -20,7 +20,7 @@ use runsc_config::{Calls, Features, Sidecars};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
-use crate::error::{Code, Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::runsc::command::{KILL_GRACE, collect, finished};
 use crate::sandbox::layout;
 use crate::sys::reaper::Reaper;
@@ -160,7 +160,7 @@ async fn ask(
     let sentry = match sentry.filter(|_| parsed.knows_sidecars()) {
         Some(sentry) => release_of(sentry, reaper).await.map_err(|e| {
             let what_to_do = Sidecars::FIX;
-            Error::new(e.code(), format!("{e}; {what_to_do}"))
+            Error::new(e.kind(), format!("{e}; {what_to_do}"))
         })?,
         None => None,
     };
@@ -238,7 +238,7 @@ async fn answer(
         read.abort();
         let limit = LIMIT.as_secs();
         return Err(Error::new(
-            Code::DeadlineExceeded,
+            Kind::DeadlineExceeded,
             format!(
                 "{} {}: no answer within {limit} s",
                 binary.display(),

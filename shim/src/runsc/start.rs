@@ -23,7 +23,7 @@ use serde_json::json;
 use serde_json::value::RawValue;
 use tokio::time::Instant;
 
-use crate::error::{Code, Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::runsc::control::{Control, Method};
 use crate::runsc::state_file::{SIZE_MAX, StateFile};
 
@@ -197,8 +197,8 @@ impl Control {
 
 /// A start that was not done, in the command's words. A sandbox that has gone meanwhile is no container that nobody knows.
 fn failed(error: Error) -> Error {
-    let error = match error.code() {
-        Code::NotFound => Error::internal(error.to_string()),
+    let error = match error.kind() {
+        Kind::NotFound => Error::internal(error.to_string()),
         _ => error,
     };
     error.context("starting root container")

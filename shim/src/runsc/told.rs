@@ -16,8 +16,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
-use crate::error::{Code, Error, Result};
-use crate::metrics::Export;
+use crate::error::{Error, Kind, Result};
 use crate::runsc::control::{Control, Method, parse};
 use crate::runsc::log::one_line;
 use crate::runsc::socket::{self, CallError};
@@ -93,14 +92,14 @@ impl Control {
     pub(crate) async fn usage(&self, id: &str) -> Result<Usage> {
         if self.silences().all.is_kept(Instant::now()) {
             return Err(Error::new(
-                Code::DeadlineExceeded,
+                Kind::DeadlineExceeded,
                 "the sentry did not answer, and the shim asks again in some seconds",
             ));
         }
         let asked = self.usage_by_either(id).await;
         match &asked {
             Ok(_) => self.silences().all.end(),
-            Err(error) if error.code() == Code::DeadlineExceeded => {
+            Err(error) if error.kind() == Kind::DeadlineExceeded => {
                 self.silences().all.begin(Instant::now());
             }
             Err(_) => {}
@@ -147,8 +146,8 @@ impl Control {
         Some(memory.total)
     }
 
-    /// The sentry's own counters.
-    pub(crate) async fn export(&self, arg: &Value) -> Option<Export> {
+    /// The sentry's own counters, in the form that the caller reads them in.
+    pub(crate) async fn export<R: DeserializeOwned>(&self, arg: &Value) -> Option<R> {
         self.told(Method::Export, arg).await
     }
 

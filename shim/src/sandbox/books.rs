@@ -9,9 +9,9 @@ use serde_json::Value;
 
 use crate::error::{Error, Result};
 use crate::sandbox::Sandbox;
+use crate::sandbox::changes;
 use crate::sandbox::limits::{self, Held};
 use crate::sandbox::systemd;
-use crate::task::changes;
 
 /// When the share of a container that has left is taken: at once, and where that cannot be, a little later and again.
 const SHRINK_PAUSES: [Duration; 4] = [
@@ -137,7 +137,7 @@ impl Sandbox {
         };
         limits.check()?;
         limits.note_bound(declared, &mut report);
-        changes::tell(id, &report);
+        changes::tell(id, &report, self.counters());
         self.hold(&limits, true)
             .map_err(|error| error.context("update"))?;
         self.books().note_update(id, declared);

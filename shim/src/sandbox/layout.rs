@@ -15,15 +15,8 @@ use sha2::{Digest as _, Sha256};
 
 use crate::error::{Error, Result};
 use node::cgroup::Cgroups;
+use node::names::{ASKED, RECORD, SANDBOX_ROOT, SHIM_PID};
 
-/// Name of the record in a sandbox's folder.
-const RECORD: &str = "bulkhead.json";
-/// What the client asked for, beside the `config.json` that was made of it.
-const ASKED: &str = "config.asked.json";
-/// Name of the file in a bundle that says where its sandbox is.
-const ROOT: &str = "bulkhead-root";
-/// Name of the file in a bundle that has the pid of its shim, as with containerd's own shims.
-pub(crate) const SHIM_PID: &str = "shim.pid";
 /// A spec larger than this is not one that a container engine makes.
 const SPEC_MAX: u64 = 8 * 1024 * 1024;
 
@@ -168,7 +161,7 @@ impl Bundle {
 
     /// Where the sandbox of this bundle lives, as written down by [`Bundle::set_sandbox_root`].
     pub(crate) fn sandbox_root(&self) -> Option<PathBuf> {
-        let text = fs::read_to_string(self.0.join(ROOT)).ok()?;
+        let text = fs::read_to_string(self.0.join(SANDBOX_ROOT)).ok()?;
         let root = PathBuf::from(text.trim());
         (root.is_absolute() && root.components().count() > 2).then_some(root)
     }
@@ -179,8 +172,8 @@ impl Bundle {
     /// When the bundle cannot be written.
     pub(crate) fn set_sandbox_root(&self, root: &Path) -> Result<()> {
         let text = root.to_string_lossy();
-        write_private(&self.0.join(ROOT), text.as_bytes())
-            .map_err(|e| Error::io(format!("write {ROOT}"), &e))
+        write_private(&self.0.join(SANDBOX_ROOT), text.as_bytes())
+            .map_err(|e| Error::io(format!("write {SANDBOX_ROOT}"), &e))
     }
 
     /// The pid of the shim that was started for it, as far as it was written down.

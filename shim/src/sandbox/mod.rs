@@ -1,6 +1,7 @@
 //! A sandbox: one sentry and its gofers, started by `runsc create` of the first container and gone with it.
 
 mod books;
+pub(crate) mod changes;
 pub(crate) mod cleanup;
 pub(crate) mod furnish;
 pub(crate) mod held;
@@ -11,6 +12,7 @@ pub(crate) mod network;
 pub(crate) mod oom;
 pub(crate) mod systemd;
 
+use std::any::Any;
 use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::os::fd::OwnedFd;
@@ -23,11 +25,10 @@ use nix::sys::signal::Signal;
 use runsc_config::{Backend, Declared, Features, Hardened, Policy, trusted};
 use tokio::sync::watch;
 
-use crate::error::{Code, Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::io;
 use crate::io::console::ConsoleSocket;
 use crate::io::{Holds, Throttle};
-use crate::metrics::{COUNTERS, Collector, Serving, serve};
 use crate::runsc::command::{Given, Runsc};
 use crate::runsc::control::Control;
 use crate::runsc::state_file::StateFile;
@@ -35,6 +36,7 @@ use crate::sandbox::books::{Books, Entry};
 use crate::sandbox::layout::{Bundle, Record};
 use crate::sandbox::oom::Kills;
 use crate::sandbox::systemd::Unit;
+use crate::sys::counters::Counters;
 use crate::sys::oom_score;
 use crate::sys::reaper::{ExitWatch, Moment, Reaper};
 use node::cgroup::Cgroups;
@@ -62,6 +64,7 @@ pub(crate) struct Plan<'a> {
     /// Whether further containers may join.
     pub(crate) is_pod: bool,
     pub(crate) reaper: Arc<Reaper>,
+    pub(crate) counters: Arc<Counters>,
     pub(crate) holds: Arc<Holds>,
 }
 
@@ -120,8 +123,8 @@ pub(crate) struct Sandbox {
     pub(crate) started: SystemTime,
     was_ended: AtomicBool,
     has_died: AtomicBool,
-    /// Ends with the sandbox.
-    metrics: Mutex<Option<Serving>>,
+    /// What ends with the sandbox.
+    kept: Mutex<Vec<Box<dyn Any + Send>>>,
     /// Held while limits are written, so that two updates do not mix.
     updating: Mutex<()>,
     pub(crate) untold: Untold,
@@ -189,6 +192,7 @@ impl Sandbox {
             plan.hardened.flags.args(),
             plan.hardened.flags.of_start(),
             Arc::clone(&plan.reaper),
+            Arc::clone(&plan.counters),
         )))
     }
 
@@ -279,7 +283,7 @@ impl Sandbox {
             started: SystemTime::now(),
             was_ended: AtomicBool::new(false),
             has_died: AtomicBool::new(false),
-            metrics: Mutex::default(),
+            kept: Mutex::default(),
             updating: Mutex::default(),
             untold: Untold::default(),
             exec_output: hardened.exec.output_rate().map(Throttle::shared),
@@ -366,7 +370,7 @@ impl Sandbox {
     /// Kills it because its sentry does not do, or answer, what it is told; `reason` is for the metrics.
     pub(crate) fn force_end(&self, reason: &'static str) {
         if self.exit.get().is_none() {
-            COUNTERS.forced_ends.add(reason);
+            self.counters().forced_ends.add(reason);
         }
         self.kill();
     }
@@ -375,7 +379,7 @@ impl Sandbox {
     /// kills the sandbox where it does not: whoever restarts a container would wait for the same deadline for ever, and a pod is
     /// made anew only when its sandbox has gone.
     pub(crate) fn end_if_silent(self: &Arc<Self>, error: &Error) {
-        if error.code() != Code::DeadlineExceeded {
+        if error.kind() != Kind::DeadlineExceeded {
             return;
         }
         let sandbox = Arc::clone(self);
@@ -383,7 +387,7 @@ impl Sandbox {
             // It needs the lock that a start, a create and a delete hold in the sentry (`runsc/boot/loader.go`).
             let answer = sandbox.control.state(&sandbox.id).await;
             let Err(error) = answer else { return };
-            if error.code() == Code::DeadlineExceeded {
+            if error.kind() == Kind::DeadlineExceeded {
                 tracing::error!(%error, id = sandbox.id, "the sentry hangs: killing the sandbox");
                 sandbox.note_death();
                 sandbox.force_end("silent");
@@ -451,14 +455,15 @@ impl Sandbox {
         }
     }
 
-    /// Lets the sandbox be looked at. One that nobody can look at runs all the same.
-    pub(crate) fn serve_metrics(&self, collector: Collector) {
-        match serve(self.runsc.root(), collector) {
-            Ok(serving) => {
-                *self.metrics.lock().unwrap_or_else(PoisonError::into_inner) = Some(serving);
-            }
-            Err(error) => tracing::warn!(%error, id = self.id, "no metrics of this sandbox"),
-        }
+    /// Keeps something for as long as the sandbox is known.
+    pub(crate) fn keep(&self, thing: impl Any + Send) {
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.push(Box::new(thing));
+    }
+
+    /// What is counted of this shim.
+    pub(crate) fn counters(&self) -> &Arc<Counters> {
+        self.runsc.counters()
     }
 }
 

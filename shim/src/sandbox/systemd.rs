@@ -10,7 +10,7 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 use runsc_config::{CpuTime, SandboxLimits};
 
-use crate::error::{Code, Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::runsc::command::{PATH, collect, finished, look_up};
 use crate::runsc::log::one_line;
 use crate::sandbox::limits::{self, Held};
@@ -104,7 +104,7 @@ impl Unit {
                 child.signal(Signal::SIGKILL);
                 child.wait_for(KILL_GRACE).await;
                 let message = format!("{}: no answer within {limit:?}", self.failed());
-                Err(Error::new(Code::DeadlineExceeded, message))
+                Err(Error::new(Kind::DeadlineExceeded, message))
             }
         }
     }
@@ -259,7 +259,7 @@ mod tests {
             "{error}"
         );
         let error = told("exec sleep 100").await.0.expect_err("late");
-        assert_eq!(error.code(), Code::DeadlineExceeded);
+        assert_eq!(error.kind(), Kind::DeadlineExceeded);
     }
 
     #[test]

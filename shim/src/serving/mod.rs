@@ -99,7 +99,7 @@ async fn serve(flags: &Flags, listener: StdListener, oom_score_adj: Option<i32>)
         namespace: flags.namespace.clone(),
         containerd: flags.address.clone(),
     };
-    let pod = Arc::new(Pod::new(owner, reaper, events));
+    let pod = Arc::new(Pod::new(owner, reaper, Arc::new(events.clone())));
     let shutdown = Arc::new(Notify::new());
     let clients = Arc::<Clients>::default();
     let mut server = server(listener, &pod, &shutdown, &clients)?;
@@ -114,16 +114,16 @@ async fn serve(flags: &Flags, listener: StdListener, oom_score_adj: Option<i32>)
     );
     let socket = PathBuf::from(&flags.socket);
     let end = loop {
-        let end = wait_for_end(&pod, &shutdown, &clients).await?;
+        let end = wait_for_end(&pod, &events, &shutdown, &clients).await?;
         if leave(&socket, &pod, end, &clients).await {
             break end;
         }
     };
     if end == End::Told {
-        pod.events().flush(TOLD_FLUSH_LIMIT).await;
+        events.flush(TOLD_FLUSH_LIMIT).await;
         return Ok(());
     }
-    pod.events().flush(FLUSH_LIMIT).await;
+    events.flush(FLUSH_LIMIT).await;
     // The reply to Shutdown is queued behind this task: let it out before the connections close.
     tokio::time::sleep(Duration::from_millis(10)).await;
     let _ = tokio::time::timeout(Duration::from_secs(1), server.shutdown()).await;
@@ -143,7 +143,12 @@ enum End {
 
 /// Returns when the shim has been asked to end, or has nothing and nobody to serve. A signal ends one whose sandbox has ended, or does
 /// within a moment. Otherwise it is logged: the containers would lose their only keeper.
-async fn wait_for_end(pod: &Pod, shutdown: &Notify, clients: &Clients) -> Result<End> {
+async fn wait_for_end(
+    pod: &Pod,
+    events: &Events,
+    shutdown: &Notify,
+    clients: &Clients,
+) -> Result<End> {
     let handler = |kind| signal(kind).map_err(|e| Error::io("handle signals", &e));
     let (mut term, mut int) = (
         handler(SignalKind::terminate())?,
@@ -161,7 +166,7 @@ async fn wait_for_end(pod: &Pod, shutdown: &Notify, clients: &Clients) -> Result
             // Only while there is nothing to serve: a shim with containers wakes for nobody but them.
             () = tokio::time::sleep(IDLE_STEP), if pod.is_empty() => {
                 idle = if clients.is_empty() { idle + IDLE_STEP } else { Duration::ZERO };
-                let limit = if pod.events().are_taken() { IDLE_LIMIT } else { UNTOLD_LIMIT };
+                let limit = if events.are_taken() { IDLE_LIMIT } else { UNTOLD_LIMIT };
                 if idle >= limit {
                     tracing::warn!("no containerd and no container: exiting");
                     return Ok(End::Idle);

@@ -113,6 +113,7 @@ async fn remove(flags: &Flags, bundle: &Bundle) -> Result<Option<i32>> {
             record.flags.clone(),
             record.flags.clone(),
             Arc::clone(&reaper),
+            Arc::default(),
         );
         cleanup::remove_container(&runsc, &flags.id, sandbox, bundle).await;
     } else {

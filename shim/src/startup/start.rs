@@ -181,7 +181,7 @@ fn spawn_server(
 
 /// containerd 1.x finds the shim again by the address after a restart.
 fn announce(bundle: &Path, pid: u32, address: &str) -> Result<()> {
-    write(bundle, layout::SHIM_PID, &pid.to_string())?;
+    write(bundle, node::names::SHIM_PID, &pid.to_string())?;
     write(bundle, "address", address)
 }
 

@@ -13,7 +13,7 @@ use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, SemaphorePermit, oneshot};
 use tokio::time::{Instant, timeout_at};
 
-use crate::error::{Code, Error, Result};
+use crate::error::{Error, Kind, Result};
 use node::trail::Trail;
 
 /// How long what is cleaned up is waited for: containerd gives a whole `delete` action 5 s.
@@ -51,7 +51,7 @@ impl Places {
         undo: impl FnOnce(T) + Send + 'static,
     ) -> Result<T> {
         let deadline = Instant::now() + limit;
-        let late = |why: String| Error::new(Code::DeadlineExceeded, format!("{what}: {why}"));
+        let late = |why: String| Error::new(Kind::DeadlineExceeded, format!("{what}: {why}"));
         let Ok(Ok(place)) = timeout_at(deadline, self.free.acquire()).await else {
             let max = self.max;
             return Err(late(format!(
@@ -171,14 +171,14 @@ mod tests {
             .within(limit, "look", work, undo)
             .await
             .expect_err("late");
-        assert_eq!(error.code(), Code::DeadlineExceeded);
+        assert_eq!(error.kind(), Kind::DeadlineExceeded);
         assert!(error.to_string().contains("look: /srv/dead "), "{error}");
         assert!(undone.try_recv().is_err(), "it still hangs");
         // What comes meanwhile does not hang as well, whatever it makes of that.
         let again = || Ok(trail::at(Path::new("/srv/dead")).is_err());
         let hour = Duration::from_secs(3600);
         let error = VOLUMES.within(hour, "look", again, drop).await;
-        assert_eq!(error.expect_err("hangs").code(), Code::DeadlineExceeded);
+        assert_eq!(error.expect_err("hangs").kind(), Kind::DeadlineExceeded);
         let other = || Ok(trail::at(Path::new("/srv/alive")).is_ok());
         assert!(
             VOLUMES
@@ -208,6 +208,6 @@ mod tests {
         let failed = VOLUMES
             .within(Duration::from_secs(5), "look", wrong, |()| {})
             .await;
-        assert_eq!(failed.expect_err("gone").code(), Code::NotFound);
+        assert_eq!(failed.expect_err("gone").kind(), Kind::NotFound);
     }
 }

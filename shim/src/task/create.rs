@@ -4,15 +4,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use containerd_shim_protos::api::CreateTaskRequest;
 use runsc_config::{ContainerKind, Context, Features, Hardened, Policy, Role, Shared, harden};
 use serde_json::Value;
 
-use crate::api::options;
 use crate::error::{Error, Result};
 use crate::io::{self, Clients, ProcessIo, Stdio, Throttle};
 use crate::runsc::command::{Given, Runsc, look_up};
 use crate::runsc::features;
+use crate::sandbox::changes;
 use crate::sandbox::furnish::binds::{self, Opened};
 use crate::sandbox::furnish::masks;
 use crate::sandbox::furnish::mount;
@@ -24,12 +23,13 @@ use crate::sandbox::layout::{self, Bundle};
 use crate::sandbox::network;
 use crate::sandbox::{Plan, Sandbox};
 use crate::sys::aside;
+use crate::sys::counters::Counters;
 use crate::sys::logging;
-use crate::task::changes;
 use crate::task::container::{Confinement, Container, Parts};
 use crate::task::names::Names;
 use crate::task::pod::Pod;
 use crate::task::process::{Phase, Process};
+use crate::task::request::CreateRequest;
 use node::host;
 use node::trail;
 
@@ -38,7 +38,8 @@ const POLICY_LIMIT: Duration = Duration::from_secs(10);
 
 /// A request, as far as it can be judged without its sandbox.
 struct Asked<'a> {
-    request: &'a CreateTaskRequest,
+    request: &'a CreateRequest,
+    counters: &'a Counters,
     bundle: Bundle,
     stdio: Stdio,
     spec: Value,
@@ -87,14 +88,14 @@ impl Asked<'_> {
 
     /// Refuses a request that does not fit its spec, and tells what the policy has changed.
     fn accept(&self, hardened: Hardened) -> Result<Hardened> {
-        if hardened.spec.terminal() != self.request.terminal {
+        if hardened.spec.terminal() != self.request.streams.terminal {
             return Err(Error::invalid(format!(
                 "the request says terminal {}, process.terminal of the spec says {}",
-                self.request.terminal,
+                self.request.streams.terminal,
                 hardened.spec.terminal()
             )));
         }
-        changes::tell(&self.request.id, &hardened.report);
+        changes::tell(&self.request.id, &hardened.report, self.counters);
         Ok(hardened)
     }
 
@@ -134,7 +135,7 @@ impl Asked<'_> {
         let (spec, report, opened) = aside::VOLUMES
             .within(limit, "open what is mounted", open, drop)
             .await?;
-        changes::tell(&self.request.id, &report);
+        changes::tell(&self.request.id, &report, self.counters);
         let mut explanation = hardened.explanation();
         explanation.changes.extend(report.changes);
         self.bundle.write_spec(&spec, &explanation)?;
@@ -194,12 +195,12 @@ impl Pod {
     ///
     /// # Errors
     /// As [`Pod::create`].
-    pub(crate) async fn make(&self, request: &CreateTaskRequest) -> Result<Arc<Container>> {
+    pub(crate) async fn make(&self, request: &CreateRequest) -> Result<Arc<Container>> {
         let stdio = Stdio {
-            stdin: request.stdin.clone(),
-            stdout: request.stdout.clone(),
-            stderr: request.stderr.clone(),
-            terminal: request.terminal,
+            stdin: request.streams.stdin.clone(),
+            stdout: request.streams.stdout.clone(),
+            stderr: request.streams.stderr.clone(),
+            terminal: request.streams.terminal,
             clients: Clients::Return,
             throttle: None,
             counts: Arc::default(),
@@ -212,6 +213,7 @@ impl Pod {
         let role = Role::of(&spec, &request.id)?;
         let asked = Asked {
             request,
+            counters: &self.counters,
             bundle,
             stdio,
             spec,
@@ -230,11 +232,11 @@ impl Pod {
                 "this shim already serves a sandbox other than {id:?}"
             )));
         }
-        let options = asked.request.options.clone().into_option();
+        let options = asked.request.options.clone();
         let (namespace, owner) = (self.owner.namespace.clone(), id.clone());
         let load = move || {
             let at = |path: &Path| trail::at(path).map_err(|e| Error::io("read the policy", &e));
-            let policy = options::load_policy(options.as_ref())?;
+            let policy = options.load_policy()?;
             // Before anything in it is believed: the answers of runsc, what is left of a sandbox.
             at(&policy.runsc().root)?;
             layout::state_dir(&policy.runsc().root)?;
@@ -242,7 +244,7 @@ impl Pod {
                 at(folder)?;
             }
             logging::follow(policy.log(), &namespace, &owner)?;
-            options::follow(options.as_ref(), &owner)?;
+            options.follow(&owner)?;
             at(&policy.runsc().path)?;
             let binary = find_runsc(&policy)?;
             Ok((policy, binary))
@@ -263,6 +265,7 @@ impl Pod {
             hardened: &hardened,
             is_pod,
             reaper: Arc::clone(&self.reaper),
+            counters: Arc::clone(&self.counters),
             holds: Arc::clone(&self.holds),
         };
         let runsc = Sandbox::prepare(&plan).await?;
@@ -302,7 +305,6 @@ impl Pod {
                 )));
             }
         }
-        options::check(asked.request.options.as_ref())?;
         let sandbox = Arc::clone(root.sandbox());
         // Another may join while this one is judged, and leave it less.
         let hardened = loop {

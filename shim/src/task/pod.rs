@@ -6,21 +6,19 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use containerd_shim_protos::api::CreateTaskRequest;
-use containerd_shim_protos::events::task::{TaskCreate, TaskIO};
-use containerd_shim_protos::protobuf::MessageField;
 use tokio::sync::Notify;
 
-use crate::api::events::Events;
-use crate::error::{Code, Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::io::Holds;
-use crate::metrics::{COUNTERS, Collector, Operation};
 use crate::sandbox::Owner;
 use crate::sandbox::id;
+use crate::sys::counters::{Counters, Operation};
 use crate::sys::memory;
 use crate::sys::reaper::Reaper;
 use crate::task::container::Container;
+use crate::task::event::{Event, Events};
 use crate::task::process::Phase;
+use crate::task::request::CreateRequest;
 
 /// A place in the pod: claimed while its container is being made, so that a second create of the same id is refused.
 #[derive(Debug)]
@@ -34,6 +32,7 @@ enum Slot {
 pub(crate) struct Pod {
     pub(crate) owner: Owner,
     pub(crate) reaper: Arc<Reaper>,
+    pub(crate) counters: Arc<Counters>,
     /// Streams that outlive their containers.
     pub(crate) holds: Arc<Holds>,
     events: Events,
@@ -48,6 +47,7 @@ impl Pod {
         Self {
             owner,
             reaper,
+            counters: Arc::default(),
             holds: Arc::default(),
             events,
             slots: Mutex::default(),
@@ -100,28 +100,19 @@ impl Pod {
     /// # Errors
     /// `InvalidArgument` for a malformed request or spec, `AlreadyExists`, what the policy refuses, or what runsc said.
     /// Nothing is left behind.
-    pub(crate) async fn create(
-        self: &Arc<Self>,
-        request: CreateTaskRequest,
-    ) -> Result<Arc<Container>> {
+    pub(crate) async fn create(self: &Arc<Self>, request: CreateRequest) -> Result<Arc<Container>> {
         let began = Instant::now();
         let created = self.create_one(request).await;
-        COUNTERS.operation(Operation::Create, began);
+        self.counters.operation(Operation::Create, began);
         memory::give_back_soon();
-        let container = created?;
-        if container.id == container.sandbox().id {
-            container
-                .sandbox()
-                .serve_metrics(Collector::new(self, &container.id));
-        }
-        Ok(container)
+        created
     }
 
-    async fn create_one(&self, request: CreateTaskRequest) -> Result<Arc<Container>> {
+    async fn create_one(&self, request: CreateRequest) -> Result<Arc<Container>> {
         id::validate("container id", &request.id)?;
         if !request.checkpoint.is_empty() {
             return Err(Error::new(
-                Code::Unimplemented,
+                Kind::Unimplemented,
                 "create: restoring a checkpoint is not supported",
             ));
         }
@@ -167,7 +158,7 @@ impl Pod {
         } else {
             container.delete_exec(exec_id).await
         };
-        COUNTERS.operation(Operation::Delete, began);
+        self.counters.operation(Operation::Delete, began);
         let exited = deleted?;
         if !exec_id.is_empty() {
             return Ok((pid, exited));
@@ -208,7 +199,7 @@ impl Pod {
         let mut slots = self.lock();
         if self.is_closed.load(Ordering::Relaxed) {
             return Err(Error::new(
-                Code::Unavailable,
+                Kind::Unavailable,
                 format!(
                     "container {id:?}: this shim is about to end; a new start gets another one"
                 ),
@@ -216,7 +207,7 @@ impl Pod {
         }
         if slots.contains_key(id) {
             return Err(Error::new(
-                Code::AlreadyExists,
+                Kind::AlreadyExists,
                 format!("container {id:?} exists already"),
             ));
         }
@@ -237,24 +228,26 @@ fn have_ended(slots: &HashMap<String, Slot>) -> bool {
     })
 }
 
-fn created_event(request: &CreateTaskRequest, pid: u32) -> TaskCreate {
-    let mut io = TaskIO::new();
-    io.stdin.clone_from(&request.stdin);
-    io.stdout.clone_from(&request.stdout);
-    io.stderr.clone_from(&request.stderr);
-    io.terminal = request.terminal;
-    let mut event = TaskCreate::new();
-    event.container_id.clone_from(&request.id);
-    event.bundle.clone_from(&request.bundle);
-    event.rootfs.clone_from(&request.rootfs);
-    event.io = MessageField::some(io);
-    event.pid = pid;
-    event
+fn created_event(request: &CreateRequest, pid: u32) -> Event {
+    Event::Created {
+        id: request.id.clone(),
+        bundle: request.bundle.clone(),
+        rootfs: request.rootfs.clone(),
+        streams: request.streams.clone(),
+        pid,
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[derive(Debug)]
+    struct Unheard;
+
+    impl crate::task::event::Publish for Unheard {
+        fn publish(&self, _event: Event) {}
+    }
 
     #[tokio::test(flavor = "current_thread")]
     async fn a_pod_that_has_been_closed_takes_no_container() {
@@ -262,8 +255,7 @@ mod tests {
             namespace: "default".into(),
             containerd: "/nonexistent".into(),
         };
-        let events = Events::new("default".into(), "/nonexistent".into());
-        let pod = Pod::new(owner, Arc::default(), events);
+        let pod = Pod::new(owner, Arc::default(), Arc::new(Unheard));
         pod.claim("early").expect("a place");
         assert!(!pod.close(false), "it has a container");
         assert!(!pod.close(true), "it is being made");
@@ -271,7 +263,7 @@ mod tests {
         pod.lock().clear();
         assert!(pod.close(false));
         let late = pod.claim("late").expect_err("closed");
-        assert_eq!(late.code(), Code::Unavailable);
+        assert_eq!(late.kind(), Kind::Unavailable);
         assert!(pod.is_empty());
     }
 }

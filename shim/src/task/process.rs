@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime};
 use runsc_config::HardenedProcess;
 use tokio::sync::{mpsc, watch};
 
-use crate::error::{Code, Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::io::{Owner, ProcessIo, Raised, Signals, Stdio, console, is_controlled};
 use crate::sys::reaper::{Exit, ExitWatch};
 
@@ -244,7 +244,7 @@ impl Process {
     pub(crate) fn check_alive(&self) -> Result<Phase> {
         match self.phase() {
             Phase::Stopped(_) => Err(Error::new(
-                Code::NotFound,
+                Kind::NotFound,
                 format!("{}: process already finished", self.name()),
             )),
             phase => Ok(phase),
@@ -411,8 +411,8 @@ mod tests {
         let process = process();
         let _reply = process.begin_start().expect("first start");
         assert_eq!(
-            process.begin_start().expect_err("second start").code(),
-            Code::FailedPrecondition
+            process.begin_start().expect_err("second start").kind(),
+            Kind::FailedPrecondition
         );
     }
 
@@ -438,14 +438,14 @@ mod tests {
         let reply = process.begin_start().expect("start");
         process.set_running();
         assert_eq!(
-            process.begin_delete().expect_err("running").code(),
-            Code::FailedPrecondition
+            process.begin_delete().expect_err("running").kind(),
+            Kind::FailedPrecondition
         );
         process.set_exited(Exited::now(Exit::Code(0)));
         process.begin_delete().expect("delete");
         assert_eq!(
-            process.begin_delete().expect_err("twice").code(),
-            Code::NotFound
+            process.begin_delete().expect_err("twice").kind(),
+            Kind::NotFound
         );
         drop(reply);
     }
@@ -456,7 +456,7 @@ mod tests {
         let starting = process();
         let _reply = starting.begin_start().expect("start");
         let error = starting.guest_pid(limit).await.expect_err("no pid");
-        assert_eq!(error.code(), Code::FailedPrecondition);
+        assert_eq!(error.kind(), Kind::FailedPrecondition);
         let later = async {
             tokio::time::sleep(limit / 2).await;
             starting.set_guest_pid(pid);
@@ -471,7 +471,7 @@ mod tests {
             failing.set_exited(Exited::now(Exit::Code(127)));
         };
         let (found, ()) = tokio::join!(failing.guest_pid(limit), later);
-        assert_eq!(found.expect_err("it failed").code(), Code::NotFound);
+        assert_eq!(found.expect_err("it failed").kind(), Kind::NotFound);
     }
 
     #[test]
@@ -484,10 +484,10 @@ mod tests {
         process.resize(100, 40).expect("kept for later");
         assert_eq!(process.lock_terminal().size, Some((100, 40)));
         let error = process.resize(70_000, 40).expect_err("impossible");
-        assert_eq!(error.code(), Code::InvalidArgument);
+        assert_eq!(error.kind(), Kind::InvalidArgument);
         process.set_exited(Exited::now(Exit::Code(0)));
         let error = process.resize(100, 40).expect_err("gone");
-        assert_eq!(error.code(), Code::FailedPrecondition);
+        assert_eq!(error.kind(), Kind::FailedPrecondition);
     }
 
     #[test]
@@ -495,8 +495,8 @@ mod tests {
         let process = process();
         process.set_exited(Exited::now(Exit::Code(0)));
         assert_eq!(
-            process.check_alive().expect_err("gone").code(),
-            Code::NotFound
+            process.check_alive().expect_err("gone").kind(),
+            Kind::NotFound
         );
     }
 }

@@ -15,9 +15,9 @@ use crate::Failure;
 use crate::ask::{Ask, ask, look_up};
 use crate::files;
 use crate::install::{Root, running};
-use crate::metrics::RECORD;
 use crate::text::{self, say, shorten};
 use node::host;
+use node::names::RECORD;
 
 /// containerd's address unless it is told otherwise (`defaults/defaults_unix.go`).
 const CONTAINERD: &str = "/run/containerd/containerd.sock";
@@ -135,7 +135,7 @@ fn bundle_in(sandbox: &Path, id: &str, namespace: Option<&str>) -> Option<PathBu
         return Some(record.bundle);
     }
     let beside = record.bundle.with_file_name(id);
-    let root = files::read_text(&beside.join("bulkhead-root")).ok()?;
+    let root = files::read_text(&beside.join(node::names::SANDBOX_ROOT)).ok()?;
     (Path::new(root.trim()) == sandbox).then_some(beside)
 }
 
@@ -211,7 +211,7 @@ fn read(config: &Path) -> Result<Value, Failure> {
 
 /// The request as the client made it, where the shim has put the hardened spec in its place.
 fn config_of(bundle: &Path) -> PathBuf {
-    let asked = bundle.join("config.asked.json");
+    let asked = bundle.join(node::names::ASKED);
     if asked.is_file() {
         asked
     } else {

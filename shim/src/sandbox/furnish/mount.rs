@@ -9,7 +9,6 @@ use std::os::fd::{AsFd, AsRawFd as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use containerd_shim_protos::types::mount::Mount;
 use nix::errno::Errno;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
@@ -52,6 +51,15 @@ const FLAGS: &[(&str, MsFlags, bool)] = &[
     ("sync", MsFlags::MS_SYNCHRONOUS, true),
 ];
 
+/// One mount of a root filesystem, as containerd's snapshotter describes it.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct RootfsMount {
+    pub(crate) kind: String,
+    pub(crate) source: String,
+    pub(crate) target: String,
+    pub(crate) options: Vec<String>,
+}
+
 #[derive(Debug)]
 struct Plan {
     kind: String,
@@ -67,7 +75,11 @@ struct Plan {
 ///
 /// # Errors
 /// `InvalidArgument` for options that mount(2) cannot take, `DeadlineExceeded`, else what the kernel said, naming the mount.
-pub(crate) async fn mount_rootfs(mounts: &[Mount], target: &Path, limit: Duration) -> Result<()> {
+pub(crate) async fn mount_rootfs(
+    mounts: &[RootfsMount],
+    target: &Path,
+    limit: Duration,
+) -> Result<()> {
     let plans = mounts.iter().map(Plan::new).collect::<Result<Vec<_>>>()?;
     let (target, undone) = (target.to_owned(), target.to_owned());
     let mount = move || {
@@ -155,7 +167,7 @@ pub(crate) fn restrict(mount: &impl AsFd, to: Restriction) -> io::Result<()> {
 }
 
 impl Plan {
-    fn new(spec: &Mount) -> Result<Self> {
+    fn new(spec: &RootfsMount) -> Result<Self> {
         let mut flags = MsFlags::empty();
         let mut data = Vec::new();
         for option in &spec.options {
@@ -166,7 +178,7 @@ impl Plan {
             }
         }
         let plan = Self {
-            kind: spec.type_.clone(),
+            kind: spec.kind.clone(),
             source: spec.source.clone(),
             flags,
             data: data.join(","),
@@ -322,10 +334,10 @@ mod tests {
         let options = ["ro", "nosuid", "rbind", "size=1m"]
             .map(str::to_owned)
             .to_vec();
-        let plan = Plan::new(&Mount {
-            type_: "bind".into(),
+        let plan = Plan::new(&RootfsMount {
+            kind: "bind".into(),
             options,
-            ..Mount::default()
+            ..RootfsMount::default()
         })
         .expect("plan");
         assert!(plan.flags.contains(

@@ -4,16 +4,16 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use containerd_shim_protos::events::task::{TaskExecAdded, TaskExecStarted};
 use runsc_config::harden_exec;
 
-use crate::error::{Code, Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::io::{ProcessIo, Stdio, console};
-use crate::metrics::{COUNTERS, Operation};
 use crate::runsc::exec::Executed;
+use crate::sys::counters::Operation;
 use crate::sys::reaper::Exit;
 use crate::task::container::Container;
 use crate::task::container::exit::next_pause;
+use crate::task::event::Event;
 use crate::task::process::{Exited, Phase, Process, StartReply};
 
 impl Container {
@@ -50,18 +50,20 @@ impl Container {
         let mut execs = self.lock_execs();
         if execs.contains_key(exec_id) {
             let message = format!("exec {exec_id:?} of container {:?} exists already", self.id);
-            return Err(Error::new(Code::AlreadyExists, message));
+            return Err(Error::new(Kind::AlreadyExists, message));
         }
-        self.repeats.tell(&self.id, exec_id, spec.report());
+        let counters = self.sandbox.counters();
+        self.repeats
+            .tell(&self.id, exec_id, spec.report(), counters);
         execs.insert(
             exec_id.to_owned(),
             Arc::new(Process::new(exec_id.to_owned(), stdio, Some(spec))),
         );
         drop(execs);
-        let mut event = TaskExecAdded::new();
-        event.container_id.clone_from(&self.id);
-        exec_id.clone_into(&mut event.exec_id);
-        self.events.publish(event);
+        self.events.publish(Event::ExecAdded {
+            id: self.id.clone(),
+            exec_id: exec_id.to_owned(),
+        });
         Ok(())
     }
 
@@ -69,25 +71,25 @@ impl Container {
         let reply = exec.begin_start()?;
         let began = Instant::now();
         let executed = self.execute(exec).await;
-        COUNTERS.operation(Operation::Exec, began);
-        COUNTERS.execs.add(if executed.is_ok() {
+        self.sandbox.counters().operation(Operation::Exec, began);
+        self.sandbox.counters().execs.add(if executed.is_ok() {
             "started"
         } else {
             "failed"
         });
         match executed {
             Ok(()) => {
-                let mut event = TaskExecStarted::new();
-                event.container_id.clone_from(&self.id);
-                event.exec_id.clone_from(&exec.exec_id);
-                event.pid = self.sandbox.pid();
-                self.events.publish(event);
+                self.events.publish(Event::ExecStarted {
+                    id: self.id.clone(),
+                    exec_id: exec.exec_id.clone(),
+                    pid: self.sandbox.pid(),
+                });
                 Ok(reply)
             }
             Err(error) => {
                 // Nothing ran: waiters get the code a shell gives for a program it cannot run, and there is no event.
                 exec.set_exited(Exited::now(Exit::Code(127)));
-                if matches!(error.code(), Code::Unavailable | Code::DeadlineExceeded) {
+                if matches!(error.kind(), Kind::Unavailable | Kind::DeadlineExceeded) {
                     self.search_strays();
                 }
                 exec.close_io().await;
@@ -159,7 +161,7 @@ impl Container {
             };
             let is_lost = match control.processes(&self.id).await {
                 Ok(pids) => !pids.contains(&pid.get()),
-                Err(error) => error.code() == Code::NotFound,
+                Err(error) => error.kind() == Kind::NotFound,
             };
             if is_lost {
                 tracing::error!(%error, exec = exec.exec_id, "exit status lost: reported as 255");

@@ -3,15 +3,11 @@
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use containerd_shim_protos::events::task::{TaskExit, TaskOOM};
-use containerd_shim_protos::protobuf::MessageField;
-
-use crate::api::clock;
-use crate::error::{Code, Error};
-use crate::metrics::COUNTERS;
+use crate::error::{Error, Kind};
 use crate::runsc::control::RuntimeState;
 use crate::sys::reaper::Exit;
 use crate::task::container::Container;
+use crate::task::event::Event;
 use crate::task::process::{Exited, Phase, Process};
 
 /// How long an init that has ended waits for the exits of its execs to be told.
@@ -25,8 +21,8 @@ const MEMBERS_LIMIT: Duration = Duration::from_secs(5);
 /// How long to pause after a wait that failed for the second time and more. One that came to its limits has cost up to a
 /// second of a CPU, so it gets a pause that makes that little.
 pub(super) fn next_pause(last: Duration, error: &Error) -> Duration {
-    let most = match error.code() {
-        Code::ResourceExhausted => Duration::from_secs(30),
+    let most = match error.kind() {
+        Kind::ResourceExhausted => Duration::from_secs(30),
         _ => Duration::from_secs(2),
     };
     (last * 2).min(most)
@@ -102,7 +98,7 @@ impl Container {
                 Ok(state) => state == RuntimeState::Stopped,
                 // A command knows a container by its state file, which goes with the container: containerd's `delete` may
                 // have been faster than the wait.
-                Err(error) => !self.is_root() && error.code() == Code::NotFound,
+                Err(error) => !self.is_root() && error.kind() == Kind::NotFound,
             };
             if has_ended {
                 if !self.is_root() {
@@ -137,24 +133,26 @@ impl Container {
         if !process.set_exited(exited) {
             return;
         }
-        COUNTERS.exits.add(self.reason(exited, is_exec));
+        self.sandbox
+            .counters()
+            .exits
+            .add(self.reason(exited, is_exec));
         process.wait_start_answered(was_started).await;
         if !is_exec && self.sandbox.ran_out_of_memory() {
-            let mut event = TaskOOM::new();
-            event.container_id.clone_from(&self.id);
-            self.events.publish(event);
+            self.events.publish(Event::OutOfMemory {
+                id: self.id.clone(),
+            });
         }
-        let mut event = TaskExit::new();
-        event.container_id.clone_from(&self.id);
-        event.id = if is_exec {
-            process.exec_id.clone()
-        } else {
-            self.id.clone()
-        };
-        event.pid = self.sandbox.pid();
-        event.exit_status = exited.status;
-        event.exited_at = MessageField::some(clock::timestamp(exited.at));
-        self.events.publish(event);
+        self.events.publish(Event::Exited {
+            id: self.id.clone(),
+            process: if is_exec {
+                process.exec_id.clone()
+            } else {
+                self.id.clone()
+            },
+            pid: self.sandbox.pid(),
+            exited,
+        });
         if !is_exec && !self.is_root() {
             self.sandbox.untold.exit_told();
         }

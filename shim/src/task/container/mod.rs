@@ -18,26 +18,23 @@ use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use containerd_shim_protos::events::task::{TaskDelete, TaskPaused, TaskResumed, TaskStart};
-use containerd_shim_protos::protobuf::MessageField;
 use runsc_config::ExecCeiling;
 use serde_json::Value;
 use tokio::sync::watch;
 
 pub(crate) use confinement::Confinement;
 
-use crate::api::clock;
-use crate::api::events::Events;
-use crate::error::{Code, Error, Result};
-use crate::metrics::{COUNTERS, Operation};
+use crate::error::{Error, Kind, Result};
 use crate::runsc::command::Given;
 use crate::runsc::control::Target;
+use crate::sandbox::changes::Repeats;
 use crate::sandbox::furnish::small::Messages;
 use crate::sandbox::layout::Bundle;
 use crate::sandbox::{EXIT_GRACE, Sandbox};
+use crate::sys::counters::Operation;
 use crate::sys::reaper::Exit;
-use crate::task::changes::Repeats;
 use crate::task::container::strays::Strays;
+use crate::task::event::{Event, Events};
 use crate::task::names::Names;
 use crate::task::process::{Exited, Phase, Process, StartReply};
 
@@ -162,7 +159,7 @@ impl Container {
         let reply = self.init.begin_start()?;
         let began = Instant::now();
         let started = self.start_init().await;
-        COUNTERS.operation(Operation::Start, began);
+        self.sandbox.counters().operation(Operation::Start, began);
         if let Err(error) = started {
             if self.is_root() {
                 // A container that failed to start is a stopped one: its sandbox has nothing else to run.
@@ -180,10 +177,10 @@ impl Container {
         self.sandbox.spread_oom_score();
         self.init.set_running();
         self.started.send_replace(true);
-        let mut event = TaskStart::new();
-        event.container_id.clone_from(&self.id);
-        event.pid = self.sandbox.pid();
-        self.events.publish(event);
+        self.events.publish(Event::Started {
+            id: self.id.clone(),
+            pid: self.sandbox.pid(),
+        });
         Ok(reply)
     }
 
@@ -325,8 +322,8 @@ impl Container {
     /// Whether the sandbox has to be killed from outside, and with it all it runs: it has nothing but this container, or it
     /// does not answer. The other containers of a pod do not die of an answer.
     fn must_be_ended(&self, signal: i32, error: &Error) -> bool {
-        let is_silent = matches!(error.code(), Code::DeadlineExceeded | Code::Unavailable);
-        signal == libc::SIGKILL && (is_silent || self.is_root() && error.code() != Code::NotFound)
+        let is_silent = matches!(error.kind(), Kind::DeadlineExceeded | Kind::Unavailable);
+        signal == libc::SIGKILL && (is_silent || self.is_root() && error.kind() != Kind::NotFound)
     }
 
     /// Ends a paused sandbox. The sentry would keep the signal until it is resumed, which nobody may ever do.
@@ -358,7 +355,7 @@ impl Container {
                     self.id,
                     self.sandbox.pid()
                 );
-                return Err(Error::new(Code::DeadlineExceeded, message));
+                return Err(Error::new(Kind::DeadlineExceeded, message));
             }
         } else {
             let killed = Exited::now(Exit::Signal(libc::SIGKILL));
@@ -402,15 +399,12 @@ impl Container {
         if !self.init.set_paused(paused) {
             return;
         }
-        if paused {
-            let mut event = TaskPaused::new();
-            event.container_id.clone_from(&self.id);
-            self.events.publish(event);
+        let id = self.id.clone();
+        self.events.publish(if paused {
+            Event::Paused { id }
         } else {
-            let mut event = TaskResumed::new();
-            event.container_id.clone_from(&self.id);
-            self.events.publish(event);
-        }
+            Event::Resumed { id }
+        });
     }
 
     /// Changes the limits, as `resources` (`LinuxResources` of the OCI specification) ask.
@@ -447,12 +441,11 @@ impl Container {
         self.sandbox
             .remove(&self.id, &self.bundle, self.has_poststop_hooks)
             .await;
-        let mut event = TaskDelete::new();
-        event.container_id.clone_from(&self.id);
-        event.pid = self.sandbox.pid();
-        event.exit_status = exited.status;
-        event.exited_at = MessageField::some(clock::timestamp(exited.at));
-        self.events.publish(event);
+        self.events.publish(Event::Deleted {
+            id: self.id.clone(),
+            pid: self.sandbox.pid(),
+            exited,
+        });
         Ok(exited)
     }
 

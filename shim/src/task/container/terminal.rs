@@ -6,7 +6,7 @@ use nix::sys::signal::Signal;
 use tokio::sync::mpsc;
 
 use super::STARTING_GRACE;
-use crate::error::{Code, Result};
+use crate::error::{Kind, Result};
 use crate::io::Raised;
 use crate::runsc::control::Target;
 use crate::task::container::Container;
@@ -28,7 +28,7 @@ impl Container {
             };
             let Some(raised) = raised else { return };
             match self.signal_foreground(&process, raised.signal).await {
-                Err(error) if error.code() != Code::NotFound => {
+                Err(error) if error.kind() != Kind::NotFound => {
                     let (id, exec) = (&self.id, &process.exec_id);
                     tracing::warn!(%error, id, exec, "a terminal's signal was not delivered");
                 }

@@ -21,9 +21,9 @@ use crate::Failure;
 use crate::containerd::{self, Handler, Merged};
 use crate::daemon;
 use crate::files;
-use crate::metrics::{RECORD, SOCKET};
 use crate::processes::{self, Process};
 use node::dial;
+use node::names::{METRICS_SOCKET as SOCKET, RECORD};
 
 /// How runsc is told the folder.
 const ROOT: &[u8] = b"--root=";
@@ -250,7 +250,7 @@ mod tests {
             found(),
             [Running::Sandbox("/run/bulkhead/0123456789abcdef".into())]
         );
-        let listener = UnixListener::bind(folder.join("metrics.sock")).expect("bind");
+        let listener = UnixListener::bind(folder.join(node::names::METRICS_SOCKET)).expect("bind");
         assert_eq!(found().len(), 1);
         drop(listener);
         assert!(found().is_empty(), "nobody has the socket");

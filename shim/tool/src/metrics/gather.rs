@@ -16,11 +16,8 @@ use tokio::task::JoinSet;
 
 use super::text::{self, Family, Sample, Samples};
 use crate::text::complain;
+use node::names::{METRICS_SOCKET as SOCKET, RECORD};
 
-/// Name of the socket in a sandbox's folder.
-pub(crate) const SOCKET: &str = "metrics.sock";
-/// Name of what its shim has written down of it.
-pub(crate) const RECORD: &str = "bulkhead.json";
 /// How many shims are asked at a time: more than a node has, and few enough that there is a descriptor for each.
 const AT_A_TIME: usize = 512;
 /// A shim's answer is some 20 KiB, more with many containers; bytes.

@@ -14,7 +14,6 @@ use runsc_config::Policy;
 
 use crate::Failure;
 use gather::Gatherer;
-pub(crate) use gather::{RECORD, SOCKET};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {

@@ -5,7 +5,7 @@ use std::sync::{Mutex, PoisonError};
 
 use runsc_config::Report;
 
-use crate::metrics::COUNTERS;
+use crate::sys::counters::Counters;
 
 /// How many changes to the execs of a container are remembered. It bounds their lines as well: what a request names may be new in
 /// each.
@@ -23,9 +23,9 @@ impl Repeats {
     }
 
     /// Tells of every change to an exec of the container `id`: a new one at INFO, one that was told at DEBUG.
-    pub(crate) fn tell(&self, id: &str, exec: &str, report: &Report) {
+    pub(crate) fn tell(&self, id: &str, exec: &str, report: &Report, counters: &Counters) {
         for change in &report.changes {
-            COUNTERS.rewrites.add(&change.control);
+            counters.rewrites.add(&change.control);
             let change = change.to_string();
             if self.is_new(&change) {
                 tracing::info!(id, exec, "policy: {change}");
@@ -37,9 +37,9 @@ impl Repeats {
 }
 
 /// Tells of every change to a create or an update of the container `id`.
-pub(crate) fn tell(id: &str, report: &Report) {
+pub(crate) fn tell(id: &str, report: &Report, counters: &Counters) {
     for change in &report.changes {
-        COUNTERS.rewrites.add(&change.control);
+        counters.rewrites.add(&change.control);
         tracing::info!(id, "policy: {change}");
     }
 }

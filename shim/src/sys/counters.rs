@@ -1,4 +1,4 @@
-//! What is counted as it happens. A shim serves one sandbox, so there is one set of counters.
+//! What is counted as it happens. A shim serves one sandbox, so it has one set of counters, which each room is handed.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -8,12 +8,9 @@ use std::time::{Duration, Instant};
 use runsc_config::REFUSING;
 
 /// Upper bounds in seconds: a create takes 0.1 to 0.4, a control call a thousandth of that.
-pub(super) const BOUNDS: [f64; 10] = [0.005, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 60.0];
+pub(crate) const BOUNDS: [f64; 10] = [0.005, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 60.0];
 /// How many values of one label are told apart: ours are some thirty, and nothing else may add to them.
 const VALUES_MAX: usize = 64;
-
-/// The counters of this shim.
-pub(crate) static COUNTERS: Counters = Counters::new();
 
 /// What the shim does for containerd and takes time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,15 +22,15 @@ pub(crate) enum Operation {
 }
 
 impl Operation {
-    pub(super) const ALL: [Self; 4] = [Self::Create, Self::Start, Self::Exec, Self::Delete];
+    pub(crate) const ALL: [Self; 4] = [Self::Create, Self::Start, Self::Exec, Self::Delete];
 }
 
 /// Bounds with how many were at most that, how many there were, and their sum in nanoseconds.
-pub(super) type Reading = (Vec<(f64, u64)>, u64, u64);
+pub(crate) type Reading = (Vec<(f64, u64)>, u64, u64);
 
 /// How long something took, by upper bound.
 #[derive(Debug)]
-pub(super) struct Histogram {
+pub(crate) struct Histogram {
     buckets: [AtomicU64; BOUNDS.len()],
     count: AtomicU64,
     nanos: AtomicU64,
@@ -60,7 +57,7 @@ impl Histogram {
         self.nanos.fetch_add(nanos, Ordering::Relaxed);
     }
 
-    pub(super) fn read(&self) -> Reading {
+    pub(crate) fn read(&self) -> Reading {
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         let buckets = BOUNDS.into_iter().zip(self.buckets.iter().map(read));
         (buckets.collect(), read(&self.count), read(&self.nanos))
@@ -94,7 +91,7 @@ impl Labelled {
         }
     }
 
-    pub(super) fn read(&self) -> Vec<(String, u64)> {
+    pub(crate) fn read(&self) -> Vec<(String, u64)> {
         let all = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
         let unseen = self.known.iter().filter(|known| !all.contains_key(**known));
         let unseen = unseen.map(|known| ((*known).to_owned(), 0));
@@ -119,8 +116,8 @@ pub(crate) struct Counters {
     pub(crate) forced_ends: Labelled,
 }
 
-impl Counters {
-    const fn new() -> Self {
+impl Default for Counters {
+    fn default() -> Self {
         Self {
             operations: [const { Histogram::new() }; 4],
             commands: Mutex::new(BTreeMap::new()),
@@ -133,7 +130,9 @@ impl Counters {
             forced_ends: Labelled::new(&["kill_ignored", "kill_unanswered", "outlived", "silent"]),
         }
     }
+}
 
+impl Counters {
     /// Counts an operation that began then, whatever came of it.
     pub(crate) fn operation(&self, operation: Operation, began: Instant) {
         if let Some(histogram) = self.operations.get(operation as usize) {
@@ -141,7 +140,7 @@ impl Counters {
         }
     }
 
-    pub(super) fn read_operation(&self, operation: Operation) -> Option<Reading> {
+    pub(crate) fn read_operation(&self, operation: Operation) -> Option<Reading> {
         self.operations.get(operation as usize).map(Histogram::read)
     }
 
@@ -156,7 +155,7 @@ impl Counters {
         }
     }
 
-    pub(super) fn read_commands(&self) -> Vec<(String, Reading)> {
+    pub(crate) fn read_commands(&self) -> Vec<(String, Reading)> {
         let all = self.commands.lock().unwrap_or_else(PoisonError::into_inner);
         all.iter()
             .map(|(name, histogram)| (name.clone(), histogram.read()))
