@@ -10,7 +10,7 @@ use std::time::Duration;
 const EXECVE_PAUSE: Duration = Duration::from_millis(2);
 const EXECVE_TRIES: u32 = 500;
 
-/// The command line of a process; empty for one that has gone. Waits up to [`EXECVE_TRIES`] times [`EXECVE_PAUSE`] for one in the
+/// The command line of a process; empty for one that has gone. Waits up to `EXECVE_TRIES` times `EXECVE_PAUSE` for one in the
 /// middle of an `execve`, so it is nothing for the loop.
 pub fn arguments(pid: i32) -> Vec<Vec<u8>> {
     let read = || fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
