@@ -9,11 +9,11 @@ use std::time::Duration;
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
 
 use crate::bed::{Bed, Services};
-use crate::cri::Pod;
-use crate::isolate;
-use crate::leaks::{Snapshot, settle};
-use crate::patience::patience;
-use crate::runtime::{Needs, Runtime};
+use crate::ground::isolate;
+use crate::ground::patience::patience;
+use crate::ground::runtime::{Needs, Runtime};
+use crate::look::leaks::{Snapshot, settle};
+use crate::workload::cri::Pod;
 
 /// No behaviour takes longer, whatever goes wrong, unless its program says so.
 const LIMIT: Duration = Duration::from_secs(150);

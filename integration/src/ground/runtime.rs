@@ -89,7 +89,7 @@ impl Runtime {
                 Some(format!("a promise of Bulkhead's, not of {}", self.name))
             }
             Needs::Tool(_) if !self.is_bulkhead() => self.lacks(Needs::Bulkhead),
-            Needs::Tool(name) if crate::bed::tool(name).is_none() => {
+            Needs::Tool(name) if crate::ground::places::tool(name).is_none() => {
                 Some(format!("{name} is not there: make tools"))
             }
             Needs::NotRunc(how) if self.is_runc() => {

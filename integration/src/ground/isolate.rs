@@ -14,7 +14,7 @@ use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, kill, sig
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::Pid;
 
-use crate::cgroups;
+use crate::ground::cgroups;
 
 const STAGE: &str = "BULKHEAD_SUITE_STAGE";
 const FOLDER: &str = "BULKHEAD_SUITE_FOLDER";

@@ -15,7 +15,7 @@ use nix::unistd::mkfifo;
 use sha2::{Digest as _, Sha256};
 use tokio::sync::oneshot;
 
-use crate::patience::patience;
+use crate::ground::patience::patience;
 
 /// How much of a stream is kept beside its checksum.
 const KEPT: usize = 1 << 20;

@@ -5,12 +5,20 @@ use containerd_client::tonic::Status;
 use prost_types::Any;
 use serde_json::Value;
 
-use crate::client::Exit;
-use crate::container::{Container, Finished};
-use crate::fifo::{Output, Streams};
-use crate::spec;
+use crate::clients::client::Exit;
+use crate::clients::fifo::{Output, Streams};
+use crate::clients::spec;
+use crate::workload::container::{Container, Finished};
 
 const PROCESS: &str = "types.containerd.io/opencontainers/runtime-spec/1/Process";
+
+impl<'a> Container<'a> {
+    /// An exec to be, with stdout and stderr.
+    #[must_use]
+    pub fn exec(&self, exec: &str, args: &[&str]) -> ExecBuilder<'_, 'a> {
+        ExecBuilder::new(self, exec, args)
+    }
+}
 
 /// An exec to be.
 #[derive(Debug)]
@@ -31,7 +39,7 @@ pub struct ExecBuilder<'c, 'a> {
     reason = "every error is containerd's answer"
 )]
 impl<'c, 'a> ExecBuilder<'c, 'a> {
-    pub(crate) fn new(container: &'c Container<'a>, id: &str, args: &[&str]) -> Self {
+    fn new(container: &'c Container<'a>, id: &str, args: &[&str]) -> Self {
         Self {
             container,
             id: id.to_owned(),

@@ -9,8 +9,9 @@ use containerd_shim_protos::protobuf::Message;
 use containerd_shim_protos::shim_async::Client;
 use containerd_shim_protos::ttrpc::{Code, Error, proto};
 
-use crate::bed::{Bed, PATH_FOLDER, SOCKET};
-use crate::client::NAMESPACE;
+use crate::bed::Bed;
+use crate::clients::client::NAMESPACE;
+use crate::ground::places::{PATH_FOLDER, SOCKET};
 
 /// Calls of a shim's Task service.
 #[derive(Clone)]
@@ -192,7 +193,7 @@ fn finish(child: Child, args: &[&str]) -> Output {
         if watch.recv_timeout(Duration::from_secs(20))
             == Err(std::sync::mpsc::RecvTimeoutError::Timeout)
         {
-            crate::processes::sigkill(pid);
+            crate::look::processes::sigkill(pid);
         }
     });
     let began = Instant::now();

@@ -2,21 +2,20 @@
 
 use std::fs;
 use std::path::Path;
-use std::time::Duration;
 
 use containerd_client::services::v1::container::Runtime as ContainerRuntime;
 use containerd_client::services::v1::{Container as Registered, CreateTaskRequest};
-use containerd_client::tonic::{Code, Status};
+use containerd_client::tonic::Status;
 use containerd_client::types::Mount;
 use prost::Message as _;
 use prost_types::Any;
 use serde_json::Value;
 
-use crate::bed::{Bed, IMAGE};
-use crate::client::{Client, Exit, NAMESPACE};
-use crate::exec::ExecBuilder;
-use crate::fifo::Streams;
-use crate::spec;
+use crate::bed::Bed;
+use crate::clients::client::{Client, Exit, NAMESPACE};
+use crate::clients::fifo::Streams;
+use crate::clients::spec;
+use crate::ground::places::IMAGE;
 
 const SPEC: &str = "types.containerd.io/opencontainers/runtime-spec/1/Spec";
 
@@ -76,8 +75,28 @@ pub struct Builder<'a> {
     unopened: bool,
 }
 
+impl Bed {
+    /// A container that runs `args`.
+    #[must_use]
+    pub fn container(&self, args: &[&str]) -> Builder<'_> {
+        Builder::new(self, self.id("c"), args)
+    }
+
+    /// A container that runs a shell script.
+    #[must_use]
+    pub fn shell(&self, script: &str) -> Builder<'_> {
+        self.container(&["sh", "-c", script])
+    }
+
+    /// A container of a given id.
+    #[must_use]
+    pub fn named(&self, id: &str, args: &[&str]) -> Builder<'_> {
+        Builder::new(self, id.to_owned(), args)
+    }
+}
+
 impl<'a> Builder<'a> {
-    pub(crate) fn new(bed: &'a Bed, id: String, args: &[&str]) -> Self {
+    fn new(bed: &'a Bed, id: String, args: &[&str]) -> Self {
         let mut spec = spec::container(NAMESPACE, &id, args);
         for (key, value) in bed.runtime.annotations() {
             spec["annotations"][key] = value.into();
@@ -286,7 +305,7 @@ pub struct Finished {
     clippy::missing_errors_doc,
     reason = "every error is containerd's answer"
 )]
-impl<'a> Container<'a> {
+impl Container<'_> {
     /// Starts the task.
     pub async fn start(&self) -> Result<u32, Status> {
         self.client.start(&self.id, "").await
@@ -339,34 +358,5 @@ impl<'a> Container<'a> {
             stdout,
             stderr,
         }
-    }
-
-    /// An exec to be, with stdout and stderr.
-    #[must_use]
-    pub fn exec(&self, exec: &str, args: &[&str]) -> ExecBuilder<'_, 'a> {
-        ExecBuilder::new(self, exec, args)
-    }
-}
-
-/// Deletes a task whatever its state: kills it until it is gone.
-pub(crate) async fn remove(client: &Client, id: &str) -> Result<(), Status> {
-    let mut last = Status::internal("never tried");
-    for _ in 0..100 {
-        let _ = client.kill(id, "", 9, true).await;
-        match client.delete(id).await {
-            Ok(_) => last = Status::not_found("deleted"),
-            Err(error) => last = error,
-        }
-        if last.code() == Code::NotFound {
-            break;
-        }
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
-    if last.code() != Code::NotFound {
-        return Err(last);
-    }
-    match client.delete_container(id).await {
-        Err(error) if error.code() != Code::NotFound => Err(error),
-        _ => Ok(()),
     }
 }

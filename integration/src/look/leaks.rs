@@ -7,8 +7,9 @@ use std::os::unix::fs::FileTypeExt as _;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use crate::patience::patience;
-use crate::{cgroups, processes};
+use crate::ground::cgroups;
+use crate::ground::patience::patience;
+use crate::look::processes;
 
 /// How long what a test used may take to go away.
 const SETTLE: Duration = Duration::from_secs(8);

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::patience::patience;
+use crate::ground::patience::patience;
 
 /// A process, as /proc shows it.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use crate::bed::Bed;
-use crate::wrapper;
+use crate::faults::wrapper;
 
 /// The sentry.
 pub const SENTRY: &str = "gvisor_sentry";

@@ -17,12 +17,12 @@ use containerd_client::services::v1::{
     ResumeTaskRequest, StartRequest, SubscribeRequest, UpdateTaskRequest, WaitRequest,
 };
 use containerd_client::tonic::transport::Channel;
-use containerd_client::tonic::{Request, Response, Status};
+use containerd_client::tonic::{Code, Request, Response, Status};
 use containerd_client::types::Envelope;
 use containerd_client::types::v1::Process;
 use prost_types::{Any, Timestamp};
 
-use crate::patience::patience;
+use crate::ground::patience::patience;
 
 /// The containerd namespace of all tests.
 pub const NAMESPACE: &str = "suite";
@@ -338,5 +338,28 @@ impl Client {
             .next()
             .and_then(|metric| metric.data);
         metric.ok_or_else(|| Status::not_found(format!("no metrics of {id}")))
+    }
+
+    /// Deletes a container and its task whatever its state, as `ctr task rm -f` does: kills it until it is gone.
+    pub async fn remove(&self, id: &str) -> Result<(), Status> {
+        let mut last = Status::internal("never tried");
+        for _ in 0..100 {
+            let _ = self.kill(id, "", 9, true).await;
+            match self.delete(id).await {
+                Ok(_) => last = Status::not_found("deleted"),
+                Err(error) => last = error,
+            }
+            if last.code() == Code::NotFound {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        if last.code() != Code::NotFound {
+            return Err(last);
+        }
+        match self.delete_container(id).await {
+            Err(error) if error.code() != Code::NotFound => Err(error),
+            _ => Ok(()),
+        }
     }
 }

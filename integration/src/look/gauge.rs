@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use crate::processes;
+use crate::look::processes;
 
 /// What a process holds at one moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

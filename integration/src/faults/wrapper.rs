@@ -4,7 +4,8 @@ use std::fs;
 use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
 
-use crate::bed::{Bed, PATH_FOLDER};
+use crate::bed::Bed;
+use crate::ground::places::PATH_FOLDER;
 
 /// Puts the real `runsc` back when dropped.
 #[derive(Debug)]
