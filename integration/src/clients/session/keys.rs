@@ -7,9 +7,11 @@ use super::person::Session;
 /// Says when it has begun and when it goes on, in words that are not in the line itself: that is echoed.
 const PROGRAM: &str = "sh -c 'trap \"echo on\"\"wards\" CONT; trap \"stty size\" WINCH; \
     echo be\"\"gun; while :; do sleep 0.1; done'";
-/// Says what it has read, however often it is interrupted.
-const READER: &str = "sh -c 'trap : INT; echo be\"\"gun; while ! read line; do :; done; \
-    echo \"[$line]\"'";
+/// Says what it has read once it has been interrupted as well. A `runsc exec` that stays hands a signal on when it comes to it, and
+/// tells nobody: what is typed after the key may be read before. A reader that ended then would leave the signal to the shell, which
+/// drops the line that is typed to it, and takes the terminal as its editor had set it for what the next program is to have.
+const READER: &str = "sh -c 'trap n=1 INT; echo be\"\"gun; while ! read line; do :; done; \
+    while [ -z \"$n\" ]; do sleep 0.1; done; echo \"[$line]\"'";
 
 /// A shell in a terminal obeys its keys and its window, from its prompt to its end with code 7; returns what its client is told
 /// of that.
