@@ -9,11 +9,11 @@ use std::time::Duration;
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
 
 use crate::bed::{Bed, Services};
-use crate::cri::Pod;
-use crate::isolate;
-use crate::leaks::{Snapshot, settle};
-use crate::patience::patience;
-use crate::runtime::{Needs, Runtime};
+use crate::ground::isolate;
+use crate::ground::patience::patience;
+use crate::ground::runtime::{Needs, Runtime};
+use crate::look::leaks::{Snapshot, settle};
+use crate::workload::cri::Pod;
 
 /// No behaviour takes longer, whatever goes wrong, unless its program says so.
 const LIMIT: Duration = Duration::from_secs(150);
@@ -25,7 +25,7 @@ pub type Work<'a> = Pin<Box<dyn Future<Output = ()> + 'a>>;
 #[derive(Debug)]
 pub struct Case {
     /// Its path.
-    pub name: &'static str,
+    pub name: String,
     /// What it needs.
     pub needs: Needs,
     /// What it does.
@@ -38,12 +38,36 @@ macro_rules! cases {
     ($($needs:expr => [$($test:ident),* $(,)?]),* $(,)?) => {
         pub(crate) fn cases() -> Vec<$crate::harness::Case> {
             vec![$($($crate::harness::Case {
-                name: concat!(module_path!(), "::", stringify!($test)),
+                name: concat!(module_path!(), "::", stringify!($test)).to_owned(),
                 needs: $needs,
                 run: |bed| Box::pin($test(bed)),
             }),*),*]
         }
     };
+}
+
+/// Lists the subjects of a room. Rooms are for a reader of the tree: a test is called as if its subject lay in none.
+#[macro_export]
+macro_rules! room {
+    ($($($subject:ident)::+),* $(,)?) => {
+        pub(crate) fn cases() -> Vec<$crate::harness::Case> {
+            let subjects = [$($($subject)::+::cases()),*];
+            let cases = subjects.into_iter().flatten();
+            cases.map(|case| case.without_room(module_path!())).collect()
+        }
+    };
+}
+
+impl Case {
+    /// Under a name that lacks the room.
+    #[must_use]
+    pub fn without_room(mut self, room: &str) -> Self {
+        let program = room.rsplit_once("::").map_or("", |(program, _)| program);
+        if let Some(rest) = self.name.strip_prefix(room) {
+            self.name = format!("{program}{rest}");
+        }
+        self
+    }
 }
 
 /// What containerd and the runtime make for the first container serves all others.
@@ -64,9 +88,9 @@ pub async fn first_pod(bed: &Bed) {
 }
 
 /// The test program that the cases belong to.
-fn program(cases: &[Case]) -> &'static str {
+fn program(cases: &[Case]) -> String {
     let first = cases.first().and_then(|case| case.name.split_once("::"));
-    first.map_or("tests", |(program, _)| program)
+    first.map_or("tests", |(program, _)| program).to_owned()
 }
 
 /// Runs a test program. `warm_up` makes what a first container or pod makes for all of them.
@@ -136,9 +160,21 @@ pub fn main_within(
     conclusion.exit_code()
 }
 
+/// The names that two tests have. Two subjects of one name in different rooms would have such.
+fn twice(cases: &[Case]) -> Vec<&str> {
+    let mut names: Vec<&str> = cases.iter().map(|case| &*case.name).collect();
+    names.sort_unstable();
+    let pairs = names.windows(2).filter(|pair| pair[0] == pair[1]);
+    pairs.map(|pair| pair[0]).collect()
+}
+
 /// Those that `BULKHEAD_TEST_ONLY` names, each by the beginning of its name; all where it names none. A beginning that no
 /// test has is an error: whoever renames a test would else take it out of a list in silence.
 fn chosen(mut cases: Vec<Case>) -> Result<Vec<Case>, String> {
+    let twice = twice(&cases);
+    if !twice.is_empty() {
+        return Err(format!("two tests are called {}", twice.join(", ")));
+    }
     let only = std::env::var("BULKHEAD_TEST_ONLY").unwrap_or_default();
     let beginnings: Vec<&str> = only.split_whitespace().collect();
     let is_idle = |beginning: &&&str| !cases.iter().any(|case| name(case).starts_with(**beginning));
@@ -157,7 +193,7 @@ fn chosen(mut cases: Vec<Case>) -> Result<Vec<Case>, String> {
 
 /// Without the name of the test program.
 fn name(case: &Case) -> String {
-    let (_, name) = case.name.split_once("::").unwrap_or(("", case.name));
+    let (_, name) = case.name.split_once("::").unwrap_or(("", &case.name));
     name.to_owned()
 }
 

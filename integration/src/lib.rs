@@ -1,5 +1,17 @@
 //! A testbed for containerd runtimes: a private containerd in namespaces of its own, and what tests of a runtime need
-//! around it. The behaviours themselves are in `tests/suite`; they judge any runtime that `BULKHEAD_TEST_RUNTIME` names.
+//! around it. The behaviours themselves are in `tests`; they judge any runtime that `BULKHEAD_TEST_RUNTIME` names.
+//!
+//! Each room knows only the rooms above it in this list:
+//!
+//! | room | question |
+//! |---|---|
+//! | `ground` | Where do the tests run, on which runtime, and for how long do they wait? |
+//! | `look` | What is on the host: processes, leaks, memory? |
+//! | `clients` | How do containerd's clients speak to it? |
+//! | `bed` | Which containerd is there for the tests? |
+//! | `workload` | What do tests put into it: containers, execs, pods? |
+//! | `faults` | What breaks under a runtime? |
+//! | `kubernetes`, `measure`, `harness` | What do the programs have in common? |
 #![allow(
     clippy::expect_used,
     clippy::indexing_slicing,
@@ -8,26 +20,19 @@
     reason = "for tests only: a testbed that cannot do its job ends the test"
 )]
 
+mod clients;
+mod faults;
+mod ground;
+mod look;
+mod workload;
+
 pub mod bed;
-pub mod busy;
-pub mod cgroups;
-pub mod client;
-pub mod container;
-pub mod cri;
-pub mod exec;
-pub mod fifo;
-pub mod gauge;
 pub mod harness;
-pub mod isolate;
 pub mod kubernetes;
-pub mod leaks;
 pub mod measure;
-pub mod patience;
-pub mod policy;
-pub mod processes;
-pub mod runtime;
-pub mod session;
-pub mod shim;
-pub mod sidecars;
-pub mod spec;
-pub mod wrapper;
+
+pub use clients::{client, fifo, session, spec};
+pub use faults::{busy, sidecars, wrapper};
+pub use ground::{cgroups, isolate, patience, policy, runtime};
+pub use look::{gauge, leaks, processes};
+pub use workload::{container, cri, exec, shim};

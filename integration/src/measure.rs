@@ -4,9 +4,10 @@ use std::fs;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use crate::bed::{Bed, Services, tool};
-use crate::processes::{self, Role};
-use crate::runtime::Runtime;
+use crate::bed::{Bed, Services};
+use crate::ground::places::tool;
+use crate::ground::runtime::Runtime;
+use crate::look::processes::{self, Role};
 
 /// The runtimes that are compared; the first is the one that the others are compared with.
 pub const RUNTIMES: [&str; 3] = [

@@ -173,7 +173,7 @@ def of_commands(paper, text, tool, targets, tests, faults):
 
 def is_cargo(words, tests):
     """A call of cargo of which all is there: the crate, the program of tests, the variables, and the beginnings of names."""
-    sources = "".join(read(path) for path in files("integration/src/*.rs") + files("integration/tests/**/*.rs"))
+    sources = "".join(read(path) for path in files("integration/src/**/*.rs") + files("integration/tests/**/*.rs"))
     words, names = list(words), []
     while words and re.fullmatch(r"[A-Z_]+=.*", words[0]):
         variable, _, value = words.pop(0).partition("=")

@@ -42,6 +42,17 @@ def joined(*parts):
     return "::".join(part for part in parts if part)
 
 
+def asked_for(program, within):
+    """The name of a subject, which lacks its room, and whether the program asks for the subject's tests."""
+    main, (room, _, subject) = read(f"integration/tests/{program}/main.rs"), within.partition("::")
+    head = f"integration/tests/{program}/{room}/mod.rs"
+    listed = re.search(r"room!\s*\[(.*?)\]", read(head), re.DOTALL) if os.path.exists(os.path.join(REPOSITORY, head)) else None
+    if not listed:
+        return within, bool(re.search(rf"\b{within}::cases\(\)", main))
+    there = subject in re.split(r"[\s,]+", listed[1])
+    return subject, there and bool(re.search(rf"\b{room}::cases\(\)", main))
+
+
 def behaviours():
     """The tests of integration/tests, as `cases!` and the tables of `programs!` and CASES list them."""
     for path in files("integration/tests/*/**/*.rs"):
@@ -56,8 +67,9 @@ def behaviours():
                 names += [name.strip() for name in group.split(",")]
         for block in re.findall(r"^programs! \{\n(.*?)^\}", text, re.DOTALL | re.MULTILINE):
             names += re.findall(r"^    (\w+):", block, re.MULTILINE)
+        within, is_run = asked_for(program, within)
         # A list that its program does not ask for is run by nobody.
-        if names and re.search(rf"\b{within}::cases\(\)", read(f"integration/tests/{program}/main.rs")):
+        if names and is_run:
             yield from (joined(program, within, name) for name in names if re.fullmatch(r"\w+", name))
 
 

@@ -1,23 +1,13 @@
 //! How the parts of the cluster are told to run: on the loopback, without anything that needs a second machine.
 
-use std::fmt::Write as _;
 use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use super::{KUBELET, NODE, program};
-use crate::bed::SOCKET;
+use super::programs::{KUBELET, NODE, program};
+use crate::bed::HANDLERS;
+use crate::ground::places::SOCKET;
 
-/// Handlers of containerd that the tests use: the name, and the policy file where it has one of its own.
-pub const HANDLERS: [(&str, Option<&str>); 6] = [
-    ("bulkhead", None),
-    ("bulkhead-net", Some("/etc/handlers/network.toml")),
-    ("bulkhead-ordinary", Some("/etc/handlers/ordinary.toml")),
-    ("bulkhead-compat", Some("/etc/handlers/compat.toml")),
-    // Faults of a node: a policy that does not parse, and a runsc that cannot hold it.
-    ("broken-policy", Some("/etc/handlers/broken.toml")),
-    ("old-runsc", Some("/etc/handlers/old.toml")),
-];
 /// What the node is reached at. A kubelet takes no address of the loopback.
 const ADDRESS: &str = "10.99.0.1";
 /// Who may do everything.
@@ -25,44 +15,6 @@ const TOKEN: &str = "the-tests-own";
 /// Memory that every machine has left.
 pub const PLENTY: &str = "1Mi";
 const SERVER: &str = "https://127.0.0.1:6443";
-
-/// What containerd's configuration needs for the handlers; writes their policies as well.
-#[must_use]
-pub fn containerd_handlers(runtime: &str) -> String {
-    let folder = Path::new("/etc/handlers");
-    let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/policies");
-    fs::create_dir_all(folder).expect("make the policies' folder");
-    for name in ["network.toml", "ordinary.toml", "compat.toml"] {
-        let text = fs::read(examples.join(name)).expect("read an example policy");
-        fs::write(folder.join(name), text).expect("write a policy");
-    }
-    fs::write(folder.join("broken.toml"), "netwrok = \"none\"\n").expect("write a policy");
-    let old = crate::bed::tool("old-runsc").expect("an old runsc: make tools");
-    let copy = Path::new(crate::bed::PATH_FOLDER).join("real/old-runsc");
-    fs::create_dir_all(copy.with_file_name("")).expect("make a folder");
-    fs::copy(old, &copy).expect("copy the old runsc");
-    let text = format!("[runsc]\npath = {:?}\n", copy.display().to_string());
-    fs::write(folder.join("old.toml"), text).expect("write a policy");
-    let mut text = String::new();
-    let mut handler = |name: &str, kind: &str, policy: Option<&str>| {
-        let table = format!("plugins.\"io.containerd.cri.v1.runtime\".containerd.runtimes.{name}");
-        let annotations = r#"["dev.bulkhead.*"]"#;
-        let _ = write!(
-            text,
-            "[{table}]\nruntime_type = {kind:?}\npod_annotations = {annotations}\n"
-        );
-        if let Some(policy) = policy {
-            let _ = write!(text, "[{table}.options]\nConfigPath = {policy:?}\n");
-        }
-    };
-    handler("runc", "io.containerd.runc.v2", None);
-    for (name, policy) in HANDLERS {
-        handler(name, runtime, policy);
-    }
-    // A handler whose shim was never installed.
-    handler("no-binary", "io.containerd.absent.v1", None);
-    text
-}
 
 /// The RuntimeClasses of the documentation, one for each further handler, and one for a handler that containerd has never
 /// heard of.

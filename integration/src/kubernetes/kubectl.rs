@@ -7,8 +7,8 @@ use std::time::Duration;
 use tokio::io::AsyncWriteExt as _;
 use tokio::process::Command;
 
-use super::program;
-use crate::patience::patience;
+use super::programs::program;
+use crate::ground::patience::patience;
 
 /// No answer of the API server takes longer.
 const LIMIT: Duration = Duration::from_secs(90);
@@ -87,7 +87,7 @@ async fn answer(mut command: Command, folder: &Path, args: &[&str], stdin: &str)
         .expect("wait for kubectl");
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     Answer {
-        code: crate::isolate::code_of(output.status),
+        code: crate::ground::isolate::code_of(output.status),
         stdout: text(&output.stdout),
         stderr: text(&output.stderr),
     }

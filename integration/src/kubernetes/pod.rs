@@ -4,8 +4,11 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::{Answer, Cluster, NODE};
-use crate::bed::{Bed, IMAGE_NAME};
+use super::cluster::Cluster;
+use super::kubectl::Answer;
+use super::programs::NODE;
+use crate::bed::Bed;
+use crate::ground::places::IMAGE_NAME;
 
 /// A pod of one container named `main` that runs a shell script, on the tests' node. What a test is about it changes by
 /// its path.

@@ -7,18 +7,9 @@
     reason = "this is a test: it ends at the first thing that is not as expected"
 )]
 
-mod faults;
-mod hostile;
-mod images;
-mod install;
-mod life;
-mod limits;
-mod requests;
-mod session;
-mod sharing;
-mod small;
-mod stats;
-mod volumes;
+mod mounts;
+mod node;
+mod run;
 
 use std::process::ExitCode;
 
@@ -26,20 +17,7 @@ use integration::bed::{Bed, Services};
 use integration::harness::{self, Work};
 
 fn main() -> ExitCode {
-    let cases = [
-        life::cases(),
-        volumes::cases(),
-        images::cases(),
-        hostile::cases(),
-        limits::cases(),
-        requests::cases(),
-        stats::cases(),
-        sharing::cases(),
-        small::cases(),
-        session::cases(),
-        faults::cases(),
-        install::cases(),
-    ];
+    let cases = [run::cases(), mounts::cases(), node::cases()];
     harness::main(
         Services::Cri,
         cases.into_iter().flatten().collect(),

@@ -1,0 +1,6 @@
+//! What `bulkhead` does for a node.
+
+pub(crate) mod check;
+pub(crate) mod install;
+
+integration::room![install, check];
