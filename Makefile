@@ -86,8 +86,9 @@ fuzz: packages ## runsc-config under random input, FUZZ_SECONDS (30) for each ta
 mutants: packages ## loosens one rule after the other, and expects the tests to notice
 	@bash -c '. $(SCRIPTS)/lib.sh; exec runsc-config/tests/mutants.py'
 
-bench: build tools images ## the figures, side by side; gates nothing
+bench: build tools images ## the figures, side by side, and in target/bench; gates nothing; BENCH_ONLY="work pods"
 	@$(SCRIPTS)/tools.sh bench
+	@$(SCRIPTS)/images.sh bench
 	@$(SCRIPTS)/rust.sh bench
 
 evidence: ## TARGET=NAME: runs a suite that CI leaves out, whole, and writes how it ended into docs/evidence.md

@@ -16,25 +16,28 @@ use std::time::{Duration, Instant};
 
 use integration::bed::{Bed, IMAGE, Services};
 use integration::client::NAMESPACE;
-use integration::measure::{each, median, megabytes, timed};
+use integration::measure::{Table, each, median, megabytes, percentile, report, runs, timed};
 use integration::processes::{self, Role};
+use integration::sidecars::Sidecars;
 use integration::{isolate, spec};
 
 /// What was measured of one runtime.
 struct Figures {
     shim_kb: u64,
     helpers: usize,
-    run_ms: f64,
+    runs: Vec<Duration>,
+    /// The same with what a release of gVisor has beside runsc, of Bulkhead alone.
+    by_sidecars: Vec<Duration>,
+    /// `ctr version`, which is the client alone.
+    client_ms: f64,
     /// `ctr task metrics`, less what ctr takes to ask containerd anything.
     metrics_ms: f64,
     binary: u64,
 }
 
 fn main() {
-    let mut numbers = std::env::args()
-        .skip(1)
-        .filter_map(|word| word.parse::<usize>().ok());
-    let (runs, exits) = (numbers.next().unwrap_or(20), numbers.next().unwrap_or(1000));
+    let exits = std::env::args().nth(2).and_then(|word| word.parse().ok());
+    let (runs, exits) = (runs(20), exits.unwrap_or(1000));
     let folder = isolate::enter();
     let mut bare = None;
     let all = each(&folder, Services::Tasks, |bed, binary| {
@@ -60,7 +63,14 @@ fn measure(bed: &Bed, binary: &Path, runs: usize) -> Result<Figures, String> {
     if !first.status.success() && first.status.code() != Some(128) {
         return Err(String::from_utf8_lossy(&first.stderr).trim().to_owned());
     }
-    let run_ms = median((0..runs).map(|_| once().0).collect());
+    let times = (0..runs).map(|_| once().0).collect();
+    let by_sidecars = if bed.runtime.is_bulkhead() {
+        let _sidecars = Sidecars::beside_runsc(bed);
+        once();
+        (0..runs).map(|_| once().0).collect()
+    } else {
+        vec![]
+    };
     let id = bed.id("idle");
     let output = bed.ctr_run(&["-d", "--null-io"], &id, &["sleep", "1000"]);
     if !output.status.success() {
@@ -77,20 +87,23 @@ fn measure(bed: &Bed, binary: &Path, runs: usize) -> Result<Figures, String> {
         let times = (0..runs).map(|_| timed(|| bed.ctr_ok(args)).0);
         median(times.collect())
     };
-    let metrics_ms = ctr(&["task", "metrics", &id]) - ctr(&["version"]);
+    let client_ms = ctr(&["version"]);
+    let metrics_ms = ctr(&["task", "metrics", &id]) - client_ms;
     bed.block_on(bed.remove(&id));
     let binary = fs::metadata(binary).expect("the shim's size").len();
     Ok(Figures {
         shim_kb,
         helpers,
-        run_ms,
+        runs: times,
+        by_sidecars,
+        client_ms,
         metrics_ms,
         binary,
     })
 }
 
 /// `runsc create`, `start` and `delete` without any shim.
-fn bare_runsc(bed: &Bed, runs: usize) -> f64 {
+fn bare_runsc(bed: &Bed, runs: usize) -> Vec<Duration> {
     let (bundle, root) = (bed.folder.join("bare"), "/run/bare");
     fs::create_dir_all(bundle.join("rootfs")).expect("make a bundle");
     let times = (0..runs + 1).map(|number| {
@@ -116,7 +129,7 @@ fn bare_runsc(bed: &Bed, runs: usize) -> f64 {
         runsc(&["delete", "--force", &id]);
         began.elapsed()
     });
-    median(times.skip(1).collect())
+    times.skip(1).collect()
 }
 
 /// Runs programs of known exit codes, four at a time, and says how many codes came back right.
@@ -153,35 +166,55 @@ fn check_exits(bed: &Bed, count: usize) {
     );
 }
 
-fn print(all: &[(String, Figures)], bare: Option<f64>, runs: usize) {
-    let Some((compared, first)) = all.first() else {
-        return;
+fn print(all: &[(String, Figures)], bare: Option<Vec<Duration>>, runs: usize) {
+    // The ratios of times are to runc's, the runtime that users know.
+    let runc = all.iter().find(|(name, _)| name.contains(".runc."));
+    let beside = runc.map(|(_, row)| percentile(&row.runs, 50));
+    let cell = |times: &[Duration]| {
+        let (middle, high) = (percentile(times, 50), percentile(times, 95));
+        let ratio = beside.map_or_else(String::new, |other| format!(" {:.2}×", middle / other));
+        format!("{middle:.0} ms ({high:.0}){ratio}")
     };
-    println!(
-        "\n{:<28} {:>12} {:>9} {:>22} {:>18} {:>14}",
-        "runtime", "shim RSS", "helpers", "ctr run --rm … true", "ctr task metrics", "shim binary"
-    );
+    let only = |name: &str, times: &[Duration]| {
+        let none = String::new;
+        let name = name.to_owned();
+        [name, none(), none(), cell(times), none(), none(), none()]
+    };
+    let mut table = Table::new([
+        "",
+        "shim, resident",
+        "helpers",
+        "`ctr run --rm … true`",
+        "`ctr version`",
+        "`ctr task metrics` over it",
+        "shim binary",
+    ]);
     for (runtime, row) in all {
-        println!(
-            "{:<28} {:>9.1} MB {:>9} {:>12.0} ms ({:>4.2}×) {:>+15.1} ms {:>11.1} MB",
-            runtime,
-            megabytes(row.shim_kb * 1024),
-            row.helpers,
-            row.run_ms,
-            row.run_ms / first.run_ms,
-            row.metrics_ms,
-            megabytes(row.binary),
-        );
+        table.row([
+            runtime.clone(),
+            format!("{:.1} MB", megabytes(row.shim_kb * 1024)),
+            row.helpers.to_string(),
+            cell(&row.runs),
+            format!("{:.1} ms", row.client_ms),
+            format!("{:.1} ms", row.metrics_ms),
+            format!("{:.1} MB", megabytes(row.binary)),
+        ]);
     }
-    if let Some(bare) = bare {
-        println!(
-            "{:<28} {:>36.0} ms ({:>4.2}×)",
-            "runsc create+start+delete",
+    for (runtime, row) in all.iter().filter(|(_, row)| !row.by_sidecars.is_empty()) {
+        table.row(only(&format!("{runtime}, by sidecars"), &row.by_sidecars));
+    }
+    if let Some(bare) = &bare {
+        table.row(only(
+            "`runsc create`, `start`, `delete`, its own defaults",
             bare,
-            bare / first.run_ms
-        );
+        ));
     }
-    println!(
-        "times: median of {runs}; × is relative to {compared}; idle: one container, no pod; metrics: over `ctr version`"
+    report(
+        "figures",
+        &format!(
+            "Times: median of {runs}, in brackets the 95th percentile, and times runc's median. Resident: one idle container, no pod. Sidecars: the \
+             program that starts the sentry is a script here, as no official one can be had."
+        ),
+        &table,
     );
 }

@@ -10,14 +10,36 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 use std::time::{Duration, Instant};
 
 use integration::bed::{Bed, Services};
-use integration::cri::Pod;
+use integration::cri::{NAMESPACE, Pod, mount};
 use integration::isolate;
-use integration::measure::{each, median, megabytes, scheduled};
+use integration::measure::{Table, each, median, megabytes, percentile, report, runs, scheduled};
 use integration::processes::{self, Role};
+use k8s_cri::v1::ImageSpec;
 
+/// Writes and reads a thousand small files, and tells the milliseconds of both.
+const SMALL: &str = r#"
+import json, os, shutil, time
+def write():
+    os.mkdir("/data/small")
+    for number in range(1000):
+        with open(f"/data/small/{number}", "wb") as file:
+            file.write(b"x" * 4096)
+def read():
+    for number in range(1000):
+        with open(f"/data/small/{number}", "rb") as file:
+            file.read()
+told = []
+for work in (write, read):
+    began = time.perf_counter()
+    work()
+    told.append((time.perf_counter() - began) * 1000)
+shutil.rmtree("/data/small")
+print(json.dumps(told))
+"#;
 /// How many pods stand while memory is measured.
 const MANY: u32 = 15;
 /// For how long they are left alone: CRI then asks for the Stats of every container once a second.
@@ -27,9 +49,13 @@ const ROUNDS: usize = 3;
 
 /// What was measured of one runtime.
 struct Figures {
-    up_ms: f64,
-    down_ms: f64,
+    ups: Vec<Duration>,
+    /// A container more, in a pod that has one.
+    seconds: Vec<Duration>,
+    downs: Vec<Duration>,
     memory: Memory,
+    /// Small files in an emptyDir on the node's disk, and in one in memory: written and read.
+    volumes: Vec<(&'static str, [Vec<Duration>; 2])>,
 }
 
 /// What many pods take.
@@ -53,10 +79,7 @@ impl Memory {
 }
 
 fn main() {
-    let mut numbers = std::env::args()
-        .skip(1)
-        .filter_map(|word| word.parse::<usize>().ok());
-    let runs = numbers.next().unwrap_or(20);
+    let runs = runs(20);
     let folder = isolate::enter();
     let all = each(&folder, Services::Cri, |bed, _| {
         bed.block_on(measure(bed, runs))
@@ -82,15 +105,21 @@ async fn up(bed: &Bed) -> Result<Pod, String> {
 /// What containerd says when the runtime runs no pod here.
 async fn measure(bed: &Bed, runs: usize) -> Result<Figures, String> {
     up(bed).await?.remove().await;
-    let (mut ups, mut downs) = (Vec::new(), Vec::new());
+    let (mut ups, mut seconds, mut downs) = (vec![], vec![], vec![]);
     for _ in 0..runs {
         let began = Instant::now();
         let pod = up(bed).await?;
         ups.push(began.elapsed());
         let began = Instant::now();
+        let second = pod.container("second", &["sleep", "1000"]);
+        let second = pod.launch(second).await;
+        second.map_err(|error| error.message().to_owned())?;
+        seconds.push(began.elapsed());
+        let began = Instant::now();
         pod.remove().await;
         downs.push(began.elapsed());
     }
+    let volumes = volumes(bed, runs).await?;
     let mut rounds = Vec::new();
     for _ in 0..ROUNDS {
         rounds.push(memory(bed).await?);
@@ -98,10 +127,54 @@ async fn measure(bed: &Bed, runs: usize) -> Result<Figures, String> {
     // What is available on a host moves by itself: the round in the middle counts.
     rounds.sort_by_key(|round| round.unavailable);
     Ok(Figures {
-        up_ms: median(ups),
-        down_ms: median(downs),
+        ups,
+        seconds,
+        downs,
+        volumes,
         memory: rounds.swap_remove(ROUNDS / 2),
     })
+}
+
+/// Small files in volumes of a pod, by a program of the image.
+async fn volumes(
+    bed: &Bed,
+    runs: usize,
+) -> Result<Vec<(&'static str, [Vec<Duration>; 2])>, String> {
+    let failed = |error: containerd_client::tonic::Status| error.message().to_owned();
+    bed.import(NAMESPACE, "bench");
+    let mut all = vec![];
+    let kinds = [
+        ("an emptyDir", "kubernetes.io~empty-dir/small"),
+        (
+            "a claim's volume, as a bind",
+            "kubernetes.io~csi/claim/mount",
+        ),
+    ];
+    for (kind, folder) in kinds {
+        let pod = Pod::run(Pod::config(bed)).await.map_err(failed)?;
+        let folder = pod.folder().join("volumes").join(folder);
+        fs::create_dir_all(&folder).expect("make a folder");
+        fs::set_permissions(&folder, fs::Permissions::from_mode(0o777)).expect("chmod");
+        let mut container = pod.container("main", &["sleep", "1000"]);
+        container.image = Some(ImageSpec {
+            image: "bulkhead.test/bench:latest".into(),
+            ..ImageSpec::default()
+        });
+        container.mounts = vec![mount(&folder, "/data", false)];
+        let container = pod.launch(container).await.map_err(failed)?;
+        let mut passes = [vec![], vec![]];
+        for _ in 0..runs {
+            let (code, told) = pod.exec(&container, &["python3", "-c", SMALL]).await;
+            assert_eq!(code, 0, "{told}");
+            let told: [f64; 2] = serde_json::from_str(&told).expect("times");
+            for (all, millis) in passes.iter_mut().zip(told) {
+                all.push(Duration::from_secs_f64(millis / 1000.0));
+            }
+        }
+        pod.remove().await;
+        all.push((kind, passes));
+    }
+    Ok(all)
 }
 
 async fn memory(bed: &Bed) -> Result<Memory, String> {
@@ -167,52 +240,77 @@ fn available() -> u64 {
     figure("/proc/meminfo", "MemAvailable:")
 }
 
+/// A median, the 95th percentile, and how many times it is the first's.
+fn times(times: &[Duration], first: &[Duration]) -> String {
+    let (middle, high) = (percentile(times, 50), percentile(times, 95));
+    let ratio = middle / median(first.to_vec());
+    format!("{middle:.0} ms ({high:.0}) {ratio:.2}×")
+}
+
 fn print(all: &[(String, Figures)], runs: usize) {
     let Some((compared, first)) = all.first() else {
         return;
     };
-    println!(
-        "\n{:<28} {:>18} {:>18} {:>7} {:>9} {:>20} {:>20}",
-        "runtime",
-        "pod up",
-        "pod down",
-        "shims",
-        "helpers",
-        "memory of processes",
-        "memory of the host"
+    let mut table = Table::new(
+        [""].into_iter()
+            .chain(all.iter().map(|(name, _)| name.as_str())),
     );
-    let of = |row: &Figures| megabytes(row.memory.proportional());
-    let of_host = |row: &Figures| megabytes(row.memory.unavailable);
-    for (runtime, row) in all {
-        println!(
-            "{:<28} {:>8.0} ms ({:>4.2}×) {:>8.0} ms ({:>4.2}×) {:>7} {:>9} {:>10.1} MB ({:>4.2}×) {:>10.1} MB ({:>4.2}×)",
-            runtime,
-            row.up_ms,
-            row.up_ms / first.up_ms,
-            row.down_ms,
-            row.down_ms / first.down_ms,
-            row.memory.shims,
-            row.memory.helpers,
-            of(row),
-            of(row) / of(first),
-            of_host(row),
-            of_host(row) / of_host(first),
-        );
+    let mut row = |name: &str, cell: &dyn Fn(&Figures) -> String| {
+        let cells = all.iter().map(|(_, figures)| cell(figures));
+        table.row([name.to_owned()].into_iter().chain(cells));
+    };
+    row("pod up", &|of| times(&of.ups, &first.ups));
+    row("a second container", &|of| {
+        times(&of.seconds, &first.seconds)
+    });
+    row("pod down", &|of| times(&of.downs, &first.downs));
+    for (at, (kind, _)) in first.volumes.iter().enumerate() {
+        for (pass, work) in ["write", "read"].iter().enumerate() {
+            row(&format!("1,000 files on {kind}: {work}"), &|of| {
+                times(&of.volumes[at].1[pass], &first.volumes[at].1[pass])
+            });
+        }
     }
-    for (runtime, row) in all {
-        let [shim, sandbox, gofers, others] = row.memory.parts.map(megabytes);
-        println!(
-            "{runtime:<28} of the memory of processes: shim {shim:.1}, sandbox {sandbox:.1}, gofers {gofers:.1}, others {others:.1} MB"
-        );
-    }
-    for (runtime, row) in all {
-        let [shim, sandbox] = row.memory.idle.map(|time| time.as_secs_f64() * 1000.0);
-        println!(
-            "{runtime:<28} CPU of a pod that does nothing, in a second of CRI's collecting: shim {shim:.2} ms, sandbox {sandbox:.2} ms"
-        );
-    }
-    println!(
-        "times: median of {runs}, by CRI and with a network by CNI; × is relative to {compared}; up: RunPodSandbox, \
-         CreateContainer, StartContainer; down: StopPodSandbox, RemovePodSandbox; memory: of one of {MANY} pods, the median of {ROUNDS} rounds"
+    row("shims, helpers", &|of| {
+        format!("{}, {}", of.memory.shims, of.memory.helpers)
+    });
+    let beside = |bytes: u64, first: u64| {
+        format!(
+            "{:.1} MB {:.2}×",
+            megabytes(bytes),
+            megabytes(bytes) / megabytes(first)
+        )
+    };
+    row("memory of processes", &|of| {
+        beside(of.memory.proportional(), first.memory.proportional())
+    });
+    row("of that shim, sandbox, gofers, others", &|of| {
+        let parts = of
+            .memory
+            .parts
+            .map(|part| format!("{:.1}", megabytes(part)));
+        parts.join(", ")
+    });
+    row("memory of the host", &|of| {
+        beside(of.memory.unavailable, first.memory.unavailable)
+    });
+    row(
+        "CPU of a pod that does nothing, in a second: shim, sandbox",
+        &|of| {
+            let parts = of
+                .memory
+                .idle
+                .map(|time| format!("{:.2} ms", time.as_secs_f64() * 1000.0));
+            parts.join(", ")
+        },
+    );
+    report(
+        "pods",
+        &format!(
+            "Times: median of {runs}, in brackets the 95th percentile, by CRI and with a network by CNI. × is relative to {compared}. Up: \
+             RunPodSandbox, CreateContainer, StartContainer. A second container: CreateContainer, StartContainer. Down: StopPodSandbox, \
+             RemovePodSandbox. Memory: of one of {MANY} pods, the median of {ROUNDS} rounds."
+        ),
+        &table,
     );
 }

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::Path;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use crate::bed::{Bed, Services};
@@ -109,4 +110,71 @@ pub fn scheduled(role: Role) -> Duration {
 #[must_use]
 pub fn megabytes(bytes: u64) -> f64 {
     bytes as f64 / 1e6
+}
+
+/// How often something is measured: what `BENCH_RUNS` or the first argument says, else this.
+#[must_use]
+pub fn runs(usual: usize) -> usize {
+    let said = std::env::var("BENCH_RUNS").into_iter();
+    said.chain(std::env::args().skip(1))
+        .find_map(|word| word.parse().ok())
+        .unwrap_or(usual)
+        .max(1)
+}
+
+/// A table, as Markdown has it.
+#[derive(Debug, Clone)]
+pub struct Table(Vec<Vec<String>>);
+
+impl Table {
+    /// With the heads of its columns.
+    pub fn new<T: Into<String>>(heads: impl IntoIterator<Item = T>) -> Self {
+        Self(vec![heads.into_iter().map(Into::into).collect()])
+    }
+
+    /// With one more row.
+    pub fn row(&mut self, cells: impl IntoIterator<Item = String>) {
+        self.0.push(cells.into_iter().collect());
+    }
+}
+
+impl std::fmt::Display for Table {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        for (number, row) in self.0.iter().enumerate() {
+            writeln!(f, "| {} |", row.join(" | "))?;
+            if number == 0 {
+                writeln!(f, "|{}", "---|".repeat(row.len()))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Prints a table, and writes it as `target/bench/NAME.md` with what was measured, when, and on what.
+///
+/// # Panics
+/// When it cannot be written.
+pub fn report(name: &str, what: &str, table: &Table) {
+    let told = |program: Option<std::path::PathBuf>, word: &str| {
+        let output = program.and_then(|path| Command::new(path).arg(word).output().ok());
+        let text = output.map_or_else(String::new, |output| {
+            String::from_utf8_lossy(&output.stdout).into_owned()
+        });
+        text.lines().next().unwrap_or("none").trim().to_owned()
+    };
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let load = fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    let text = format!(
+        "{table}\n{what}\n\nMade by `make bench` on {}, {cores} cores, kernel {}, load {} at its end; {}; {}, built from the Go module: its own \
+         filter is not precompiled.\n",
+        told(Some("date".into()), "+%F"),
+        told(Some("uname".into()), "-r"),
+        load.split(' ').next().unwrap_or_default(),
+        told(tool("containerd"), "--version"),
+        told(tool("runsc"), "--version"),
+    );
+    println!("\n{text}");
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/bench");
+    fs::create_dir_all(&folder).expect("make target/bench");
+    fs::write(folder.join(format!("{name}.md")), text).expect("write the table");
 }

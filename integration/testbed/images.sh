@@ -141,6 +141,19 @@ judges() {
     /usr/lib/python3.11 || true
 }
 
+# What `make bench` works with: a tree of many files, an interpreter, git, pip and a wheel to install.
+bench() {
+  local tree=$1
+  unpack "$tree" python3,libpython3-stdlib,python3-numpy,python3-ipykernel,python3-pip,python3-setuptools-whl,git,tar,dash,coreutils,libc-bin,grep,sed,procps
+  furnish "$tree"
+  rm -rf "$tree"/usr/{bin/perl*,lib/*/perl*,lib/*/libperl*,share/perl*} "$tree"/usr/lib/*/gconv
+  for library in blas lapack; do
+    ln -sf "$library/lib$library.so.3" "$tree/usr/lib/$(uname -m)-linux-gnu/lib$library.so.3"
+  done
+  chroot "$tree" /usr/bin/python3 -I -m compileall -q -j 1 --invalidation-mode unchecked-hash \
+    /usr/lib/python3.11 /usr/lib/python3/dist-packages || true
+}
+
 # What containerd's own tests run, all of them in one image: outside_registry.py has the names. Users, groups and a volume are those
 # that the tests ask for.
 outside() {
@@ -200,7 +213,7 @@ refresh() { # NAME COMMAND...
 [ $# -gt 0 ] || set -- busybox python pause workbench databases
 for name in "$@"; do
   case $name in
-    busybox | critest | judges | outside | workbench) refresh "$name" sh ;;
+    bench | busybox | critest | judges | outside | workbench) refresh "$name" sh ;;
     python) refresh python python3 ;;
     databases)
       # The volumes that the images of these servers declare.

@@ -110,10 +110,18 @@ lint() {
   step "dependencies (cargo deny)" cargo deny --locked check bans licenses sources
 }
 
+# BENCH_ONLY="work methods": these alone. BENCH_RUNS: how often a time is measured. Tables go to target/bench as Markdown, too.
 bench() {
+  local all=(figures methods pods work metrics) wanted name
+  local -a flags=()
+  read -ra wanted <<<"${BENCH_ONLY:-${all[*]}}"
+  for name in "${wanted[@]}"; do
+    [[ " ${all[*]} " == *" $name "* ]] || die "there is no bench $name: ${all[*]}"
+    flags+=(--bench "$name")
+  done
   # In the profile of the tests, whose build it shares: what it measures are other programs.
-  step "building the benches" cargo test --locked -p integration --bench figures --bench files --bench methods --bench pods --bench metrics --no-run
-  cargo test --locked -p integration --bench figures --bench files --bench methods --bench pods --bench metrics
+  step "building the benches" cargo test --locked -p integration "${flags[@]}" --no-run
+  cargo test --locked -p integration "${flags[@]}"
 }
 
 case ${1:-} in

@@ -1,5 +1,6 @@
-//! Work with files, by kind of place, on runc, on runsc with its own defaults, and on Bulkhead under several policies: all in one
-//! run, turn by turn, with ratios to runc. Gates nothing. `files [TURNS]`: how often each is measured (5).
+//! The work of a program that an agent starts, each piece in two passes: walks, imports, forks, git, pip, many small files by kind of
+//! place. On runc, on runsc with its own defaults, and on Bulkhead under several policies: all in one run, turn by turn, with
+//! ratios to runc. Gates nothing. `work [TURNS]`: how often each is measured (5).
 #![allow(
     clippy::expect_used,
     clippy::indexing_slicing,
@@ -8,7 +9,6 @@
     reason = "a bench that cannot measure ends"
 )]
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
@@ -19,13 +19,13 @@ use containerd_client::types::Mount;
 use integration::bed::{Bed, Services};
 use integration::client::NAMESPACE;
 use integration::container::overlay;
-use integration::measure::median;
+use integration::measure::{Table, percentile, report, runs};
 use integration::runtime::Runtime;
 use integration::{isolate, spec};
 use nix::mount::{MsFlags, mount, umount};
 use serde_json::{Value, json};
 
-const SCRIPT: &str = include_str!("files.py");
+const SCRIPT: &str = include_str!("work.py");
 const BULKHEAD: &str = "io.containerd.bulkhead.v1";
 const RUNC: &str = "io.containerd.runc.v2";
 
@@ -59,26 +59,28 @@ const WAYS: [(&str, Way); 8] = [
     ),
 ];
 
-type Times = BTreeMap<String, Vec<Duration>>;
+/// A piece of work, and what each pass of it took, turn by turn.
+type Times = Vec<(String, [Vec<Duration>; 2])>;
+
+const PASSES: [&str; 2] = ["first", "second"];
 
 fn main() {
-    let turns = std::env::args().skip(1).find_map(|word| word.parse().ok());
-    let turns: usize = turns.unwrap_or(5);
+    let turns = runs(5);
     let folder = isolate::enter();
     let runtime = Runtime {
         name: BULKHEAD.to_owned(),
     };
     let bed = Bed::start(folder.clone(), runtime, Services::Tasks);
-    let image = bed.image("workbench");
+    let image = bed.image("bench");
     let mut all: Vec<Times> = WAYS.iter().map(|_| Times::new()).collect();
     // The first turn fills the host's caches and does not count.
     for turn in 0..=turns {
         for (times, (name, way)) in all.iter_mut().zip(&WAYS) {
             eprintln!("turn {turn}: {name}");
             let work = folder.join(bed.id("work"));
-            for (place, took) in measure(&bed, &image, &work, way) {
-                let times = times.entry(place).or_default();
-                times.extend((turn > 0).then_some(took));
+            let told = measure(&bed, &image, &work, way);
+            if turn > 0 {
+                add(times, told);
             }
             fs::remove_dir_all(&work).expect("remove the folder");
         }
@@ -86,8 +88,22 @@ fn main() {
     print(&all, turns);
 }
 
-/// What each piece of work took.
-fn measure(bed: &Bed, image: &Path, work: &Path, way: &Way) -> BTreeMap<String, Duration> {
+fn add(times: &mut Times, told: Vec<(String, [f64; 2])>) {
+    for (piece, passes) in told {
+        let passes = passes.map(|millis| Duration::from_secs_f64(millis / 1000.0));
+        let at = times.iter().position(|(known, _)| *known == piece);
+        let at = at.unwrap_or_else(|| {
+            times.push((piece, [vec![], vec![]]));
+            times.len() - 1
+        });
+        for (all, took) in times[at].1.iter_mut().zip(passes) {
+            all.push(took);
+        }
+    }
+}
+
+/// What each pass of each piece of work took, in milliseconds.
+fn measure(bed: &Bed, image: &Path, work: &Path, way: &Way) -> Vec<(String, [f64; 2])> {
     let bound = work.join("bound");
     fs::create_dir_all(&bound).expect("make a folder");
     fs::set_permissions(&bound, fs::Permissions::from_mode(0o777)).expect("chmod");
@@ -120,11 +136,7 @@ fn measure(bed: &Bed, image: &Path, work: &Path, way: &Way) -> BTreeMap<String, 
             })
         }
     };
-    let told: BTreeMap<String, f64> = serde_json::from_str(&told).expect("times");
-    let of_millis = |millis: f64| Duration::from_secs_f64(millis / 1000.0);
-    told.into_iter()
-        .map(|(place, millis)| (place, of_millis(millis)))
-        .collect()
+    serde_json::from_str(&told).expect("times")
 }
 
 /// `runsc run` without a shim.
@@ -157,33 +169,60 @@ fn bare(
     String::from_utf8(output.stdout).expect("text")
 }
 
-fn print(all: &[Times], turns: usize) {
-    let places: Vec<&String> = {
-        let mut places: Vec<&String> = all.iter().flat_map(BTreeMap::keys).collect();
-        places.sort();
-        places.dedup();
-        places
+/// A median, the 95th percentile, and the ratio to runc's median.
+fn cell(times: Option<&Vec<Duration>>, first: Option<f64>) -> String {
+    let Some(times) = times else {
+        return "none".to_owned();
     };
-    print!("{:<36}", "files");
-    for (name, _) in &WAYS {
-        print!(" {name:>16}");
-    }
-    println!();
-    for place in places {
-        print!("{place:<36}");
-        let medians = all.iter().map(|times| times.get(place).cloned());
-        let medians: Vec<Option<f64>> = medians.map(|times| times.map(median)).collect();
-        for took in &medians {
-            let cell = match (took, medians[0]) {
-                (Some(took), Some(first)) => format!("{took:.0} ({:.1}×)", took / first),
-                (Some(took), None) => format!("{took:.0}"),
-                (None, _) => "none".to_owned(),
+    let (middle, high) = (percentile(times, 50), percentile(times, 95));
+    let ratio = first.map_or_else(String::new, |first| format!(" {:.1}×", middle / first));
+    format!("{middle:.0} ({high:.0}){ratio}")
+}
+
+fn print(all: &[Times], turns: usize) {
+    let heads = || [""].into_iter().chain(WAYS.iter().map(|(name, _)| *name));
+    let (mut whole, mut ratios) = (Table::new(heads()), Table::new(heads()));
+    // runc's and a writable root's have every piece.
+    let pieces = all.iter().max_by_key(|times| times.len());
+    for (piece, _) in pieces.expect("a way") {
+        for (pass, name) in PASSES.iter().enumerate() {
+            let of = |times: &Times| {
+                let found = times.iter().find(|(known, _)| known == piece);
+                found.map(|(_, passes)| passes[pass].clone())
             };
-            print!(" {cell:>16}");
+            let columns: Vec<_> = all.iter().map(of).collect();
+            let first = columns[0].as_ref().map(|times| percentile(times, 50));
+            let cells = columns
+                .iter()
+                .enumerate()
+                .map(|(at, times)| cell(times.as_ref(), first.filter(|_| at > 0)));
+            whole.row([format!("{piece}, {name}")].into_iter().chain(cells));
+            let short = columns.iter().enumerate().map(|(at, times)| {
+                let middle = times.as_ref().map(|times| percentile(times, 50));
+                match (middle, first) {
+                    (None, _) => "–".to_owned(),
+                    (Some(middle), Some(first)) if at > 0 => format!("{:.1}", middle / first),
+                    (Some(middle), _) => format!("{middle:.0} ms"),
+                }
+            });
+            if pass == 1 {
+                ratios.row([piece.clone()].into_iter().chain(short));
+            }
         }
-        println!();
     }
-    println!(
-        "milliseconds, median of {turns}; × is relative to runc; runsc: by its command, with its own defaults"
+    report(
+        "work",
+        &format!(
+            "Milliseconds: median of {turns}, in brackets the 95th percentile, and times runc's median. \"runsc\": by its command, with its own \
+             defaults. \"both\": directfs and writable root. The root of runc is on the disk; its scratch is a tmpfs."
+        ),
+        &whole,
+    );
+    report(
+        "work-ratios",
+        &format!(
+            "The second pass: runc's median of {turns}, and how many times as long the others take."
+        ),
+        &ratios,
     );
 }
