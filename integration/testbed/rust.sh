@@ -49,7 +49,9 @@ check() {
 
 papers() {
   integration/testbed/evidence.py check && integration/testbed/promises.py && integration/testbed/papers.py &&
-    integration/testbed/house.py walls && integration/testbed/house.py map --check
+  integration/testbed/evidence.py check && integration/testbed/promises.py && integration/testbed/papers.py &&
+    integration/testbed/house.py walls && integration/testbed/house.py map --check &&
+    runsc-config/tests/mutants.py check
 }
 
 scripts() {

@@ -1,11 +1,15 @@
 #!/usr/bin/env python3
-"""Loosens one rule at a time, as the table of README.md says, and expects the tests to notice: mutants.py [WORD…]."""
+"""Loosens one rule at a time, as mutants.toml says, and expects the tests to notice.
+
+mutants.py [WORD…]   tries the rules with one of the words in their names, or all
+mutants.py check     tries none: prints each row that no longer fits the code, and fails if there is one
+"""
 
 import os
-import re
 import shutil
 import subprocess
 import sys
+import tomllib
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 REPOSITORY = os.path.dirname(os.path.dirname(HERE))
@@ -13,15 +17,48 @@ COPY = os.path.join(REPOSITORY, "target", "mutants")
 LIMIT = 600
 
 
-def table():
-    """The rows: rule, file, from, to, and for the shim its tests. In a cell `\\n` is a new line and `\\|` a bar."""
-    with open(os.path.join(HERE, "README.md")) as file:
-        lines = [line.rstrip("\n") for line in file if line.startswith("| ")]
-    for line in lines:
-        cells = [cell.strip().strip("`") for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
-        cells = [cell.replace("\\|", "|").replace("\\n", "\n") for cell in cells]
-        if cells[0] != "rule":
-            yield cells + [""] * (5 - len(cells))
+# The kinds of tests that a row names, each with the package whose programs they run, or that has them.
+KINDS = {
+    "unit": ["-p", "bulkhead-shim", "--bin", "containerd-shim-bulkhead-v1"],
+    "tool": ["-p", "bulkhead-shim", "--bin", "bulkhead"],
+    "suite": ["-p", "bulkhead-shim"],
+    "pods": ["-p", "bulkhead-shim"],
+}
+
+
+def rows():
+    with open(os.path.join(HERE, "mutants.toml"), "rb") as file:
+        return tomllib.load(file)["mutant"]
+
+
+def misfit(row, text):
+    """What is wrong with a row, by the text of its file; nothing if it fits."""
+    count, kind = text.count(row["from"]), row.get("tests", "").partition(" ")[0]
+    if count != 1:
+        return f"{row['rule']}: {row['file']} has {row['from']!r} {count} times, not once"
+    if row["from"] == row["to"]:
+        return f"{row['rule']}: it changes nothing"
+    if kind and kind not in KINDS:
+        return f"{row['rule']}: {kind!r} is no kind of tests: {', '.join(KINDS)}"
+    return None
+
+
+def read(tree, row):
+    try:
+        with open(os.path.join(tree, row["file"])) as file:
+            return file.read()
+    except FileNotFoundError:
+        return ""
+
+
+def check():
+    """Every row fits the code, and no two have one name."""
+    all_rows = rows()
+    names = [row["rule"] for row in all_rows]
+    faults = [f"{name}: two rows have this name" for name in sorted(set(names)) if names.count(name) > 1]
+    faults += filter(None, (misfit(row, read(REPOSITORY, row)) for row in all_rows))
+    if faults:
+        sys.exit("\n".join(f"runsc-config/tests/mutants.toml: {fault}" for fault in faults))
 
 
 def copy():
@@ -40,23 +77,23 @@ def copy():
 
 
 def tests(tree, which=""):
-    """Those of runsc-config; of the shim the ones that `which` names, after the word for their kind."""
+    """Those of runsc-config, or the ones that `which` names after their kind."""
     built = os.path.join(COPY, "build")
     environment = {**os.environ, "CARGO_TARGET_DIR": built, "RUSTFLAGS": "-Awarnings"}
     kind, _, names = which.partition(" ")
-    package = "bulkhead-shim" if kind else "runsc-config"
-    shim = ["--bin", "bulkhead" if kind == "tool" else "containerd-shim-bulkhead-v1"] if kind else []
 
     def cargo(verb, *more, where=tree, environment=environment):
         command = ["cargo", verb, "--locked", "--quiet", *more]
         return subprocess.run(command, cwd=where, env=environment, capture_output=True, text=True, timeout=LIMIT)
 
-    if kind not in ("suite", "pods"):
+    if not kind:
         # Most rules have a test beside them: what that notices needs no program built for the others.
-        result = cargo("test", "-p", package, *(shim or ["--lib"]), *(["--", *names.split()] if kind else []))
-        return result if kind or result.returncode != 0 else cargo("test", "-p", package)
+        result = cargo("test", "-p", "runsc-config", "--lib")
+        return result if result.returncode != 0 else cargo("test", "-p", "runsc-config")
+    if kind not in ("suite", "pods"):
+        return cargo("test", *KINDS[kind], "--", *names.split())
     # The node tool as well: without it tests of it are skipped, and notice nothing.
-    result = cargo("build", "-p", package)
+    result = cargo("build", *KINDS[kind])
     if result.returncode != 0:
         return result
     environment = {**os.environ, "BULKHEAD_TEST_PATH": os.path.join(built, "debug"), "BULKHEAD_TEST_ONLY": names}
@@ -69,19 +106,19 @@ def main():
     if whole.returncode != 0:
         sys.exit(f"the tests fail as it is:\n{whole.stdout}{whole.stderr}")
     faults, count = [], 0
-    for rule, name, before, after, which in table():
+    for row in rows():
+        rule, path = row["rule"], os.path.join(tree, row["file"])
         if sys.argv[1:] and not any(word in rule for word in sys.argv[1:]):
             continue
         count += 1
-        path = os.path.join(tree, "shim" if which else "runsc-config", "src", name)
-        with open(path) as file:
-            text = file.read()
-        if before not in text:
-            faults.append(f"{rule}: {name} no longer has {before!r}")
+        text = read(tree, row)
+        fault = misfit(row, text)
+        if fault:
+            faults.append(fault)
             continue
         with open(path, "w") as file:
-            file.write(text.replace(before, after, 1))
-        result = tests(tree, which)
+            file.write(text.replace(row["from"], row["to"]))
+        result = tests(tree, row.get("tests", ""))
         with open(path, "w") as file:
             file.write(text)
         said = result.stdout + result.stderr
@@ -100,4 +137,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    check() if sys.argv[1:] == ["check"] else main()
