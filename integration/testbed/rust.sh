@@ -49,7 +49,6 @@ check() {
 
 papers() {
   integration/testbed/evidence.py check && integration/testbed/promises.py && integration/testbed/papers.py &&
-  integration/testbed/evidence.py check && integration/testbed/promises.py && integration/testbed/papers.py &&
     integration/testbed/house.py walls && integration/testbed/house.py map --check &&
     runsc-config/tests/mutants.py check
 }
