@@ -28,7 +28,6 @@ use crate::error::{Error, Kind, Result};
 use crate::io::{Clients, Stdio};
 use crate::metrics;
 use crate::sandbox::id;
-use crate::sys::counters::Counters;
 use crate::task::pod::Pod;
 
 /// Serves one pod.
@@ -45,8 +44,21 @@ impl Service {
         Self { pod, shutdown }
     }
 
+    /// One line for each request, with its outcome; refusals are warnings because a client sees them too.
     fn logged<T>(&self, method: &str, id: &str, exec_id: &str, result: Result<T>) -> Reply<T> {
-        logged(&self.pod.counters, method, id, exec_id, result)
+        match &result {
+            Ok(_) => tracing::debug!(method, id, exec_id, "done"),
+            Err(error) if error.kind() == Kind::NotFound && ROUTINE.contains(&method) => {
+                tracing::debug!(method, id, exec_id, %error, "not found")
+            }
+            Err(error) => tracing::warn!(method, id, exec_id, %error, "failed"),
+        }
+        result.map_err(|error| {
+            if let Some(control) = error.denied() {
+                self.pod.counters.denials.add(control);
+            }
+            failure::reply(&error)
+        })
     }
 }
 
@@ -72,29 +84,6 @@ const ROUTINE: [&str; 8] = [
     "wait",
 ];
 
-/// One line for each request, with its outcome; refusals are warnings because a client sees them too.
-fn logged<T>(
-    counters: &Counters,
-    method: &str,
-    id: &str,
-    exec_id: &str,
-    result: Result<T>,
-) -> Reply<T> {
-    match &result {
-        Ok(_) => tracing::debug!(method, id, exec_id, "done"),
-        Err(error) if error.kind() == Kind::NotFound && ROUTINE.contains(&method) => {
-            tracing::debug!(method, id, exec_id, %error, "not found")
-        }
-        Err(error) => tracing::warn!(method, id, exec_id, %error, "failed"),
-    }
-    result.map_err(|error| {
-        if let Some(control) = error.denied() {
-            counters.denials.add(control);
-        }
-        failure::reply(&error)
-    })
-}
-
 #[async_trait]
 impl Task for Service {
     async fn create(
@@ -103,9 +92,7 @@ impl Task for Service {
         request: CreateTaskRequest,
     ) -> Reply<CreateTaskResponse> {
         let (pod, id) = (Arc::clone(&self.pod), request.id.clone());
-        let asked = convert::create(request)
-            .map_err(|error| error.context(format!("create container {id:?}")));
-        let created = match asked {
+        let created = match convert::create(request) {
             Ok(request) => {
                 detached(async move {
                     let container = pod.create(request).await?;
@@ -114,7 +101,7 @@ impl Task for Service {
                 })
                 .await
             }
-            Err(error) => Err(error),
+            Err(error) => Err(error.context(format!("create container {id:?}"))),
         };
         self.logged("create", &id, "", created)
             .map(|container| CreateTaskResponse {

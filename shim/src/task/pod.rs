@@ -130,7 +130,7 @@ impl Pod {
                 slots.insert(request.id.clone(), Slot::Ready(Arc::clone(&container)));
                 drop(slots);
                 self.events
-                    .publish(created_event(&request, container.sandbox().pid()));
+                    .publish(created_event(request, container.sandbox().pid()));
                 Ok(container)
             }
             Err(error) => {
@@ -228,12 +228,12 @@ fn have_ended(slots: &HashMap<String, Slot>) -> bool {
     })
 }
 
-fn created_event(request: &CreateRequest, pid: u32) -> Event {
+fn created_event(request: CreateRequest, pid: u32) -> Event {
     Event::Created {
-        id: request.id.clone(),
-        bundle: request.bundle.clone(),
-        rootfs: request.rootfs.clone(),
-        streams: request.streams.clone(),
+        id: request.id,
+        bundle: request.bundle,
+        rootfs: request.rootfs,
+        streams: request.streams,
         pid,
     }
 }
