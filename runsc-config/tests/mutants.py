@@ -17,13 +17,14 @@ COPY = os.path.join(REPOSITORY, "target", "mutants")
 LIMIT = 600
 
 
-# The kinds of tests that a row names, each with the package whose programs they run, or that has them.
-KINDS = {
-    "unit": ["-p", "bulkhead-shim", "--bin", "containerd-shim-bulkhead-v1"],
-    "tool": ["-p", "bulkhead-shim", "--bin", "bulkhead"],
-    "suite": ["-p", "bulkhead-shim"],
-    "pods": ["-p", "bulkhead-shim"],
-}
+# The kinds of tests that a row names: units of the package that has the row's file, or behaviours.
+KINDS = ("unit", "suite", "pods")
+# The first folder that a file lies in counts.
+PACKAGES = {"shim/node/": "bulkhead-node", "shim/tool/": "bulkhead-tool", "shim/": "bulkhead-shim", "runsc-config/": "runsc-config"}
+
+
+def package(row):
+    return next(package for folder, package in PACKAGES.items() if row["file"].startswith(folder))
 
 
 def rows():
@@ -76,8 +77,9 @@ def copy():
     return tree
 
 
-def tests(tree, which=""):
-    """Those of runsc-config, or the ones that `which` names after their kind."""
+def tests(tree, row=None):
+    """Those that a row names, or all of runsc-config."""
+    which = row.get("tests", "") if row else ""
     built = os.path.join(COPY, "build")
     environment = {**os.environ, "CARGO_TARGET_DIR": built, "RUSTFLAGS": "-Awarnings"}
     kind, _, names = which.partition(" ")
@@ -91,9 +93,9 @@ def tests(tree, which=""):
         result = cargo("test", "-p", "runsc-config", "--lib")
         return result if result.returncode != 0 else cargo("test", "-p", "runsc-config")
     if kind not in ("suite", "pods"):
-        return cargo("test", *KINDS[kind], "--", *names.split())
+        return cargo("test", "-p", package(row), "--", *names.split())
     # The node tool as well: without it tests of it are skipped, and notice nothing.
-    result = cargo("build", *KINDS[kind])
+    result = cargo("build", "-p", "bulkhead-shim", "-p", "bulkhead-tool")
     if result.returncode != 0:
         return result
     environment = {**os.environ, "BULKHEAD_TEST_PATH": os.path.join(built, "debug"), "BULKHEAD_TEST_ONLY": names}
@@ -118,7 +120,7 @@ def main():
             continue
         with open(path, "w") as file:
             file.write(text.replace(row["from"], row["to"]))
-        result = tests(tree, row.get("tests", ""))
+        result = tests(tree, row)
         with open(path, "w") as file:
             file.write(text)
         said = result.stdout + result.stderr
@@ -128,6 +130,9 @@ def main():
         elif "could not compile" in said:
             word = "DOES NOT COMPILE"
             faults.append(f"{rule}: the change does not compile:\n{said[-1500:]}")
+        elif "test failed, to rerun" not in said:
+            word = "DID NOT RUN"
+            faults.append(f"{rule}: no test has failed, and cargo has:\n{said[-1500:]}")
         else:
             word = "noticed"
         print(f"{word:<17} {rule}", flush=True)

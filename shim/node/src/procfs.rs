@@ -53,6 +53,8 @@ pub fn fields_after_name(stat: &str) -> SplitWhitespace<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::process::{Command, Stdio};
+    use std::thread;
 
     #[test]
     fn nobody_and_who_runs_are_in_no_execve() {
@@ -61,5 +63,34 @@ mod tests {
         // Nobody, and a thread of the kernel where this is the node's own namespace.
         assert!([-1, 2].iter().all(|pid| !is_in_execve(*pid)));
         assert!(arguments(-1).concat().is_empty());
+    }
+
+    #[test]
+    fn a_program_that_was_started_a_moment_ago_has_its_command_line() {
+        // Where no CPU is free the moment lasts, and most of these are looked at within it.
+        let ended = std::sync::atomic::AtomicBool::new(false);
+        let busy = || {
+            while !ended.load(std::sync::atomic::Ordering::Relaxed) {
+                std::hint::spin_loop();
+            }
+        };
+        thread::scope(|scope| {
+            let cpus = thread::available_parallelism().map_or(1, usize::from);
+            (0..cpus * 2).for_each(|_| drop(scope.spawn(busy)));
+            let lines: Vec<_> = (0..50)
+                .map(|_| {
+                    let mut command = Command::new("/bin/cat");
+                    let mut child = command.stdin(Stdio::piped()).spawn().expect("spawn");
+                    let line = arguments(child.id().cast_signed());
+                    child.wait().expect("wait");
+                    line
+                })
+                .collect();
+            ended.store(true, std::sync::atomic::Ordering::Relaxed);
+            // A child shares its parent's memory for an instant longer than its parent waits for it (execve, exec_mmap).
+            let own = arguments(std::process::id().cast_signed());
+            let is_right = |line: &Vec<Vec<u8>>| *line == [b"/bin/cat"] || *line == own;
+            assert!(lines.iter().all(is_right), "{lines:?}");
+        });
     }
 }

@@ -74,7 +74,6 @@ impl Held {
 mod tests {
     use super::*;
     use std::process::{Command, Stdio};
-    use std::thread;
 
     #[tokio::test(flavor = "current_thread")]
     async fn a_process_that_has_ended_is_known_as_such_whoever_has_its_number() {
@@ -93,36 +92,6 @@ mod tests {
         other.kill();
         other.ended().await;
         assert!(Held::open(pid).is_none());
-    }
-
-    #[tokio::test]
-    async fn a_program_that_was_started_a_moment_ago_has_its_command_line() {
-        let _alone = crate::sys::reaper::CHILDREN.lock().await;
-        // Where no CPU is free the moment lasts, and most of these are looked at within it.
-        let ended = std::sync::atomic::AtomicBool::new(false);
-        let busy = || {
-            while !ended.load(std::sync::atomic::Ordering::Relaxed) {
-                std::hint::spin_loop();
-            }
-        };
-        thread::scope(|scope| {
-            let cpus = thread::available_parallelism().map_or(1, usize::from);
-            (0..cpus * 2).for_each(|_| drop(scope.spawn(busy)));
-            let lines: Vec<_> = (0..50)
-                .map(|_| {
-                    let mut command = Command::new("/bin/cat");
-                    let mut child = command.stdin(Stdio::piped()).spawn().expect("spawn");
-                    let line = procfs::arguments(child.id().cast_signed());
-                    child.wait().expect("wait");
-                    line
-                })
-                .collect();
-            ended.store(true, std::sync::atomic::Ordering::Relaxed);
-            // A child shares its parent's memory for an instant longer than its parent waits for it (execve, exec_mmap).
-            let own = procfs::arguments(std::process::id().cast_signed());
-            let is_right = |line: &Vec<Vec<u8>>| *line == [b"/bin/cat"] || *line == own;
-            assert!(lines.iter().all(is_right), "{lines:?}");
-        });
     }
 
     #[test]
