@@ -62,7 +62,8 @@ class Source:
         self.text = (REPO / path).read_text()
         kept = re.split(r"^#\[cfg\(test\)\]\n(?:#\[[^\n]*\]\n)*mod \w+ \{", self.text, maxsplit=1, flags=re.MULTILINE)[0]
         self.lines = kept.count("\n")
-        kept = re.sub(r"^#\[cfg\(test\)\]\n(?:#\[[^\n]*\]\n)*[^\n]*;\n", "", kept, flags=re.MULTILINE)
+        # Lines keep their numbers.
+        kept = re.sub(r"^#\[cfg\(test\)\]\n(?:#\[[^\n]*\]\n)*[^\n]*;\n", lambda all: "\n" * all[0].count("\n"), kept, flags=re.MULTILINE)
         self.code = re.sub(r"(?<![:\"])//[^\n]*", "", kept)
 
     @property

@@ -4,8 +4,9 @@
 
 rust_needed=$(sed -n 's/^rust-version = "\(.*\)"/\1/p' "$repo/Cargo.toml")
 cd "${repo:?}"
-# The packages with unit tests that need no testbed.
-own=(-p runsc-config -p bulkhead-node -p bulkhead-shim -p bulkhead-tool)
+# The packages with unit tests that need no testbed. Those of runsc-config touch nothing that root has.
+of_host=(-p bulkhead-node -p bulkhead-shim -p bulkhead-tool)
+own=(-p runsc-config "${of_host[@]}")
 # Everything lands in target/, where the testbed looks for it.
 export CARGO_TARGET_DIR=$target
 
@@ -65,8 +66,7 @@ units_without_root() {
     return
   fi
   local list=$target/logs/units.list
-  # Those of runsc-config touch nothing that root has.
-  cargo test --locked -p bulkhead-node -p bulkhead-shim -p bulkhead-tool --no-run --message-format=json 2>/dev/null |
+  cargo test --locked "${of_host[@]}" --no-run --message-format=json 2>/dev/null |
     sed -n 's/.*"executable":"\([^"]*\/deps\/[^"]*\)".*/\1/p' >"$list"
   [ -s "$list" ] || die "cargo names no unit tests"
   step "the unit tests without root" without_root "$list" "${nobody[@]}"
