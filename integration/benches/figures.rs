@@ -16,7 +16,9 @@ use std::time::{Duration, Instant};
 
 use integration::bed::{Bed, IMAGE, Services};
 use integration::client::NAMESPACE;
-use integration::measure::{Table, each, median, megabytes, percentile, report, runs, timed};
+use integration::measure::{
+    Table, each, median, megabytes, of_runc, percentile, report, runs, spread, timed,
+};
 use integration::processes::{self, Role};
 use integration::sidecars::Sidecars;
 use integration::{isolate, spec};
@@ -167,21 +169,13 @@ fn check_exits(bed: &Bed, count: usize) {
 }
 
 fn print(all: &[(String, Figures)], bare: Option<Vec<Duration>>, runs: usize) {
-    // The ratios of times are to runc's, the runtime that users know.
-    let runc = all.iter().find(|(name, _)| name.contains(".runc."));
-    let beside = runc.map(|(_, row)| percentile(&row.runs, 50));
-    let cell = |times: &[Duration]| {
-        let (middle, high) = (percentile(times, 50), percentile(times, 95));
-        let ratio = beside.map_or_else(String::new, |other| format!(" {:.2}×", middle / other));
-        format!("{middle:.0} ms ({high:.0}){ratio}")
-    };
-    let only = |name: &str, times: &[Duration]| {
+    let beside = of_runc(all).map(|row| percentile(&row.runs, 50));
+    let cell = |times: &[Duration]| spread(times, 0, " ms", beside);
+    let only = |times: &[Duration]| {
         let none = String::new;
-        let name = name.to_owned();
-        [name, none(), none(), cell(times), none(), none(), none()]
+        [none(), none(), cell(times), none(), none(), none()]
     };
     let mut table = Table::new([
-        "",
         "shim, resident",
         "helpers",
         "`ctr run --rm … true`",
@@ -190,24 +184,22 @@ fn print(all: &[(String, Figures)], bare: Option<Vec<Duration>>, runs: usize) {
         "shim binary",
     ]);
     for (runtime, row) in all {
-        table.row([
-            runtime.clone(),
+        let cells = [
             format!("{:.1} MB", megabytes(row.shim_kb * 1024)),
             row.helpers.to_string(),
             cell(&row.runs),
             format!("{:.1} ms", row.client_ms),
             format!("{:.1} ms", row.metrics_ms),
             format!("{:.1} MB", megabytes(row.binary)),
-        ]);
+        ];
+        table.row(runtime, cells);
     }
     for (runtime, row) in all.iter().filter(|(_, row)| !row.by_sidecars.is_empty()) {
-        table.row(only(&format!("{runtime}, by sidecars"), &row.by_sidecars));
+        table.row(format!("{runtime}, by sidecars"), only(&row.by_sidecars));
     }
     if let Some(bare) = &bare {
-        table.row(only(
-            "`runsc create`, `start`, `delete`, its own defaults",
-            bare,
-        ));
+        let name = "`runsc create`, `start`, `delete`, its own defaults";
+        table.row(name, only(bare));
     }
     report(
         "figures",

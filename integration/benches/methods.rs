@@ -25,7 +25,7 @@ use containerd_shim_protos::protobuf::MessageField;
 use containerd_shim_protos::protobuf::well_known_types::any::Any;
 use integration::bed::{Bed, IMAGE, Services};
 use integration::isolate;
-use integration::measure::{Table, each, percentile, report, runs, timed};
+use integration::measure::{Table, each, of_runc, percentile, report, runs, spread, timed};
 use integration::shim::Shim;
 use integration::sidecars::Sidecars;
 use integration::wrapper::Wrapper;
@@ -68,25 +68,18 @@ fn print(all: &[(String, Vec<Row>)], runs: usize) {
             names.push(name);
         }
     }
-    let mut table = Table::new(
-        [""].into_iter()
-            .chain(all.iter().map(|(name, _)| name.as_str())),
-    );
-    let of = |rows: &[Row], name: &str| {
-        let found = rows.iter().find(|(known, _)| *known == name);
-        found.map(|(_, times)| (percentile(times, 50), percentile(times, 95)))
-    };
-    let runc = all.iter().find(|(name, _)| name.contains(".runc."));
+    let mut table = Table::new(all.iter().map(|(name, _)| name.as_str()));
     for name in names {
-        let beside = runc.and_then(|(_, rows)| of(rows, name));
-        let cell = |(_, rows): &(String, Vec<Row>)| match (of(rows, name), beside) {
-            (None, _) => String::new(),
-            (Some((middle, high)), Some((other, _))) => {
-                format!("{middle:.1} ({high:.1}) {:.2}×", middle / other)
-            }
-            (Some((middle, high)), None) => format!("{middle:.1} ({high:.1})"),
+        let of = |rows: &[Row]| {
+            let found = rows.iter().find(|(known, _)| *known == name);
+            found.map(|(_, times)| times.clone())
         };
-        table.row([name.to_owned()].into_iter().chain(all.iter().map(cell)));
+        let beside = of_runc(all).and_then(|rows| of(rows));
+        let beside = beside.map(|times| percentile(&times, 50));
+        let cell = |(_, rows): &(String, Vec<Row>)| {
+            of(rows).map_or_else(String::new, |times| spread(&times, 1, "", beside))
+        };
+        table.row(name, all.iter().map(cell));
     }
     report(
         "methods",

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use integration::bed::{Bed, Services};
 use integration::cri::{NAMESPACE, Pod, mount};
 use integration::isolate;
-use integration::measure::{Table, each, median, megabytes, percentile, report, runs, scheduled};
+use integration::measure::{Table, each, megabytes, percentile, report, runs, scheduled, spread};
 use integration::processes::{self, Role};
 use k8s_cri::v1::ImageSpec;
 
@@ -242,22 +242,16 @@ fn available() -> u64 {
 
 /// A median, the 95th percentile, and how many times it is the first's.
 fn times(times: &[Duration], first: &[Duration]) -> String {
-    let (middle, high) = (percentile(times, 50), percentile(times, 95));
-    let ratio = middle / median(first.to_vec());
-    format!("{middle:.0} ms ({high:.0}) {ratio:.2}×")
+    spread(times, 0, " ms", Some(percentile(first, 50)))
 }
 
 fn print(all: &[(String, Figures)], runs: usize) {
     let Some((compared, first)) = all.first() else {
         return;
     };
-    let mut table = Table::new(
-        [""].into_iter()
-            .chain(all.iter().map(|(name, _)| name.as_str())),
-    );
+    let mut table = Table::new(all.iter().map(|(name, _)| name.as_str()));
     let mut row = |name: &str, cell: &dyn Fn(&Figures) -> String| {
-        let cells = all.iter().map(|(_, figures)| cell(figures));
-        table.row([name.to_owned()].into_iter().chain(cells));
+        table.row(name, all.iter().map(|(_, figures)| cell(figures)));
     };
     row("pod up", &|of| times(&of.ups, &first.ups));
     row("a second container", &|of| {

@@ -19,7 +19,7 @@ use containerd_client::types::Mount;
 use integration::bed::{Bed, Services};
 use integration::client::NAMESPACE;
 use integration::container::overlay;
-use integration::measure::{Table, percentile, report, runs};
+use integration::measure::{Table, percentile, report, runs, spread};
 use integration::runtime::Runtime;
 use integration::{isolate, spec};
 use nix::mount::{MsFlags, mount, umount};
@@ -171,16 +171,11 @@ fn bare(
 
 /// A median, the 95th percentile, and the ratio to runc's median.
 fn cell(times: Option<&Vec<Duration>>, first: Option<f64>) -> String {
-    let Some(times) = times else {
-        return "none".to_owned();
-    };
-    let (middle, high) = (percentile(times, 50), percentile(times, 95));
-    let ratio = first.map_or_else(String::new, |first| format!(" {:.1}×", middle / first));
-    format!("{middle:.0} ({high:.0}){ratio}")
+    times.map_or_else(|| "none".to_owned(), |times| spread(times, 0, "", first))
 }
 
 fn print(all: &[Times], turns: usize) {
-    let heads = || [""].into_iter().chain(WAYS.iter().map(|(name, _)| *name));
+    let heads = || WAYS.iter().map(|(name, _)| *name);
     let (mut whole, mut ratios) = (Table::new(heads()), Table::new(heads()));
     // runc's and a writable root's have every piece.
     let pieces = all.iter().max_by_key(|times| times.len());
@@ -196,7 +191,7 @@ fn print(all: &[Times], turns: usize) {
                 .iter()
                 .enumerate()
                 .map(|(at, times)| cell(times.as_ref(), first.filter(|_| at > 0)));
-            whole.row([format!("{piece}, {name}")].into_iter().chain(cells));
+            whole.row(format!("{piece}, {name}"), cells);
             let short = columns.iter().enumerate().map(|(at, times)| {
                 let middle = times.as_ref().map(|times| percentile(times, 50));
                 match (middle, first) {
@@ -206,7 +201,7 @@ fn print(all: &[Times], turns: usize) {
                 }
             });
             if pass == 1 {
-                ratios.row([piece.clone()].into_iter().chain(short));
+                ratios.row(piece, short);
             }
         }
     }

@@ -65,9 +65,8 @@ fn clear() {
 
 /// The time in the middle, in milliseconds; 0 of none.
 #[must_use]
-pub fn median(mut times: Vec<Duration>) -> f64 {
-    times.sort_unstable();
-    milliseconds(times.get(times.len() / 2))
+pub fn median(times: Vec<Duration>) -> f64 {
+    percentile(&times, 50)
 }
 
 /// The time that so many percent do not exceed, in milliseconds; 0 of none.
@@ -122,19 +121,36 @@ pub fn runs(usual: usize) -> usize {
         .max(1)
 }
 
+/// What was measured of runc, which is the runtime that users know.
+#[must_use]
+pub fn of_runc<T>(all: &[(String, T)]) -> Option<&T> {
+    let runc = all.iter().find(|(name, _)| name.contains(".runc."));
+    runc.map(|(_, measured)| measured)
+}
+
+/// A median with so many digits and its unit, the 95th percentile in brackets, and how many times it is another median.
+#[must_use]
+pub fn spread(times: &[Duration], digits: usize, unit: &str, other: Option<f64>) -> String {
+    let (middle, high) = (percentile(times, 50), percentile(times, 95));
+    let ratio = other.map_or_else(String::new, |other| format!(" {:.2}×", middle / other));
+    format!("{middle:.digits$}{unit} ({high:.digits$}){ratio}")
+}
+
 /// A table, as Markdown has it.
 #[derive(Debug, Clone)]
 pub struct Table(Vec<Vec<String>>);
 
 impl Table {
-    /// With the heads of its columns.
-    pub fn new<T: Into<String>>(heads: impl IntoIterator<Item = T>) -> Self {
-        Self(vec![heads.into_iter().map(Into::into).collect()])
+    /// With the heads of its columns; that of the rows' names is empty.
+    pub fn new<'a>(heads: impl IntoIterator<Item = &'a str>) -> Self {
+        let heads = heads.into_iter().map(str::to_owned);
+        Self(vec![std::iter::once(String::new()).chain(heads).collect()])
     }
 
-    /// With one more row.
-    pub fn row(&mut self, cells: impl IntoIterator<Item = String>) {
-        self.0.push(cells.into_iter().collect());
+    /// With one more row, and its name.
+    pub fn row(&mut self, name: impl Into<String>, cells: impl IntoIterator<Item = String>) {
+        let row = std::iter::once(name.into()).chain(cells);
+        self.0.push(row.collect());
     }
 }
 
